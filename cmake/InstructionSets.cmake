@@ -1,0 +1,35 @@
+# Kernels are written once and compiled once per instruction set.
+#
+#   internvl_add_kernels(TARGET source...)
+#
+# compiles every source for each instruction set in INTERNVL_INSTRUCTION_SETS, with INTERNVL_ISA set to the set's
+# name: the sources put their code into namespace internvl::INTERNVL_ISA, and csrc/kernels/dispatch.h picks a table of
+# functions from those namespaces at run time. "portable" is always built.
+
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
+  set(INTERNVL_INSTRUCTION_SETS portable avx2)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
+  set(INTERNVL_INSTRUCTION_SETS portable neon)
+else()
+  set(INTERNVL_INSTRUCTION_SETS portable)
+endif()
+
+set(INTERNVL_FLAGS_portable "")
+set(INTERNVL_FLAGS_avx2 -mavx2 -mfma -mf16c)
+set(INTERNVL_FLAGS_neon "")  # part of the aarch64 baseline
+
+function(internvl_add_kernels target)
+  foreach(isa IN LISTS INTERNVL_INSTRUCTION_SETS)
+    set(objects ${target}_kernels_${isa})
+    if(NOT TARGET ${objects})
+      add_library(${objects} OBJECT)
+      target_include_directories(${objects} PRIVATE "${PROJECT_SOURCE_DIR}/csrc")
+      target_compile_definitions(${objects} PRIVATE INTERNVL_ISA=${isa} INTERNVL_ISA_${isa}=1)
+      # Contraction is left to the sources: they say fma where they mean it, so that every set rounds alike.
+      target_compile_options(${objects} PRIVATE ${INTERNVL_FLAGS_${isa}} -ffp-contract=off)
+      target_link_libraries(${objects} PRIVATE internvl_warnings)
+      target_link_libraries(${target} PRIVATE ${objects})
+    endif()
+    target_sources(${objects} PRIVATE ${ARGN})
+  endforeach()
+endfunction()

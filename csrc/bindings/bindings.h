@@ -1,0 +1,13 @@
+// One register function per bound class or group of functions; each maps arguments, releases the GIL and
+// converts.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace internvl::bindings {
+
+void register_errors(pybind11::module_& module);
+void register_runtime(pybind11::module_& module);
+void register_weight_file(pybind11::module_& module);
+
+}  // namespace internvl::bindings

@@ -1,0 +1,9 @@
+#include "bindings/bindings.h"
+
+PYBIND11_MODULE(_core, module) {
+  using namespace internvl::bindings;
+  module.doc() = "The C++ core of internvl_rt.";
+  register_errors(module);
+  register_runtime(module);
+  register_weight_file(module);
+}

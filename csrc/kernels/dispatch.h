@@ -1,0 +1,41 @@
+// Picks a kernel family's table of functions for the instruction set in use.
+//
+// A family declares its table (a struct of function pointers) and, with INTERNVL_DECLARE_KERNELS, one
+// function per instruction set that returns it; the family's kernel source, compiled once per set, defines
+// that function in namespace internvl::INTERNVL_ISA.
+#pragma once
+
+#include "runtime/error.h"
+#include "runtime/instruction_set.h"
+
+// A macro because the namespace is what differs: the same source defines the function in one namespace per
+// set.
+#if defined(__x86_64__)
+#define INTERNVL_DECLARE_KERNELS(Table, function)                                 \
+  namespace portable {                                                            \
+  const Table& function();                                                        \
+  }                                                                               \
+  namespace avx2 {                                                                \
+  const Table& function();                                                        \
+  }                                                                               \
+  inline const Table& function(InstructionSet set) {                              \
+    return set == InstructionSet::avx2 ? avx2::function() : portable::function(); \
+  }
+#elif defined(__aarch64__)
+#define INTERNVL_DECLARE_KERNELS(Table, function)                                 \
+  namespace portable {                                                            \
+  const Table& function();                                                        \
+  }                                                                               \
+  namespace neon {                                                                \
+  const Table& function();                                                        \
+  }                                                                               \
+  inline const Table& function(InstructionSet set) {                              \
+    return set == InstructionSet::neon ? neon::function() : portable::function(); \
+  }
+#else
+#define INTERNVL_DECLARE_KERNELS(Table, function) \
+  namespace portable {                            \
+  const Table& function();                        \
+  }                                               \
+  inline const Table& function(InstructionSet) { return portable::function(); }
+#endif

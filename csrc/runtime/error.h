@@ -1,0 +1,44 @@
+// The typed exceptions of the library. Every message says what was wrong, what was expected, and what to do.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace internvl {
+
+class Error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// A bundle that is truncated, altered, or of another format version.
+class BundleError : public Error {
+ public:
+  using Error::Error;
+};
+
+// A picture that cannot be decoded, or whose size, type or layout is not one that the runtime takes.
+class ImageError : public Error {
+ public:
+  using Error::Error;
+};
+
+// Token ids, image features or lengths that do not fit the model or each other.
+class PromptError : public Error {
+ public:
+  using Error::Error;
+};
+
+// A machine that lacks what was asked of it.
+class DeviceError : public Error {
+ public:
+  using Error::Error;
+};
+
+// The KV cache has no free block left; everything that is running keeps running.
+class CacheFullError : public Error {
+ public:
+  using Error::Error;
+};
+
+}  // namespace internvl

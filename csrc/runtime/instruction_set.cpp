@@ -1,0 +1,64 @@
+#include "runtime/instruction_set.h"
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "runtime/error.h"
+
+namespace internvl {
+namespace {
+
+std::vector<InstructionSet> detect() {
+  std::vector<InstructionSet> sets{InstructionSet::portable};
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+    sets.push_back(InstructionSet::avx2);
+  }
+#elif defined(__aarch64__)
+  sets.push_back(InstructionSet::neon);
+#endif
+  return sets;
+}
+
+InstructionSet choose() {
+  const std::span<const InstructionSet> sets = available_instruction_sets();
+  const char* wanted = std::getenv(instruction_set_variable);
+  if (wanted == nullptr || *wanted == '\0') return sets.back();
+  std::string names;
+  for (const InstructionSet set : sets) {
+    if (name_of(set) == wanted) return set;
+    names += (names.empty() ? "" : ", ") + std::string(name_of(set));
+  }
+  throw DeviceError(
+      std::string(instruction_set_variable) + "=" + wanted +
+      " names an instruction set that this processor or this build does not have; expected one of: " + names +
+      ". Unset the variable to use the best one.");
+}
+
+}  // namespace
+
+std::string_view name_of(InstructionSet set) {
+  switch (set) {
+    case InstructionSet::portable:
+      return "portable";
+    case InstructionSet::avx2:
+      return "avx2";
+    case InstructionSet::neon:
+      return "neon";
+  }
+  return "unknown";
+}
+
+std::span<const InstructionSet> available_instruction_sets() {
+  static const std::vector<InstructionSet> sets = detect();
+  return sets;
+}
+
+InstructionSet instruction_set() {
+  static const InstructionSet set = choose();
+  return set;
+}
+
+}  // namespace internvl

@@ -1,0 +1,23 @@
+// Which instruction set the kernels use: the best that this processor has, or the one that the environment
+// names.
+#pragma once
+
+#include <span>
+#include <string_view>
+
+namespace internvl {
+
+enum class InstructionSet { portable, avx2, neon };
+
+// The environment variable that forces an instruction set; its value is one of the names below.
+inline constexpr const char* instruction_set_variable = "INTERNVL_RT_ISA";
+
+std::string_view name_of(InstructionSet set);
+
+// The sets that this build has kernels for and this processor can run, the best last.
+std::span<const InstructionSet> available_instruction_sets();
+
+// Decided at the first call. Throws DeviceError if the environment names a set that is not available.
+InstructionSet instruction_set();
+
+}  // namespace internvl

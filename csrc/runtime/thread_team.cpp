@@ -1,0 +1,164 @@
+#include "runtime/thread_team.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "runtime/error.h"
+
+namespace internvl {
+namespace {
+
+// How long a worker watches for new work before it sleeps. Between two layers of a decoded token a few
+// microseconds pass, and waking a sleeping thread costs about fifty.
+constexpr auto watch_time = std::chrono::microseconds(200);
+
+void pause_briefly() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// The CPU limit of the process's cgroup (version 2, then 1) in cores, or infinity.
+double cgroup_cores() {
+  std::string quota;
+  double period = 0;
+  if (std::ifstream file("/sys/fs/cgroup/cpu.max"); file >> quota >> period) {
+    if (quota != "max" && period > 0) return std::stod(quota) / period;
+  }
+  double microseconds = 0;
+  std::ifstream quota_file("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
+  std::ifstream period_file("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+  if (quota_file >> microseconds && period_file >> period && microseconds > 0 && period > 0)
+    return microseconds / period;
+  return INFINITY;
+}
+
+std::string first_line(const std::string& path) {
+  std::string line;
+  std::ifstream file(path);
+  std::getline(file, line);
+  return line;
+}
+
+}  // namespace
+
+int usable_cores() {
+  int cores = 0;
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) {
+    std::set<std::string> seen;  // hardware threads of one core name the same siblings
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+      if (!CPU_ISSET(cpu, &allowed)) continue;
+      const std::string siblings =
+          first_line("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
+      if (siblings.empty() || seen.insert(siblings).second) ++cores;
+    }
+  } else {
+    cores = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+  }
+  const double limit = cgroup_cores();
+  if (limit < cores) cores = static_cast<int>(std::ceil(limit));
+  return std::max(cores, 1);
+}
+
+ThreadTeam::ThreadTeam(int threads) {
+  constexpr int most = 1024;
+  if (threads < 0 || threads > most) {
+    throw DeviceError("threads=" + std::to_string(threads) + ": expected 1 to " + std::to_string(most) +
+                      ", or 0 for one thread per usable core.");
+  }
+  if (threads == 0) threads = usable_cores();
+  workers_.reserve(threads - 1);
+  for (int thread = 1; thread < threads; ++thread)
+    workers_.emplace_back([this, thread] { work_loop(thread); });
+}
+
+ThreadTeam::~ThreadTeam() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    ++generation_;
+  }
+  wake_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadTeam::run_share(int thread) {
+  try {
+    (*work_)(thread);
+  } catch (...) {
+    const std::lock_guard lock(failure_mutex_);
+    if (!failure_) failure_ = std::current_exception();
+  }
+}
+
+void ThreadTeam::run(FunctionRef<void(int)> work) {
+  const std::lock_guard turn(turn_);
+  work_ = &work;
+  failure_ = nullptr;
+  running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+  {
+    const std::lock_guard lock(mutex_);
+    generation_.fetch_add(1, std::memory_order_release);
+  }
+  wake_.notify_all();
+  run_share(0);
+  for (int spins = 0; running_.load(std::memory_order_acquire) != 0; ++spins) {
+    // A worker may have lost its core to another process: give ours away rather than burn it.
+    if (spins < 4096) {
+      pause_briefly();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+  if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+}
+
+void ThreadTeam::work_loop(int thread) {
+  std::size_t seen = 0;
+  for (;;) {
+    const auto watch_until = std::chrono::steady_clock::now() + watch_time;
+    while (generation_.load(std::memory_order_acquire) == seen &&
+           std::chrono::steady_clock::now() < watch_until) {
+      for (int i = 0; i < 64 && generation_.load(std::memory_order_acquire) == seen; ++i) pause_briefly();
+    }
+    if (generation_.load(std::memory_order_acquire) == seen) {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
+    }
+    ++seen;  // run() waits for every worker, so no piece is ever missed
+    if (stopping_) return;
+    run_share(thread);
+    running_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+void ThreadTeam::for_each_range(std::size_t count, std::size_t grain,
+                                FunctionRef<void(std::size_t, std::size_t)> body) {
+  grain = std::max<std::size_t>(grain, 1);
+  if (size() == 1 || count <= grain) {
+    for (std::size_t begin = 0; begin < count; begin += grain) body(begin, std::min(begin + grain, count));
+    return;
+  }
+  std::atomic<std::size_t> next{0};
+  run([&](int) {
+    for (;;) {
+      const std::size_t begin = next.fetch_add(grain, std::memory_order_relaxed);
+      if (begin >= count) return;
+      body(begin, std::min(begin + grain, count));
+    }
+  });
+}
+
+}  // namespace internvl

@@ -1,0 +1,1 @@
+"""The exporter: checkpoint readers, graph builders and quantisation."""

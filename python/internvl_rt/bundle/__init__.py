@@ -1,0 +1,1 @@
+"""The bundle's format: what the exporter writes and every engine reads."""

@@ -1,0 +1,1 @@
+"""Engines: three ways to compute the same model, behind one interface."""

@@ -1,0 +1,103 @@
+"""The interface that every engine satisfies; the rest of the package does not know which one runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Float32Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class EncodedTiles:
+    """What the vision side makes of a picture's tiles."""
+
+    features: Float32Array
+    """[tiles, tokens_per_tile, hidden] of the language model's width."""
+    vit_ms: float
+    projector_ms: float
+    """Pixel shuffle included."""
+
+
+class Engine(Protocol):
+    """Vision encoder and language model of one loaded bundle.
+
+    A *sequence* is a place in the KV cache, named by an integer. All methods may be called from
+    several threads. A call that fails leaves every sequence as it was before the call.
+    """
+
+    name: str
+
+    @property
+    def cache_tokens(self) -> int:
+        """Tokens that the KV cache holds, all sequences together."""
+
+    def encode_tiles(self, pixel_values: Float32Array) -> EncodedTiles:
+        """Encodes tiles.
+
+        Args:
+            pixel_values: normalised float32 [tiles, 3, tile_size, tile_size]. The result of a tile does not
+                depend on the others.
+
+        Raises:
+            ImageError: if the shape or type is another one.
+        """
+
+    def new_sequence(self) -> int:
+        """Starts an empty sequence."""
+
+    def fork(self, sequence: int) -> int:
+        """Starts a sequence with the same content as ``sequence``."""
+
+    def drop(self, sequence: int) -> None:
+        """Forgets a sequence and frees its place in the cache."""
+
+    def length(self, sequence: int) -> int:
+        """Tokens of a sequence."""
+
+    def prefill(self, sequence: int, embeddings: Float32Array, all_logits: bool = False) -> Float32Array:
+        """Appends embeddings to a sequence.
+
+        Args:
+            sequence: the sequence to append to.
+            embeddings: float32 [n, hidden], n >= 1.
+            all_logits: return the logits of every position instead of the last one's.
+
+        Returns:
+            float32 [1, vocab], or [n, vocab].
+
+        Raises:
+            CacheFullError: if the cache has no room for n more tokens.
+            PromptError: if the shape or type of ``embeddings`` is another one.
+        """
+
+    def decode(self, sequences: Sequence[int], tokens: Sequence[int]) -> Float32Array:
+        """Appends one token to each of several different sequences.
+
+        Returns:
+            float32 [len(sequences), vocab], the logits after each token. A row does not depend on the others.
+
+        Raises:
+            CacheFullError: if the cache has no room for one more token per sequence.
+        """
+
+    def embed(self, token_ids: npt.NDArray[np.int64], features: Float32Array | None) -> Float32Array:
+        """Looks up token embeddings and puts image features in the places of the image context token.
+
+        Args:
+            token_ids: [n].
+            features: [image tokens, hidden], or None. One row for each image context id, in order.
+
+        Returns:
+            float32 [n, hidden].
+
+        Raises:
+            PromptError: if an id is outside of the vocabulary, or the counts differ.
+        """
+
+    def close(self) -> None:
+        """Frees the engine's memory. Calling it twice is fine; anything else afterwards is an error."""
