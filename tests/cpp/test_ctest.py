@@ -1,0 +1,25 @@
+"""The C++ unit tests are part of the test suite, and run once more under the sanitizers."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*command: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "INTERNVL_RT_ISA"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=1500
+    )
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-8000:]}\n{done.stderr[-4000:]}"
+
+
+@pytest.mark.cpp
+@pytest.mark.parametrize("preset", ["release", "asan", "tsan"])
+def test_cpp_unit_tests(preset: str) -> None:
+    run("cmake", "--preset", preset)
+    run("cmake", "--build", "--preset", preset)
+    run("ctest", "--preset", preset)
