@@ -1,0 +1,1 @@
+"""Questions to token ids, and token ids to text."""

@@ -1,0 +1,282 @@
+"""The forms that a question may take, checked and brought into one."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+from urllib.parse import unquote, urlsplit
+
+from internvl_rt.errors import PromptError
+from internvl_rt.prompts.control_tokens import IMAGE_MARK
+
+Messages: TypeAlias = Sequence[Mapping[str, Any]]
+"""``[{"role": "user", "content": "..." | [{"type": "text", "text": "..."}, {"type": "image", ...}]}]``."""
+
+Question: TypeAlias = str | Messages
+
+History: TypeAlias = Sequence[tuple[str, str]]
+"""Earlier (question, answer) pairs."""
+
+
+@dataclass(frozen=True)
+class ImagePlace:
+    """Where one image stands in a message."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message: text and image places in their order."""
+
+    role: Literal["user", "assistant"]
+    parts: tuple[str | ImagePlace, ...]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What is asked: the turns, the last one the user's, and one image for each of their image places."""
+
+    turns: tuple[Turn, ...]
+    images: tuple[Any, ...] = ()
+    system: str | None = None
+    """Replaces the system message of bundle and template when not None."""
+
+
+def conversation(
+    question: Question,
+    *,
+    images: Sequence[Any] = (),
+    history: History = (),
+    system: str | None = None,
+) -> Conversation:
+    """Reads a question in any of its forms.
+
+    In a string, and in a message of the user whose content is a string, ``<image>`` marks the place of an
+    image. A single question with images and no mark gets ``<image>`` and a newline in front, or one line
+    ``Image-1: <image>`` and so on for each of several images. In content that is a list, ``image`` items are
+    the places, each followed by a newline as in the models' own template, and ``<image>`` in a text item is
+    plain text. In answers and system messages it always is.
+
+    Args:
+        question: a string, or messages of which the last is the user's.
+        images: the images in the order of their places, or none where the items of messages carry them
+            (``image``, ``path``, ``url``, ``base64`` or ``image_url``).
+        history: earlier (question, answer) pairs, for a question that is a string.
+        system: the system message.
+
+    Raises:
+        PromptError: if the form is not one of these, or images and places are not equally many.
+    """
+    images = list(images)
+    carried: list[Any] = []
+    if isinstance(question, str):
+        turns = _from_history(question, history)
+    elif isinstance(question, (list, tuple)):
+        if history:
+            raise PromptError("history was given beside messages. Put the earlier turns into the messages.")
+        turns, carried, given = _from_messages(question)
+        if given is not None:
+            if system is not None:
+                raise PromptError(
+                    "the system message was given twice: as an argument and as the first message. Give one."
+                )
+            system = given
+    else:
+        raise PromptError(f"a question is a string or a list of messages; found {type(question).__name__}.")
+    if system is not None and not isinstance(system, str):
+        raise PromptError(f"a system message is a string; found {type(system).__name__}.")
+
+    if carried and images:
+        raise PromptError(
+            f"{len(images)} images were given as an argument and {len(carried)} inside the messages. "
+            "Give all of them in one of the two ways."
+        )
+    images = carried or images
+    if len(turns) == 1 and (isinstance(question, str) or isinstance(question[-1]["content"], str)):
+        turns = [_with_places(turns[0], len(images))]
+    places = sum(isinstance(part, ImagePlace) for turn in turns for part in turn.parts)
+    check_image_count(places, len(images))
+    return Conversation(tuple(turns), tuple(images), system)
+
+
+def check_image_count(places: int, images: int) -> None:
+    """Raises PromptError unless every image has a place and every place an image."""
+    if places == images:
+        return
+    advice = (
+        f"Give {places} images, or remove {IMAGE_MARK} marks."
+        if places > images
+        else f"Mark the place of every image with {IMAGE_MARK}, in the order of the images."
+    )
+    raise PromptError(
+        f"the prompt has {places} image {'place' if places == 1 else 'places'} and "
+        f"{images} {'image was' if images == 1 else 'images were'} given. {advice}"
+    )
+
+
+def _from_history(question: str, history: History) -> list[Turn]:
+    turns: list[Turn] = []
+    if isinstance(history, (str, bytes)) or not isinstance(history, Sequence):
+        raise PromptError(f"history is a list of (question, answer) pairs; found {type(history).__name__}.")
+    for i, pair in enumerate(history):
+        match pair:
+            case (str(asked), str(answered)):
+                turns += [Turn("user", _marked(asked)), Turn("assistant", (answered,))]
+            case _:
+                raise PromptError(
+                    f"history[{i}] is a (question, answer) pair of strings; found {pair!r:.200}."
+                )
+    return [*turns, Turn("user", _marked(question))]
+
+
+def _from_messages(messages: Messages) -> tuple[list[Turn], list[Any], str | None]:
+    """The turns, the images that items carry, and the system message."""
+    turns: list[Turn] = []
+    carried: list[Any] = []
+    bare: list[str] = []
+    system: str | None = None
+    for i, message in enumerate(messages):
+        where = f"messages[{i}]"
+        if not isinstance(message, Mapping):
+            raise PromptError(
+                f"{where} is an object with 'role' and 'content'; found {type(message).__name__}."
+            )
+        role = message.get("role")
+        if role == "system":
+            if i > 0:
+                raise PromptError(f"{where} is a system message; only the first message can be one.")
+            system = "".join(_texts(message, where))
+            continue
+        expected: Literal["user", "assistant"] = "assistant" if len(turns) % 2 else "user"
+        if role != expected:
+            raise PromptError(
+                f"{where} has the role {role!r}; {expected!r} was expected: after an optional system "
+                "message, 'user' and 'assistant' take turns."
+            )
+        if role == "assistant":
+            turns.append(Turn("assistant", tuple(_texts(message, where))))
+        else:
+            turns.append(Turn("user", _user_parts(message, where, carried, bare)))
+    if not turns or turns[-1].role != "user":
+        raise PromptError("the last message must be the user's: it is the question to answer.")
+    if carried and bare:
+        raise PromptError(
+            f"{bare[0]} carries no image while other image items do. Put an image into each, or pass all of "
+            "them as images=."
+        )
+    return turns, carried, system
+
+
+def _items(message: Mapping[str, Any], where: str) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
+    """The items of a content list: where each stands, itself, and its type."""
+    content = message.get("content")
+    if not isinstance(content, Sequence) or isinstance(content, (bytes, bytearray)):
+        raise PromptError(
+            f"{where}['content'] is a string or a list of items; found {type(content).__name__}."
+        )
+    for j, item in enumerate(content):
+        place = f"{where}['content'][{j}]"
+        if not isinstance(item, Mapping):
+            raise PromptError(f"{place} is an object with a 'type'; found {type(item).__name__}.")
+        yield place, item, item.get("type")
+
+
+def _text(item: Mapping[str, Any], where: str) -> str:
+    text = item.get("text")
+    if not isinstance(text, str):
+        raise PromptError(f"{where}['text'] is a string; found {type(text).__name__}.")
+    return text
+
+
+def _texts(message: Mapping[str, Any], where: str) -> Iterator[str]:
+    if isinstance(message.get("content"), str):
+        yield message["content"]
+        return
+    for place, item, kind in _items(message, where):
+        if kind != "text":
+            raise PromptError(
+                f"{place} has the type {kind!r}; messages of the role {message['role']!r} take 'text' only."
+            )
+        yield _text(item, place)
+
+
+def _user_parts(
+    message: Mapping[str, Any], where: str, carried: list[Any], bare: list[str]
+) -> tuple[str | ImagePlace, ...]:
+    if isinstance(message.get("content"), str):
+        return _marked(message["content"])
+    parts: list[str | ImagePlace] = []
+    for place, item, kind in _items(message, where):
+        if kind == "text":
+            parts.append(_text(item, place))
+        elif kind in ("image", "image_url"):
+            source = _source(item, place)
+            if source is None:
+                bare.append(place)
+            else:
+                carried.append(source)
+            parts += [ImagePlace(), "\n"]
+        else:
+            raise PromptError(f"{place} has the type {kind!r}; expected 'text', 'image' or 'image_url'.")
+    return tuple(parts)
+
+
+def _source(item: Mapping[str, Any], where: str) -> Any:
+    """The image that an item carries: bytes, a path, or any object under ``image``; None if it has none."""
+    found = [key for key in ("image", "path", "url", "base64", "image_url") if item.get(key) is not None]
+    if not found:
+        return None
+    if len(found) > 1:
+        raise PromptError(f"{where} carries an image in {found[0]!r} and in {found[1]!r}. Give one.")
+    key, value = found[0], item[found[0]]
+    if key == "image" and not isinstance(value, str):
+        return value
+    if key == "image_url" and isinstance(value, Mapping):
+        value = value.get("url")
+    if key == "path" and not isinstance(value, str):
+        return value
+    if not isinstance(value, str):
+        raise PromptError(f"{where}[{key!r}] holds a string; found {type(value).__name__}.")
+    if key == "base64":
+        return _decode_base64(value, where)
+    if value.startswith("data:"):
+        header, comma, data = value.partition(",")
+        if not comma or not header.endswith(";base64"):
+            raise PromptError(f"{where} has a data URL that is not base64: {value[:60]!r}.")
+        return _decode_base64(data, where)
+    if value.startswith(("http://", "https://")):
+        raise PromptError(
+            f"{where}: {value[:200]!r} is on the network. Download it and pass the file or bytes."
+        )
+    return unquote(urlsplit(value).path) if value.startswith("file://") else value
+
+
+def _decode_base64(data: str, where: str) -> bytes:
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise PromptError(f"{where}: its base64 data is malformed ({error}).") from error
+
+
+def _marked(text: str) -> tuple[str | ImagePlace, ...]:
+    parts: list[str | ImagePlace] = []
+    for i, piece in enumerate(text.split(IMAGE_MARK)):
+        if i:
+            parts.append(ImagePlace())
+        if piece:
+            parts.append(piece)
+    return tuple(parts)
+
+
+def _with_places(turn: Turn, images: int) -> Turn:
+    """A single question without marks has its images in front."""
+    if images == 0 or any(isinstance(part, ImagePlace) for part in turn.parts):
+        return turn
+    if images == 1:
+        return Turn("user", (ImagePlace(), "\n", *turn.parts))
+    front: list[str | ImagePlace] = []
+    for i in range(images):
+        front += [f"Image-{i + 1}: ", ImagePlace(), "\n"]
+    return Turn("user", (*front, *turn.parts))
