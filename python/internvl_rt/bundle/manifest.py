@@ -12,10 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from internvl_rt.bundle.ranges import check_ranges
+from internvl_rt.bundle.safetensors import HeaderError, parse_json
 from internvl_rt.errors import BundleError
 
 FORMAT = "internvl_rt bundle"
 FORMAT_VERSION = 1
+
+MAX_MANIFEST_BYTES = 1 << 20
 
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -196,18 +200,26 @@ def read_manifest(folder: Path) -> Manifest:
             "Make one with `internvl-rt export CHECKPOINT OUT`."
         )
     try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path}: is not readable JSON ({error}). Export the bundle again.") from error
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise BundleError(
+                f"{path}: is larger than {MAX_MANIFEST_BYTES} bytes, which no manifest is. Export it again."
+            )
+        document = parse_json(path.read_bytes())
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror}). Export the bundle again.") from error
+    except HeaderError as error:
+        raise BundleError(f"{path}: {error}. Export the bundle again.") from error
     if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
         raise BundleError(f"{path}: is not the manifest of an internvl_rt bundle. Export it again.")
     version = document.pop("format_version", None)
     if version != FORMAT_VERSION:
         raise BundleError(
-            f"{path}: format version {version!r}; this release reads version {FORMAT_VERSION}. "
+            f"{path}: format version {str(version)[:50]!r}; this release reads version {FORMAT_VERSION}. "
             "Export the bundle again with this release."
         )
-    return _build(Manifest, document, str(path))
+    manifest = _build(Manifest, document, str(path))
+    check_ranges(manifest, str(path))
+    return manifest
 
 
 T = TypeVar("T")
@@ -216,12 +228,14 @@ T = TypeVar("T")
 def _build(kind: type[T], value: Any, where: str) -> T:
     """Makes a dataclass from parsed JSON; field types are checked, not coerced."""
     if not isinstance(value, dict):
-        raise BundleError(f"{where}: expected an object, found {value!r}. Export the bundle again.")
+        raise BundleError(
+            f"{where}: expected an object, found {str(value)[:200]!r}. Export the bundle again."
+        )
     hints = get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(value) - set(fields))
     if unknown:
-        raise BundleError(f"{where}: unknown field {unknown[0]!r}. Export the bundle again.")
+        raise BundleError(f"{where}: unknown field {unknown[0][:200]!r}. Export the bundle again.")
     arguments = {}
     for name, spec in fields.items():
         if name in value:
@@ -243,11 +257,14 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if len(kinds) == len(value):
             return tuple(_convert(k, v, where) for k, v in zip(kinds, value, strict=True))
     elif origin is dict and isinstance(value, dict):
-        return {str(k): _convert(arguments[1], v, f"{where}[{k!r}]") for k, v in value.items()}
+        return {str(k): _convert(arguments[1], v, f"{where}[{k[:200]!r}]") for k, v in value.items()}
     elif type(None) in arguments:
         return None if value is None else _convert(arguments[0], value, where)
     elif hint is float and type(value) in (int, float):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            pass
     elif hint in (int, str, bool) and type(value) is hint:
         return value
-    raise BundleError(f"{where}: {value!r} is not a valid value. Export the bundle again.")
+    raise BundleError(f"{where}: {str(value)[:200]!r} is not a valid value. Export the bundle again.")

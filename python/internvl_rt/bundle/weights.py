@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
 
 from internvl_rt.bundle.manifest import WEIGHTS_FILE, Manifest
+from internvl_rt.bundle.safetensors import HeaderEntry, HeaderError, read_header
 from internvl_rt.bundle.tensors import StoredTensor, stored_tensors, tensor_specs
 from internvl_rt.errors import BundleError
-
-MAX_HEADER_BYTES = 100_000_000
-"""The limit of the safetensors format itself."""
 
 SAFETENSORS_TYPE = {
     "float32": "F32",
@@ -49,64 +45,39 @@ def header_shape(tensor: StoredTensor) -> list[int]:
 def read_places(folder: Path, manifest: Manifest) -> dict[str, TensorPlace]:
     """Reads the header of a bundle's weights and holds it against the model's facts.
 
-    Every tensor that the manifest asks for is there with the right type, shape and length, inside the file.
+    Every tensor that the manifest asks for is there with the right type, shape and length, inside the file,
+    and nothing else is.
 
     Raises:
         BundleError: naming the file and the tensor.
     """
     path = folder / WEIGHTS_FILE
-    header, data_begin, file_size = _read_header(path)
-    places: dict[str, TensorPlace] = {}
-    for spec in tensor_specs(manifest):
-        for tensor in stored_tensors(spec, manifest.precision):
-            places[tensor.name] = _place(path, tensor, header.get(tensor.name), data_begin, file_size)
+    try:
+        header = read_header(path)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror}). Export the bundle again.") from error
+    except HeaderError as error:
+        raise BundleError(f"{path}: {error}. Export the bundle again.") from error
+    places = {
+        tensor.name: _place(path, tensor, header.entries.get(tensor.name))
+        for spec in tensor_specs(manifest)
+        for tensor in stored_tensors(spec, manifest.precision)
+    }
+    for name in header.entries:
+        if name not in places:
+            raise BundleError(
+                f"{path}: tensor {name[:200]!r} is not one of this model's tensors. Export the bundle again."
+            )
     return places
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
-    try:
-        with path.open("rb") as file:
-            file_size = path.stat().st_size
-            prefix = file.read(8)
-            length = int.from_bytes(prefix, "little")
-            if len(prefix) < 8 or length > min(MAX_HEADER_BYTES, file_size - 8):
-                raise BundleError(
-                    f"{path}: its header claims {length} bytes of a file of {file_size}. "
-                    "The file is truncated or altered: export the bundle again."
-                )
-            header = json.loads(file.read(length))
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror}). Export the bundle again.") from error
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: its header is not JSON ({error}). Export the bundle again.") from error
-    if not isinstance(header, dict):
-        raise BundleError(f"{path}: its header is not a JSON object. Export the bundle again.")
-    return header, 8 + length, file_size
-
-
-def _place(path: Path, tensor: StoredTensor, entry: Any, data_begin: int, file_size: int) -> TensorPlace:
+def _place(path: Path, tensor: StoredTensor, entry: HeaderEntry | None) -> TensorPlace:
     where = f"{path}: tensor {tensor.name!r}"
     if entry is None:
         raise BundleError(f"{where} is missing. Export the bundle again.")
-    match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
-            pass
-        case _:
-            raise BundleError(f"{where} has a malformed header entry. Export the bundle again.")
-    if dtype != SAFETENSORS_TYPE[tensor.dtype] or shape != header_shape(tensor):
+    if entry.dtype != SAFETENSORS_TYPE[tensor.dtype] or list(entry.shape) != header_shape(tensor):
         raise BundleError(
-            f"{where} is {dtype} {shape}; the manifest asks for "
+            f"{where} is {entry.dtype} {list(entry.shape)}; the manifest asks for "
             f"{SAFETENSORS_TYPE[tensor.dtype]} {header_shape(tensor)}. Export the bundle again."
         )
-    begin, end = begin + data_begin, end + data_begin
-    if not data_begin <= begin <= end <= file_size:
-        raise BundleError(
-            f"{where} lies at bytes {begin} to {end}, outside of the file's {file_size} bytes. "
-            "The file is truncated or altered: export the bundle again."
-        )
-    if end - begin != stored_bytes(tensor):
-        raise BundleError(
-            f"{where} has {end - begin} bytes where its shape needs {stored_bytes(tensor)}. "
-            "Export the bundle again."
-        )
-    return TensorPlace(tensor, begin, end)
+    return TensorPlace(tensor, entry.begin, entry.end)

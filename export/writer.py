@@ -1,0 +1,292 @@
+"""Writing a bundle: weights are streamed, and the folder appears under its name only when it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import glob
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from internvl_rt.bundle.bundle import file_entry
+from internvl_rt.bundle.manifest import (
+    GRAPH_FILES,
+    MANIFEST_FILE,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    FileEntry,
+    Manifest,
+    Precision,
+)
+from internvl_rt.bundle.ranges import check_ranges
+from internvl_rt.bundle.tensors import (
+    SCALES_SUFFIX,
+    StoredTensor,
+    TensorSpec,
+    stored_precision,
+    stored_tensors,
+    tensor_specs,
+)
+from internvl_rt.bundle.weights import (
+    BITS,
+    SAFETENSORS_TYPE,
+    TensorPlace,
+    header_shape,
+    read_places,
+    stored_bytes,
+)
+from internvl_rt.errors import BundleError
+
+DATA_ALIGNMENT = 4096
+"""The data section begins at a page, so that tensors are aligned in memory when the file is mapped."""
+
+TENSOR_ALIGNMENT = 64
+"""A cache line, and the widest vector register."""
+
+ROW_BYTES = 32 << 20
+"""About how many bytes of float32 a source makes at once."""
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """Some rows of a stored tensor as they stand in the file, and their scales if it is quantised."""
+
+    data: npt.NDArray[Any]
+    scales: npt.NDArray[Any] | None = None
+
+
+class WeightSource(Protocol):
+    """Where the writer gets weights from: a checkpoint, or random numbers."""
+
+    def encode(self, spec: TensorSpec, precision: Precision) -> Iterator[EncodedRows]:
+        """All rows of a logical tensor, in order, a bounded number at a time."""
+
+
+Advance = Callable[[str, int], None]
+"""Told the name of the tensor being written and how many bytes were written since the last call."""
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A stored tensor, the logical tensor that it belongs to, and its offsets in the data section."""
+
+    spec: TensorSpec
+    tensor: StoredTensor
+    begin: int
+    end: int
+
+
+def plan_layout(manifest: Manifest) -> list[PlannedTensor]:
+    """The order of the tensors in the file.
+
+    The format allows no holes, so the order gives the alignment: first all tensors whose size is a multiple
+    of 64 bytes, in the order in which they are computed with; then the rest, wide elements first, so that
+    each is aligned to its element.
+    """
+    stored = [(spec, t) for spec in tensor_specs(manifest) for t in stored_tensors(spec, manifest.precision)]
+    stored.sort(key=lambda item: _order(item[1]))
+    result, position = [], 0
+    for spec, tensor in stored:
+        end = position + stored_bytes(tensor)
+        result.append(PlannedTensor(spec, tensor, position, end))
+        position = end
+    return result
+
+
+def _order(tensor: StoredTensor) -> int:
+    """Stable sort key of the layout."""
+    return 0 if stored_bytes(tensor) % TENSOR_ALIGNMENT == 0 else 64 // BITS[tensor.dtype]
+
+
+def write_weights(
+    path: Path, manifest: Manifest, source: WeightSource, advance: Advance | None = None
+) -> FileEntry:
+    """Writes ``weights.safetensors`` front to back, hashing it on the way.
+
+    Only the rows in flight and the scales of one tensor are in memory.
+
+    Raises:
+        CheckpointError: from the source.
+        BundleError: if the disk has too little room.
+        OSError: if the file cannot be written.
+    """
+    layout = plan_layout(manifest)
+    header = _header_bytes(layout)
+    total = len(header) + layout[-1].end
+    free = shutil.disk_usage(path.parent).free
+    if free < total:
+        raise BundleError(
+            f"{path.parent}: the bundle needs {total / 1e9:.2f} GB; the disk has {free / 1e9:.2f} GB left. "
+            "Free some room, or choose a smaller precision."
+        )
+    digest = hashlib.sha256()
+    scales_ahead: dict[str, memoryview] = {}
+    with path.open("wb") as file:
+        file.write(header)
+        digest.update(header)
+        for planned in layout:
+            size = planned.end - planned.begin
+            written = 0
+            if planned.tensor.name in scales_ahead:
+                parts: Iterator[memoryview] = iter([scales_ahead.pop(planned.tensor.name)])
+            else:
+                parts = _encoded(planned, manifest, source, scales_ahead)
+            for part in parts:
+                file.write(part)
+                digest.update(part)
+                written += len(part)
+                if advance is not None:
+                    advance(planned.spec.name, len(part))
+            if written != size:
+                raise AssertionError(f"{planned.tensor.name}: {written} bytes were made, {size} planned")
+        file.flush()
+        os.fsync(file.fileno())
+    return FileEntry(total, digest.hexdigest())
+
+
+def _encoded(
+    planned: PlannedTensor, manifest: Manifest, source: WeightSource, scales_ahead: dict[str, memoryview]
+) -> Iterator[memoryview]:
+    """The bytes of one stored tensor. Scales that come after their weights in the file are kept for then."""
+    spec, name = planned.spec, planned.tensor.name
+    scales = []
+    for rows in source.encode(spec, stored_precision(spec, manifest.precision)):
+        if name == spec.name:
+            yield _bytes_of(rows.data)
+        if rows.scales is not None:
+            scales.append(rows.scales)
+    if scales:
+        joined = _bytes_of(np.concatenate(scales))
+        if name == spec.name:
+            scales_ahead[spec.name + SCALES_SUFFIX] = joined
+        else:
+            yield joined
+
+
+def _bytes_of(array: npt.NDArray[Any]) -> memoryview:
+    """The bytes of a contiguous array, without a copy and whatever its dtype."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+@contextlib.contextmanager
+def staged(out: Path, overwrite: bool) -> Iterator[Path]:
+    """A new folder beside ``out`` that takes its name when the block ends well, and else is removed.
+
+    What an export that was killed left behind is removed by the next one to the same place.
+
+    Raises:
+        BundleError: if ``out`` exists and is not an empty folder, unless it is a bundle and ``overwrite``.
+    """
+    out = Path.cwd() / out
+    _check_out(out, overwrite)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(out)
+    folder = out.parent / f".{out.name}.partial-{os.getpid()}"
+    folder.mkdir()
+    try:
+        yield folder
+        _check_out(out, overwrite)
+        if out.exists():
+            replaced = out.parent / f".{out.name}.replaced-{os.getpid()}"
+            out.rename(replaced)
+            folder.rename(out)
+            shutil.rmtree(replaced)
+        else:
+            folder.rename(out)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    if not out.exists() and not out.is_symlink():
+        return
+    if not out.is_dir():
+        raise BundleError(f"{out}: is there and is not a folder. Choose another place for the bundle.")
+    if not any(out.iterdir()):
+        return
+    if not (out / MANIFEST_FILE).is_file():
+        raise BundleError(
+            f"{out}: is not empty and holds no bundle, so it is left alone. Choose another place."
+        )
+    if not overwrite:
+        raise BundleError(
+            f"{out}: holds a bundle already. Remove it, or export with overwrite (--overwrite)."
+        )
+
+
+def _remove_abandoned(out: Path) -> None:
+    prefix = f".{out.name}.partial-"
+    for folder in out.parent.glob(f"{glob.escape(prefix)}*"):
+        number = folder.name.removeprefix(prefix)
+        if number.isdigit() and not _is_running(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def write_bundle(
+    out: Path,
+    manifest: Manifest,
+    source: WeightSource,
+    write_others: Callable[[Path, Manifest, dict[str, TensorPlace]], None],
+    *,
+    overwrite: bool = False,
+    advance: Advance | None = None,
+) -> Path:
+    """Writes a bundle: weights, then what ``write_others`` adds, then the manifest with every file's hash.
+
+    Args:
+        out: the bundle's folder.
+        manifest: the facts; its ``files`` are filled in here.
+        source: gives the weights.
+        write_others: writes graphs and tokenizer into the folder that it is given.
+        overwrite: replace the bundle that is there.
+        advance: is told about every piece of the weights that was written.
+
+    Raises:
+        BundleError: if the manifest is impossible, ``out`` is taken, or the disk is full.
+        CheckpointError: from the source.
+    """
+    check_ranges(manifest, str(out))
+    with staged(out, overwrite) as folder:
+        weights = write_weights(folder / WEIGHTS_FILE, manifest, source, advance)
+        write_others(folder, manifest, read_places(folder, manifest))
+        files = {WEIGHTS_FILE: weights}
+        for name in (*GRAPH_FILES, TOKENIZER_FILE):
+            if (folder / name).is_file():
+                files[name] = file_entry(folder / name)
+        document = dataclasses.replace(manifest, files=files).to_json()
+        (folder / MANIFEST_FILE).write_text(document, encoding="utf-8")
+    return out
+
+
+def _header_bytes(layout: list[PlannedTensor]) -> bytes:
+    """The length and the JSON header, padded with spaces to a page."""
+    document: dict[str, Any] = {"__metadata__": {"format": "internvl_rt"}}
+    for planned in layout:
+        document[planned.tensor.name] = {
+            "dtype": SAFETENSORS_TYPE[planned.tensor.dtype],
+            "shape": header_shape(planned.tensor),
+            "data_offsets": [planned.begin, planned.end],
+        }
+    text = json.dumps(document, separators=(",", ":")).encode()
+    padded = -(-(8 + len(text)) // DATA_ALIGNMENT) * DATA_ALIGNMENT - 8
+    return padded.to_bytes(8, "little") + text.ljust(padded)

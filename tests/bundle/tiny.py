@@ -1,0 +1,40 @@
+"""A tiny model's manifest, and its bundle with random weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from internvl_rt.bundle.manifest import Manifest, Projector, Rope
+from internvl_rt.export.precision import choose_precision
+from internvl_rt.export.synthetic import synthetic_manifest, write_synthetic
+
+
+def tiny_manifest(weights: str = "fp32", vision: str | None = None, name: str = "InternVL2_5-1B") -> Manifest:
+    """A model of the family at widths and depths that a test can afford."""
+    manifest = synthetic_manifest(name, layers=2)
+    return dataclasses.replace(
+        manifest,
+        vision=dataclasses.replace(
+            manifest.vision, hidden_size=64, heads=4, intermediate_size=128, image_size=56
+        ),
+        projector=Projector(downsample=2, pixel_shuffle="v2"),
+        llm=dataclasses.replace(
+            manifest.llm,
+            hidden_size=64,
+            heads=4,
+            kv_heads=2,
+            head_dim=16,
+            intermediate_size=96,
+            vocab_size=331,
+            rope=Rope(1e6, "dynamic", 2.0, 512),
+        ),
+        tiling=dataclasses.replace(manifest.tiling, tile_size=56),
+        prompt=dataclasses.replace(manifest.prompt, image_context_id=300, bos_id=None, stop_ids=(301, 302)),
+        precision=choose_precision(weights, vision),
+    )
+
+
+def write_tiny(out: Path, weights: str = "fp32", vision: str | None = None) -> Path:
+    """A tiny bundle without graphs and tokenizer."""
+    return write_synthetic(tiny_manifest(weights, vision), out, graphs=False, tokenizer=False, progress=False)
