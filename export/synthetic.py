@@ -18,15 +18,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Tokenizer
 
-from internvl_rt.bundle.manifest import TOKENIZER_FILE, Manifest, Precision, Prompt
+from internvl_rt.bundle.manifest import TOKENIZER_FILE, Manifest, Precision
 from internvl_rt.bundle.tensors import INT4_BLOCK, LM_HEAD, TensorSpec
 from internvl_rt.bundle.weights import TensorPlace
-from internvl_rt.export.family import PROJECTOR, TILING, TokenizerFamily, family_model
+from internvl_rt.export.family import PROJECTOR, TILING, family_model
 from internvl_rt.export.precision import choose_precision
 from internvl_rt.export.progress import progress_bar
 from internvl_rt.export.quantise import BFLOAT16
-from internvl_rt.export.writer import EncodedRows, plan_layout, write_bundle
+from internvl_rt.export.tokenizers import prompt_facts, synthetic_tokenizer
+from internvl_rt.export.writer import EncodedRows, generator, plan_layout, write_bundle
 
 CHUNK_ELEMENTS = 1 << 22
 
@@ -47,7 +49,6 @@ def export_synthetic(
     seed: int = 0,
     layers: int | None = None,
     graphs: bool = True,
-    tokenizer: bool = True,
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> Path:
@@ -61,7 +62,6 @@ def export_synthetic(
         seed: of the random numbers. The same seed gives the same bytes.
         layers: keep only so many layers of tower and language model, for tests.
         graphs: write the ONNX graphs.
-        tokenizer: write the tokenizer.
         overwrite: replace a bundle that is at ``out``.
         progress: show a progress bar; None shows it on a terminal.
 
@@ -72,13 +72,13 @@ def export_synthetic(
         CheckpointError: if the table has no such model or there is no such precision.
         BundleError: if ``out`` is taken or the disk is full.
     """
-    manifest = synthetic_manifest(name, weights=weights, vision=vision, layers=layers)
+    model = family_model(name)
     return write_synthetic(
-        manifest,
+        synthetic_manifest(name, weights=weights, vision=vision, layers=layers),
         out,
+        tokenizer=synthetic_tokenizer(model.tokenizer, model.llm.vocab_size),
         seed=seed,
         graphs=graphs,
-        tokenizer=tokenizer,
         overwrite=overwrite,
         progress=progress,
     )
@@ -92,15 +92,16 @@ def synthetic_manifest(
     tower, llm = model.vision, model.llm
     if layers is not None:
         tower, llm = replace(tower, layers=layers), replace(llm, layers=layers)
+    tokenizer = synthetic_tokenizer(model.tokenizer, llm.vocab_size)
     return Manifest(
         name=f"{name} (synthetic)",
         source_format="synthetic",
-        generator="internvl_rt",
+        generator=generator(),
         vision=tower,
         projector=PROJECTOR,
         llm=llm,
         tiling=TILING,
-        prompt=_prompt(model.tokenizer, model.template),
+        prompt=prompt_facts(tokenizer, model.template, None, add_bos=model.tokenizer == "internlm2"),
         precision=choose_precision(weights, vision),
     )
 
@@ -109,22 +110,32 @@ def write_synthetic(
     manifest: Manifest,
     out: str | Path,
     *,
+    tokenizer: Tokenizer | None,
     seed: int = 0,
     graphs: bool = True,
-    tokenizer: bool = True,
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> Path:
-    """Writes random weights for any manifest; arguments as for :func:`export_synthetic`."""
+    """Writes random weights for any manifest.
+
+    Args:
+        manifest: the model's facts.
+        out: the bundle's folder.
+        tokenizer: is saved into the bundle; None leaves it out.
+        seed: as for :func:`export_synthetic`, like the others.
+        graphs: write the ONNX graphs.
+        overwrite: replace a bundle that is at ``out``.
+        progress: show a progress bar; None shows it on a terminal.
+
+    Raises:
+        BundleError: if the manifest is impossible, ``out`` is taken or the disk is full.
+    """
 
     def write_others(folder: Path, manifest: Manifest, places: dict[str, TensorPlace]) -> None:
         if graphs:
             importlib.import_module("internvl_rt.export.graphs").write_graphs(folder, manifest, places)
-        if tokenizer:
-            tokenizers = importlib.import_module("internvl_rt.export.tokenizers")
-            family = tokenizer_family(manifest)
-            made = tokenizers.synthetic_tokenizer(family, manifest.llm.vocab_size)
-            made.save(str(folder / TOKENIZER_FILE))
+        if tokenizer is not None:
+            tokenizer.save(str(folder / TOKENIZER_FILE))
 
     total = plan_layout(manifest)[-1].end
     with progress_bar(total, progress) as advance:
@@ -225,23 +236,3 @@ def _int4_pairs() -> npt.NDArray[np.uint8]:
 def _scales(dtype: str) -> npt.NDArray[Any]:
     """Factors from 0.75 to 1.25, so that a scale in the wrong place shows."""
     return np.linspace(0.75, 1.25, 65536).astype(dtype)
-
-
-_SPECIAL_IDS: dict[TokenizerFamily, tuple[int, int | None, tuple[int, ...]]] = {
-    "internlm2": (92546, 1, (92542, 2)),
-    "qwen2": (151648, None, (151645, 151643)),
-    "qwen2_5": (151667, None, (151645, 151643)),
-}
-
-
-def _prompt(family: TokenizerFamily, template: str) -> Prompt:
-    context, bos, stops = _SPECIAL_IDS[family]
-    return Prompt(template, None, context, bos, stops)
-
-
-def tokenizer_family(manifest: Manifest) -> str:
-    """The tokenizer family of a manifest, by the id of its image context token."""
-    for family, (context, _, _) in _SPECIAL_IDS.items():
-        if context == manifest.prompt.image_context_id:
-            return family
-    return "qwen2_5"

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+import internvl_rt
 from internvl_rt.bundle.bundle import file_entry
 from internvl_rt.bundle.manifest import (
     GRAPH_FILES,
@@ -175,6 +176,11 @@ def _encoded(
 def _bytes_of(array: npt.NDArray[Any]) -> memoryview:
     """The bytes of a contiguous array, without a copy and whatever its dtype."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def generator() -> str:
+    """What the manifest says wrote it."""
+    return f"internvl_rt {internvl_rt.__version__}"
 
 
 @contextlib.contextmanager

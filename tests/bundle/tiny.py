@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
+
+from tokenizers import Tokenizer
 
 from internvl_rt.bundle.manifest import Manifest, Projector, Rope
 from internvl_rt.export.precision import choose_precision
 from internvl_rt.export.synthetic import synthetic_manifest, write_synthetic
+from internvl_rt.export.tokenizers import prompt_facts, synthetic_tokenizer
+
+VOCABULARY = 331
 
 
+@functools.cache
 def tiny_manifest(weights: str = "fp32", vision: str | None = None, name: str = "InternVL2_5-1B") -> Manifest:
     """A model of the family at widths and depths that a test can afford."""
     manifest = synthetic_manifest(name, layers=2)
@@ -26,15 +33,29 @@ def tiny_manifest(weights: str = "fp32", vision: str | None = None, name: str = 
             kv_heads=2,
             head_dim=16,
             intermediate_size=96,
-            vocab_size=331,
+            vocab_size=VOCABULARY,
             rope=Rope(1e6, "dynamic", 2.0, 512),
         ),
         tiling=dataclasses.replace(manifest.tiling, tile_size=56),
-        prompt=dataclasses.replace(manifest.prompt, image_context_id=300, bos_id=None, stop_ids=(301, 302)),
+        prompt=prompt_facts(tiny_tokenizer(), manifest.prompt.template, None),
         precision=choose_precision(weights, vision),
     )
 
 
-def write_tiny(out: Path, weights: str = "fp32", vision: str | None = None) -> Path:
-    """A tiny bundle without graphs and tokenizer."""
-    return write_synthetic(tiny_manifest(weights, vision), out, graphs=False, tokenizer=False, progress=False)
+@functools.cache
+def tiny_tokenizer() -> Tokenizer:
+    return synthetic_tokenizer("qwen2_5", VOCABULARY)
+
+
+def write_tiny(
+    out: Path, weights: str = "fp32", vision: str | None = None, *, graphs: bool = False, seed: int = 0
+) -> Path:
+    """A tiny bundle with a working tokenizer."""
+    return write_synthetic(
+        tiny_manifest(weights, vision),
+        out,
+        tokenizer=tiny_tokenizer(),
+        graphs=graphs,
+        seed=seed,
+        progress=False,
+    )
