@@ -1,0 +1,105 @@
+"""An ONNX graph under construction: nodes, constants, and weights that stay in the weights file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from internvl_rt.bundle.manifest import WEIGHTS_FILE
+from internvl_rt.bundle.weights import TensorPlace
+
+OPSET = 24
+IR_VERSION = 10
+
+ELEMENT_TYPE: dict[str, int] = {
+    "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    "bfloat16": TensorProto.BFLOAT16,
+    "int8": TensorProto.INT8,
+    "int4": TensorProto.INT4,
+}
+
+Shape = Sequence[int | str]
+"""Extents; a name stands for one that is known when the graph runs."""
+
+
+class Graph:
+    """Collects the nodes of one graph. Values are named after the node that makes them."""
+
+    def __init__(self, name: str, places: Mapping[str, TensorPlace]) -> None:
+        self.name = name
+        self._places = places
+        self._nodes: list[onnx.NodeProto] = []
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
+        self._initialisers: dict[str, TensorProto] = {}
+
+    def input(self, name: str, element_type: int, shape: Shape) -> str:
+        """Declares an input and returns its name."""
+        self._inputs.append(helper.make_tensor_value_info(name, element_type, shape))
+        return name
+
+    def output(self, name: str, element_type: int, shape: Shape) -> None:
+        """Declares that the value ``name`` is an output."""
+        self._outputs.append(helper.make_tensor_value_info(name, element_type, shape))
+
+    def op(self, kind: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
+        """Adds a node with one output, called ``name``, and returns that name."""
+        self._nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
+        return name
+
+    def split(self, value: str, sizes: Sequence[int], names: Sequence[str]) -> Sequence[str]:
+        """Splits the last axis."""
+        self._nodes.append(
+            helper.make_node("Split", [value, self.integers(sizes)], names, name=f"{names[0]}.split", axis=-1)
+        )
+        return names
+
+    def integers(self, values: Sequence[int]) -> str:
+        """An int64 constant; equal ones are one."""
+        name = "integers." + "_".join(str(v) for v in values)
+        if name not in self._initialisers:
+            self._initialisers[name] = numpy_helper.from_array(np.array(values, np.int64), name)
+        return name
+
+    def reshape(self, value: str, shape: Sequence[int], name: str) -> str:
+        """Reshapes to constant extents, where -1 is what is left and 0 is as before."""
+        return self.op("Reshape", [value, self.integers(shape)], name)
+
+    def stored(self, name: str) -> str:
+        """A tensor of the weights file: an initialiser that points at its bytes there."""
+        if name not in self._initialisers:
+            place = self._places[name]
+            tensor = TensorProto(
+                name=name,
+                data_type=ELEMENT_TYPE[place.tensor.dtype],
+                dims=place.tensor.shape,
+                data_location=TensorProto.EXTERNAL,
+            )
+            where = {"location": WEIGHTS_FILE, "offset": place.begin, "length": place.end - place.begin}
+            for key, value in where.items():
+                tensor.external_data.add(key=key, value=str(value))
+            self._initialisers[name] = tensor
+        return name
+
+    def stored_type(self, name: str) -> str:
+        """The element type in which a tensor is stored."""
+        return self._places[name].tensor.dtype
+
+    def write(self, path: Path) -> None:
+        """Writes the graph. The weights file lies, or will lie, in the same folder."""
+        graph = helper.make_graph(
+            self._nodes, self.name, self._inputs, self._outputs, list(self._initialisers.values())
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="internvl_rt",
+        )
+        path.write_bytes(model.SerializeToString(deterministic=True))

@@ -1,0 +1,344 @@
+"""InternVL in NumPy: slow, plain, float64, and written from the published description alone.
+
+It takes the authors' tensor names and ``config.json`` and shares no code with the package, so that a mistake
+in one of them shows. Nothing here is clever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import erf, prod, sqrt
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+_erf = np.vectorize(erf, otypes=[np.float64])
+
+
+def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
+    mean = x.mean(-1, keepdims=True)
+    variance = ((x - mean) ** 2).mean(-1, keepdims=True)
+    return (x - mean) / np.sqrt(variance + eps) * weight + bias
+
+
+def rms_norm(x: Array, weight: Array, eps: float) -> Array:
+    return weight * x / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
+
+
+def gelu(x: Array) -> Array:
+    return 0.5 * x * (1 + _fast_erf(x / sqrt(2)))
+
+
+def _fast_erf(x: Array) -> Array:
+    """erf of a large array by linear interpolation between exact values, to 1e-9."""
+    if x.size < 1 << 16:
+        return np.asarray(_erf(x))
+    knots = np.linspace(-6, 6, 240001)
+    return np.interp(x, knots, _erf(knots))
+
+
+def silu(x: Array) -> Array:
+    return x / (1 + np.exp(-x))
+
+
+def softmax(x: Array) -> Array:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def attention(q: Array, k: Array, v: Array, causal: bool) -> Array:
+    """[heads, n, d] over [kv_heads, m, d]; the last query is at the place of the last key."""
+    group = q.shape[0] // k.shape[0]
+    n, m = q.shape[1], k.shape[1]
+    out = np.empty_like(q)
+    for head in range(q.shape[0]):
+        scores = q[head] @ k[head // group].T / sqrt(q.shape[2])
+        if causal:
+            scores[np.arange(m)[None, :] > np.arange(m - n, m)[:, None]] = -np.inf
+        out[head] = softmax(scores) @ v[head // group]
+    return out
+
+
+def heads_of(x: Array, heads: int) -> Array:
+    """[n, heads * d] to [heads, n, d]."""
+    return x.reshape(len(x), heads, -1).transpose(1, 0, 2)
+
+
+def merge(x: Array) -> Array:
+    """[heads, n, d] to [n, heads * d]."""
+    return x.transpose(1, 0, 2).reshape(x.shape[1], -1)
+
+
+def rotate(x: Array, positions: Array, theta: float) -> Array:
+    """Rotate-half RoPE of [heads, n, d]: dimensions j and j + d/2 turn by position * theta^(-2j/d)."""
+    d = x.shape[-1]
+    angle = positions[:, None] * theta ** (-2 * np.arange(d // 2) / d)
+    a, b = x[..., : d // 2], x[..., d // 2 :]
+    return np.concatenate(
+        [a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle)], axis=-1
+    )
+
+
+def pixel_shuffle(x: Array, k: int, version: str) -> Array:
+    """[tiles, side, side, C] to [tiles, (side / k)^2, k^2 C]: each token joins a k x k block, row by row."""
+    tiles, side, _, channels = x.shape
+    blocks = side // k
+    out = np.empty((tiles, blocks, blocks, k * k * channels))
+    for row in range(blocks):
+        for column in range(blocks):
+            block = x[:, k * row : k * row + k, k * column : k * column + k].reshape(tiles, -1)
+            place = (row, column) if version == "v2" else (column, row)
+            out[:, place[0], place[1]] = block
+    return out.reshape(tiles, blocks * blocks, -1)
+
+
+class Reference:
+    """One model. ``tensors`` have the authors' names; ``config`` is the authors' ``config.json``."""
+
+    def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+        self.config = config
+        self.vision: Mapping[str, Any] = config["vision_config"]
+        self.llm: Mapping[str, Any] = config["llm_config"]
+        self.tensors = {name: np.asarray(tensor, np.float64) for name, tensor in tensors.items()}
+
+    # The vision side.
+
+    def hidden(self, pixel_values: npt.NDArray[Any]) -> Array:
+        """[tiles, 3, S, S] to the tower's last layer [tiles, 1 + patches, C], tile by tile."""
+        return np.stack([self._tower(tile) for tile in np.asarray(pixel_values, np.float64)])
+
+    def features(self, pixel_values: npt.NDArray[Any]) -> Array:
+        """[tiles, 3, S, S] to image features [tiles, tokens, H]."""
+        hidden = self.hidden(pixel_values)[:, 1:]
+        side = round(sqrt(hidden.shape[1]))
+        x = hidden.reshape(len(hidden), side, side, -1)
+        x = pixel_shuffle(x, round(1 / self.config["downsample_ratio"]), self.config["ps_version"])
+        t = self.tensors
+        x = layer_norm(x, t["mlp1.0.weight"], t["mlp1.0.bias"], 1e-5)
+        x = gelu(x @ t["mlp1.1.weight"].T + t["mlp1.1.bias"])
+        return x @ t["mlp1.3.weight"].T + t["mlp1.3.bias"]
+
+    def _tower(self, tile: Array) -> Array:
+        v, prefix = self.vision, "vision_model.embeddings."
+        p, side = v["patch_size"], v["image_size"] // v["patch_size"]
+        patches = np.stack(
+            [
+                tile[:, p * row : p * row + p, p * column : p * column + p].reshape(-1)
+                for row in range(side)
+                for column in range(side)
+            ]
+        )
+        kernel = self.tensors[prefix + "patch_embedding.weight"].reshape(v["hidden_size"], -1)
+        x = patches @ kernel.T + self.tensors[prefix + "patch_embedding.bias"]
+        token = self.tensors[prefix + "class_embedding"].reshape(1, -1)
+        x = np.concatenate([token, x]) + self.tensors[prefix + "position_embedding"][0]
+        for layer in range(v["num_hidden_layers"]):
+            x = self._tower_layer(x, f"vision_model.encoder.layers.{layer}.")
+        return x
+
+    def _tower_layer(self, x: Array, prefix: str) -> Array:
+        v = self.vision
+
+        def get(name: str) -> Array:
+            return self.tensors[prefix + name]
+
+        def norm(name: str, x: Array) -> Array:
+            if v["norm_type"] == "layer_norm":
+                return layer_norm(x, get(f"{name}.weight"), get(f"{name}.bias"), v["layer_norm_eps"])
+            return rms_norm(x, get(f"{name}.weight"), v["layer_norm_eps"])
+
+        qkv = norm("norm1", x) @ get("attn.qkv.weight").T
+        if v["qkv_bias"]:
+            qkv = qkv + get("attn.qkv.bias")
+        q, k, value = np.split(qkv, 3, axis=-1)
+        if v["qk_normalization"]:
+            q = rms_norm(q, get("attn.q_norm.weight"), v["layer_norm_eps"])
+            k = rms_norm(k, get("attn.k_norm.weight"), v["layer_norm_eps"])
+        heads = v["num_attention_heads"]
+        out = merge(attention(heads_of(q, heads), heads_of(k, heads), heads_of(value, heads), causal=False))
+        x = x + get("ls1") * (out @ get("attn.proj.weight").T + get("attn.proj.bias"))
+        u = gelu(norm("norm2", x) @ get("mlp.fc1.weight").T + get("mlp.fc1.bias"))
+        return x + get("ls2") * (u @ get("mlp.fc2.weight").T + get("mlp.fc2.bias"))
+
+    # The language model: InternLM2, Qwen2, Qwen3, Llama.
+
+    @property
+    def is_internlm2(self) -> bool:
+        return self.llm["architectures"][0] == "InternLM2ForCausalLM"
+
+    def embed(self, token_ids: npt.NDArray[Any], features: Array | None, image_context_id: int) -> Array:
+        """Token embeddings [n, H] with the features in the places of the image context token."""
+        name = "tok_embeddings" if self.is_internlm2 else "embed_tokens"
+        x = self.tensors[f"language_model.model.{name}.weight"][token_ids].copy()
+        if features is not None:
+            x[np.asarray(token_ids) == image_context_id] = features.reshape(-1, x.shape[1])
+        return x
+
+    def logits(self, embeddings: npt.NDArray[Any]) -> Array:
+        """Logits of every position of one sequence: [n, H] to [n, vocab]."""
+        x = np.asarray(embeddings, np.float64)
+        for layer in range(self.llm["num_hidden_layers"]):
+            x = self._decoder_layer(x, f"language_model.model.layers.{layer}.")
+        x = rms_norm(x, self.tensors["language_model.model.norm.weight"], self.llm["rms_norm_eps"])
+        head = "output" if self.is_internlm2 else "lm_head"
+        tied = "language_model.model.embed_tokens.weight"
+        return x @ self.tensors.get(f"language_model.{head}.weight", self.tensors.get(tied)).T
+
+    def greedy(self, embeddings: npt.NDArray[Any], steps: int) -> tuple[list[int], list[float]]:
+        """The greedy continuation, and by how much each token led the second best."""
+        x, tokens, margins = np.asarray(embeddings, np.float64), [], []
+        for _ in range(steps):
+            logits = self.logits(x)[-1]
+            second, first = np.sort(logits)[-2:]
+            tokens.append(int(logits.argmax()))
+            margins.append(float(first - second))
+            x = np.concatenate([x, self.embed(np.array(tokens[-1:]), None, -1)])
+        return tokens, margins
+
+    def _theta(self, length: int) -> float:
+        theta, scaling = float(self.llm["rope_theta"]), self.llm.get("rope_scaling")
+        trained, d = self.llm["max_position_embeddings"], self._head_dim
+        if scaling and scaling["type"] == "dynamic" and length > trained:
+            factor = scaling["factor"]
+            theta *= (factor * length / trained - (factor - 1)) ** (d / (d - 2))
+        return theta
+
+    @property
+    def _head_dim(self) -> int:
+        return int(self.llm.get("head_dim") or self.llm["hidden_size"] // self.llm["num_attention_heads"])
+
+    def _decoder_layer(self, x: Array, prefix: str) -> Array:
+        llm, eps = self.llm, self.llm["rms_norm_eps"]
+        heads, kv_heads, d = llm["num_attention_heads"], llm["num_key_value_heads"], self._head_dim
+
+        def get(name: str) -> Array:
+            return self.tensors[prefix + name]
+
+        def linear(name: str, x: Array) -> Array:
+            bias = self.tensors.get(f"{prefix}{name}.bias")
+            return x @ get(f"{name}.weight").T + (0 if bias is None else bias)
+
+        if self.is_internlm2:
+            u = rms_norm(x, get("attention_norm.weight"), eps)
+            # Per kv head: its query heads, its key, its value.
+            groups = linear("attention.wqkv", u).reshape(len(x), kv_heads, heads // kv_heads + 2, d)
+            q = groups[:, :, :-2].reshape(len(x), heads, d).transpose(1, 0, 2)
+            k = groups[:, :, -2].transpose(1, 0, 2)
+            v = groups[:, :, -1].transpose(1, 0, 2)
+        else:
+            u = rms_norm(x, get("input_layernorm.weight"), eps)
+            q = heads_of(linear("self_attn.q_proj", u), heads)
+            k = heads_of(linear("self_attn.k_proj", u), kv_heads)
+            v = heads_of(linear("self_attn.v_proj", u), kv_heads)
+            if prefix + "self_attn.q_norm.weight" in self.tensors:
+                q = rms_norm(q, get("self_attn.q_norm.weight"), eps)
+                k = rms_norm(k, get("self_attn.k_norm.weight"), eps)
+        positions, theta = np.arange(len(x), dtype=np.float64), self._theta(len(x))
+        out = merge(attention(rotate(q, positions, theta), rotate(k, positions, theta), v, causal=True))
+        if self.is_internlm2:
+            x = x + linear("attention.wo", out)
+            u = rms_norm(x, get("ffn_norm.weight"), eps)
+            gate, up, down = "feed_forward.w1", "feed_forward.w3", "feed_forward.w2"
+        else:
+            x = x + linear("self_attn.o_proj", out)
+            u = rms_norm(x, get("post_attention_layernorm.weight"), eps)
+            gate, up, down = "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"
+        return x + linear(down, silu(linear(gate, u)) * linear(up, u))
+
+
+def tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a checkpoint in the authors' format, by name."""
+    vision, llm = config["vision_config"], config["llm_config"]
+    c, f, h = vision["hidden_size"], vision["intermediate_size"], llm["hidden_size"]
+    p, patches = vision["patch_size"], (vision["image_size"] // vision["patch_size"]) ** 2
+    block = round(1 / config["downsample_ratio"]) ** 2
+    bias = vision["norm_type"] == "layer_norm"
+
+    embeddings = "vision_model.embeddings."
+    shapes: dict[str, tuple[int, ...]] = {
+        embeddings + "class_embedding": (1, 1, c),
+        embeddings + "position_embedding": (1, 1 + patches, c),
+        embeddings + "patch_embedding.weight": (c, 3, p, p),
+        embeddings + "patch_embedding.bias": (c,),
+    }
+    for layer in range(vision["num_hidden_layers"]):
+        prefix = f"vision_model.encoder.layers.{layer}."
+        for norm in ("norm1", "norm2"):
+            shapes[f"{prefix}{norm}.weight"] = (c,)
+            if bias:
+                shapes[f"{prefix}{norm}.bias"] = (c,)
+        shapes[prefix + "attn.qkv.weight"] = (3 * c, c)
+        if vision["qkv_bias"]:
+            shapes[prefix + "attn.qkv.bias"] = (3 * c,)
+        if vision["qk_normalization"]:
+            shapes[prefix + "attn.q_norm.weight"] = shapes[prefix + "attn.k_norm.weight"] = (c,)
+        for name, out, inner in (("attn.proj", c, c), ("mlp.fc1", f, c), ("mlp.fc2", c, f)):
+            shapes[f"{prefix}{name}.weight"], shapes[f"{prefix}{name}.bias"] = (out, inner), (out,)
+        shapes[prefix + "ls1"] = shapes[prefix + "ls2"] = (c,)
+
+    shapes["mlp1.0.weight"] = shapes["mlp1.0.bias"] = (block * c,)
+    for name, inner in (("mlp1.1", block * c), ("mlp1.3", h)):
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (h, inner), (h,)
+    return shapes | {f"language_model.{k}": v for k, v in _language_shapes(llm).items()}
+
+
+def _language_shapes(llm: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    h, i, vocab = llm["hidden_size"], llm["intermediate_size"], llm["vocab_size"]
+    heads, kv_heads = llm["num_attention_heads"], llm["num_key_value_heads"]
+    d = llm.get("head_dim") or h // heads
+    architecture = llm["architectures"][0]
+    shapes: dict[str, tuple[int, ...]] = {}
+    if architecture == "InternLM2ForCausalLM":
+        shapes["model.tok_embeddings.weight"] = shapes["output.weight"] = (vocab, h)
+        shapes["model.norm.weight"] = (h,)
+        for layer in range(llm["num_hidden_layers"]):
+            prefix = f"model.layers.{layer}."
+            shapes[prefix + "attention.wqkv.weight"] = ((heads + 2 * kv_heads) * d, h)
+            shapes[prefix + "attention.wo.weight"] = (h, heads * d)
+            shapes[prefix + "feed_forward.w1.weight"] = shapes[prefix + "feed_forward.w3.weight"] = (i, h)
+            shapes[prefix + "feed_forward.w2.weight"] = (h, i)
+            shapes[prefix + "attention_norm.weight"] = shapes[prefix + "ffn_norm.weight"] = (h,)
+        return shapes
+    shapes["model.embed_tokens.weight"] = shapes["lm_head.weight"] = (vocab, h)
+    shapes["model.norm.weight"] = (h,)
+    for layer in range(llm["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}."
+        for name, rows in (("q_proj", heads * d), ("k_proj", kv_heads * d), ("v_proj", kv_heads * d)):
+            shapes[f"{prefix}self_attn.{name}.weight"] = (rows, h)
+            if architecture == "Qwen2ForCausalLM":
+                shapes[f"{prefix}self_attn.{name}.bias"] = (rows,)
+        if architecture == "Qwen3ForCausalLM":
+            shapes[prefix + "self_attn.q_norm.weight"] = shapes[prefix + "self_attn.k_norm.weight"] = (d,)
+        shapes[prefix + "self_attn.o_proj.weight"] = (h, heads * d)
+        shapes[prefix + "mlp.gate_proj.weight"] = shapes[prefix + "mlp.up_proj.weight"] = (i, h)
+        shapes[prefix + "mlp.down_proj.weight"] = (h, i)
+        shapes[prefix + "input_layernorm.weight"] = shapes[prefix + "post_attention_layernorm.weight"] = (h,)
+    return shapes
+
+
+def random_tensors(config: Mapping[str, Any], seed: int = 0) -> dict[str, npt.NDArray[np.float32]]:
+    """Weights under which every part of the model matters.
+
+    Activations keep their scale, queries and keys are large enough that attention is far from uniform, layer
+    scales are near one half, biases and norms are far from zero and one.
+    """
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name, shape in tensor_shapes(config).items():
+        values = rng.standard_normal(shape, dtype=np.float32)
+        if ("norm" in name and name.endswith(".weight")) or name == "mlp1.0.weight":
+            values = 1 + 0.3 * values
+        elif name.endswith((".ls1", ".ls2")):
+            values = 0.5 + 0.1 * values
+        elif name.endswith(".bias"):
+            values = 0.3 * values
+        elif "embedding" in name or "embed_tokens" in name:
+            values = values if "patch" not in name else values / sqrt(prod(shape[1:]))
+        else:
+            scale = 3.0 if "lm_head" in name or "output" in name else 1.3
+            values = values * np.float32(scale / sqrt(prod(shape[1:])))
+        tensors[name] = values.astype(np.float32)
+    return tensors
