@@ -32,7 +32,7 @@ def variant(name: str, weights: str = "fp32") -> Manifest:
 
 
 def write(folder: Path, manifest: Manifest) -> Path:
-    return write_synthetic(manifest, folder / "bundle", tokenizer=False, progress=False)
+    return write_synthetic(manifest, folder / "bundle", tokenizer=None, progress=False)
 
 
 @pytest.mark.parametrize("weights", PRECISIONS)
