@@ -38,7 +38,7 @@ class Detokeniser:
         self._tokenizer = tokenizer
         self._keep = keep
         self._stop = tuple(s for s in stop if s)
-        self._strip = tokenizer.decoding.strip_leading_space
+        self._at_start = True
         errors = "internvl_rt.replace_each_byte" if tokenizer.decoding.byte_fallback else "replace"
         self._characters = codecs.getincrementaldecoder("utf-8")(errors=errors)
         self._held = ""
@@ -49,10 +49,8 @@ class Detokeniser:
         """Takes the next id and returns the text that is certain by now, often none."""
         if self.stopped is not None:
             return ""
-        data = self._tokenizer.token_bytes(token_id, self._keep)
-        if self._strip and data:
-            data = data.removeprefix(b" ")
-            self._strip = False
+        data = self._tokenizer.token_bytes(token_id, self._keep, at_start=self._at_start)
+        self._at_start &= not data
         return self._release(self._characters.decode(data), final=False)
 
     def finish(self) -> str:

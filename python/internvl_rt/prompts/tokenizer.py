@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tokenizers import AddedToken, Tokenizer
 
 from internvl_rt.bundle.manifest import TOKENIZER_FILE
 from internvl_rt.errors import BundleError
-from internvl_rt.prompts.byte_alphabet import BYTE_ALPHABET
 from internvl_rt.prompts.control_tokens import GROUNDING_TOKENS
+from internvl_rt.prompts.decoding import Decoding
 
 KeepTokens = Literal["none", "grounding", "all"]
 """Which special tokens stay visible in decoded text: none, ``<ref> <box> <quad>`` and their ends, or all."""
@@ -52,7 +51,7 @@ class PromptTokenizer:
         grounding = [token for token in GROUNDING_TOKENS if token in self._by_text]
         self._grounding_ids = frozenset(self._by_text[token] for token in grounding)
         self._grounding = re.compile("(" + "|".join(grounding) + ")") if grounding else None
-        self.decoding = _Decoding(tokenizer)
+        self.decoding = Decoding(tokenizer)
 
     @classmethod
     def from_bundle(cls, folder: Path) -> PromptTokenizer:
@@ -137,7 +136,7 @@ class PromptTokenizer:
         pieces = [detokeniser.push(token_id) for token_id in token_ids]
         return "".join(pieces) + detokeniser.finish()
 
-    def token_bytes(self, token_id: int, keep: KeepTokens) -> bytes:
+    def token_bytes(self, token_id: int, keep: KeepTokens, *, at_start: bool) -> bytes:
         """The bytes that an id adds to decoded text; none for an id beyond the vocabulary."""
         added = self._added.get(token_id)
         if added is not None:
@@ -148,7 +147,7 @@ class PromptTokenizer:
             )
             return added.content.encode() if visible else b""
         token = self._tokenizer.id_to_token(token_id) if token_id >= 0 else None
-        return b"" if token is None else self.decoding.token_bytes(token)
+        return b"" if token is None else self.decoding.token_bytes(token, at_start=at_start)
 
     def _runs(self, pieces: Iterable[str | Control]) -> Iterable[_Run | Control]:
         """Joins neighbouring texts, and cuts them at grounding tokens."""
@@ -180,56 +179,3 @@ class _Run:
 
     text: str
     before: str | None
-
-
-_BYTE_PIECE = re.compile("<0x([0-9A-Fa-f]{2})>")
-
-
-class _Decoding:
-    """How a token's string becomes bytes, read from the tokenizer's decoder.
-
-    Two kinds are known: byte-level (Qwen, Llama 3) and SentencePiece with byte fallback (InternLM2, Phi-3).
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.byte_level: dict[str, int] | None = None
-        self.replacements: list[tuple[str, str]] = []
-        self.byte_fallback = False
-        self.strip_leading_space = False
-        """One space at the very start of the text is an artefact of the tokenizer."""
-        if tokenizer.decoder is None:
-            raise BundleError("the tokenizer has no decoder. Export the bundle again.")
-        self._read(json.loads(tokenizer.decoder.__getstate__()))
-
-    def _read(self, decoder: dict[str, Any]) -> None:
-        match decoder:
-            case {"type": "Sequence", "decoders": list(parts)}:
-                for part in parts:
-                    self._read(part)
-            case {"type": "ByteLevel"}:
-                self.byte_level = {character: byte for byte, character in enumerate(BYTE_ALPHABET)}
-            case {"type": "Replace", "pattern": {"String": str(old)}, "content": str(new)}:
-                self.replacements.append((old, new))
-            case {"type": "ByteFallback"}:
-                self.byte_fallback = True
-            case {"type": "Fuse"}:
-                pass
-            case {"type": "Strip", "content": " ", "start": 0 | 1 as start, "stop": 0}:
-                self.strip_leading_space = start == 1
-            case {"type": "Metaspace", "replacement": str(mark)}:
-                self.replacements.append((mark, " "))
-                self.strip_leading_space = decoder.get("prepend_scheme", "always") != "never"
-            case _:
-                raise BundleError(f"the tokenizer's decoder {decoder} is not known. Export the bundle again.")
-
-    def token_bytes(self, token: str) -> bytes:
-        if self.byte_level is not None:
-            try:
-                return bytes(self.byte_level[character] for character in token)
-            except KeyError:
-                return token.encode()
-        if self.byte_fallback and (byte := _BYTE_PIECE.fullmatch(token)):
-            return bytes((int(byte[1], 16),))
-        for old, new in self.replacements:
-            token = token.replace(old, new)
-        return token.encode()

@@ -1,0 +1,136 @@
+"""A checkpoint's tokenizer, whatever its files, as one fast tokenizer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from internvl_rt.errors import BundleError, CheckpointError
+from internvl_rt.export.tokenizers.byte_level import convert_byte_level
+from internvl_rt.export.tokenizers.files import AddedTokens, must_be_special, read_added_tokens, read_object
+from internvl_rt.export.tokenizers.sentencepiece_bpe import convert_sentencepiece
+from internvl_rt.export.tokenizers.sentencepiece_model import read_sentencepiece_model
+from internvl_rt.prompts.decoding import Decoding
+
+
+def convert_tokenizer(checkpoint: Path) -> Tokenizer:
+    """Makes the tokenizer of a bundle from the files of a checkpoint folder.
+
+    In this order: ``tokenizer.json``; ``vocab.json`` and ``merges.txt`` (Qwen2, byte-level BPE);
+    ``tokenizer.model`` (SentencePiece BPE: InternLM2, Llama, Phi-3). With each, ``added_tokens.json`` and
+    ``tokenizer_config.json``. Every text gets the ids that the checkpoint's own library gives it. Tokens that
+    steer the model are special tokens in the result even where the files forget to say so.
+
+    Raises:
+        CheckpointError: if there are no such files, or one is malformed or of an unsupported kind.
+    """
+    config = _config(checkpoint)
+    added = read_added_tokens(checkpoint, config)
+    tokenizer = _convert(checkpoint, config, added)
+    _check_unforgeable(checkpoint, tokenizer)
+    return tokenizer
+
+
+def _convert(checkpoint: Path, config: dict[str, Any], added: AddedTokens) -> Tokenizer:
+    if (checkpoint / "tokenizer.json").is_file():
+        return _from_tokenizer_json(checkpoint / "tokenizer.json", added)
+    if (checkpoint / "vocab.json").is_file() and (checkpoint / "merges.txt").is_file():
+        return convert_byte_level(checkpoint, config, added)
+    if (checkpoint / "tokenizer.model").is_file():
+        return convert_sentencepiece(read_sentencepiece_model(checkpoint / "tokenizer.model"), added)
+    raise CheckpointError(
+        f"{checkpoint}: has no tokenizer. Expected tokenizer.json, or vocab.json with merges.txt, or "
+        "tokenizer.model; download the checkpoint's tokenizer files too."
+    )
+
+
+def prepends_bos(checkpoint: Path) -> bool:
+    """Whether the checkpoint's tokenizer puts its beginning-of-text token in front of a prompt.
+
+    ``add_bos_token`` of tokenizer_config.json decides; without it the InternLM and Llama classes do and
+    the Qwen classes do not; for other classes, the post-processor of tokenizer.json tells.
+
+    Raises:
+        CheckpointError: if a file is malformed.
+    """
+    config = _config(checkpoint)
+    if isinstance(config.get("add_bos_token"), bool):
+        return bool(config["add_bos_token"])
+    kind = str(config.get("tokenizer_class", ""))
+    if kind.startswith(("InternLM", "Llama")):
+        return True
+    if kind.startswith("Qwen"):
+        return False
+    path = checkpoint / "tokenizer.json"
+    if path.is_file():
+        return _starts_with_special(read_object(path).get("post_processor"))
+    # A SentencePiece model without a word on its class: InternLM2's and Llama's tokenizers both do.
+    return (checkpoint / "tokenizer.model").is_file()
+
+
+def _config(checkpoint: Path) -> dict[str, Any]:
+    path = checkpoint / "tokenizer_config.json"
+    return read_object(path) if path.is_file() else {}
+
+
+def _starts_with_special(processor: object) -> bool:
+    match processor:
+        case {"type": "Sequence", "processors": list(parts)}:
+            return any(map(_starts_with_special, parts))
+        case {"type": "TemplateProcessing", "single": [{"SpecialToken": _}, *_]}:
+            return True
+    return False
+
+
+def _from_tokenizer_json(path: Path, added: AddedTokens) -> Tokenizer:
+    document = read_object(path)
+    entries = document.get("added_tokens")
+    model = document.get("model")
+    if not isinstance(model, dict) or not isinstance(entries or [], list):
+        raise CheckpointError(f"{path}: has no 'model' or no list of 'added_tokens'. Download it again.")
+    if model.get("type", "BPE") != "BPE":
+        raise CheckpointError(f"{path}: holds a {model['type']!r} model; only 'BPE' is supported.")
+    flagged = {token.content for token in added.by_id.values() if token.special}
+    for entry in entries or []:
+        content = entry.get("content") if isinstance(entry, dict) else None
+        if not isinstance(content, str):
+            raise CheckpointError(f"{path}: an entry of 'added_tokens' has no 'content'.")
+        if content in flagged or must_be_special(content):
+            entry["special"] = True
+    try:
+        tokenizer = Tokenizer.from_str(json.dumps(document, ensure_ascii=False))
+    except Exception as error:  # the library raises plain Exception
+        raise CheckpointError(f"{path}: is not a tokenizer ({error}). Download the file again.") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    for token_id, token in added.by_id.items():
+        (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
+        found = tokenizer.token_to_id(token.content)
+        if found != token_id:
+            raise CheckpointError(
+                f"{path}: {token.content!r} has the id {found}; it is {token_id} in {added.path.name}. "
+                "The files are of different models: download all of them again."
+            )
+    try:
+        Decoding(tokenizer)
+    except BundleError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return tokenizer
+
+
+def _check_unforgeable(checkpoint: Path, tokenizer: Tokenizer) -> None:
+    """Text must never become a special token, not through the model's own merges either."""
+    special = {i: token.content for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    tokenizer.encode_special_tokens = True
+    for content in special.values():
+        for token_id in tokenizer.encode(content, add_special_tokens=False).ids:
+            # The unknown token is what text without a piece of its own becomes.
+            if token_id in special and special[token_id] != getattr(tokenizer.model, "unk_token", None):
+                raise CheckpointError(
+                    f"{checkpoint}: the text {content!r} is encoded as the special token "
+                    f"{special[token_id]!r}, so that users could forge it. Check the tokenizer files."
+                )
+    tokenizer.encode_special_tokens = False
