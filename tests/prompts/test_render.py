@@ -128,16 +128,16 @@ def test_history_is_rendered_in_full_and_its_images_again() -> None:
 
 
 def test_no_image_is_put_in_front_when_there_is_history() -> None:
-    with pytest.raises(PromptError, match="0 image places and 1 image was given"):
+    with pytest.raises(PromptError, match="0 image places; 1 image given"):
         render("internvl2_5", "And?", tiles=(1,), history=[("What?", "A cat.")])
 
 
 @pytest.mark.parametrize(
     ("question", "images", "message"),
     [
-        ("<image> and <image>", 1, "2 image places and 1 image was given. Give 2 images"),
-        ("<image>", 2, "1 image place and 2 images were given. Mark the place"),
-        ("<image>", 0, "1 image place and 0 images were given"),
+        ("<image> and <image>", 1, "2 image places; 1 image given. Give 2 images"),
+        ("<image>", 2, "1 image place; 2 images given. Mark the place"),
+        ("<image>", 0, "1 image place; 0 images given"),
     ],
 )
 def test_marks_and_images_must_be_equally_many(question: str, images: int, message: str) -> None:
@@ -147,7 +147,7 @@ def test_marks_and_images_must_be_equally_many(question: str, images: int, messa
 
 def test_tile_counts_must_match_the_images() -> None:
     asked = conversation("<image>", images=["a"])
-    with pytest.raises(PromptError, match="1 image place and 2 images were given"):
+    with pytest.raises(PromptError, match="1 image place; 2 images given"):
         renderer("qwen2_5", "internvl2_5").render(asked, (1, 1))
     with pytest.raises(PromptError, match="at least one tile"):
         renderer("qwen2_5", "internvl2_5").render(asked, (0,))

@@ -33,7 +33,8 @@ class Detokeniser:
         Args:
             tokenizer: the bundle's tokenizer.
             keep: which special tokens stay visible.
-            stop: the text ends before the first of these strings; empty strings are ignored.
+            stop: the text ends before the one of these strings that is complete first; empty ones are
+                ignored.
         """
         self._tokenizer = tokenizer
         self._keep = keep
@@ -62,11 +63,12 @@ class Detokeniser:
     def _release(self, new: str, *, final: bool) -> str:
         text = self._held + new
         if self._stop:
-            found = min(((i, s) for s in self._stop if (i := text.find(s)) >= 0), default=None)
+            # By where they end: which one stops does not depend on how the text came in tokens.
+            found = min(((i + len(s), i, s) for s in self._stop if (i := text.find(s)) >= 0), default=None)
             if found is not None:
                 self._held = ""
-                self.stopped = found[1]
-                return text[: found[0]]
+                self.stopped = found[2]
+                return text[: found[1]]
         cut = len(text) if final else len(text) - self._undecided(text)
         self._held = text[cut:]
         return text[:cut]

@@ -90,8 +90,8 @@ def conversation(
 
     if carried and images:
         raise PromptError(
-            f"{len(images)} images were given as an argument and {len(carried)} inside the messages. "
-            "Give all of them in one of the two ways."
+            f"{_count(len(images), 'image')} as an argument and {_count(len(carried), 'image')} inside the "
+            "messages. Give all of them in one of the two ways."
         )
     images = carried or images
     if len(turns) == 1 and (isinstance(question, str) or isinstance(question[-1]["content"], str)):
@@ -111,9 +111,12 @@ def check_image_count(places: int, images: int) -> None:
         else f"Mark the place of every image with {IMAGE_MARK}, in the order of the images."
     )
     raise PromptError(
-        f"the prompt has {places} image {'place' if places == 1 else 'places'} and "
-        f"{images} {'image was' if images == 1 else 'images were'} given. {advice}"
+        f"the prompt has {_count(places, 'image place')}; {_count(images, 'image')} given. {advice}"
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _from_history(question: str, history: History) -> list[Turn]:

@@ -1,0 +1,190 @@
+"""The forms of a question: what each means, and what is said of one that is malformed."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from internvl_rt.errors import PromptError
+from internvl_rt.prompts.messages import Conversation, ImagePlace, Turn, conversation
+
+PLACE = ImagePlace()
+
+
+def text(words: str) -> dict[str, object]:
+    return {"type": "text", "text": words}
+
+
+def user(*items: object) -> dict[str, object]:
+    return {"role": "user", "content": list(items)}
+
+
+def test_a_string_and_its_message_are_the_same() -> None:
+    assert conversation("Hi") == Conversation((Turn("user", ("Hi",)),))
+    for images in ([], ["a"], ["a", "b"]):
+        asked = conversation("Hi", images=images)
+        assert conversation([{"role": "user", "content": "Hi"}], images=images) == asked
+        assert asked.images == tuple(images)
+
+
+def test_history_and_messages_are_the_same() -> None:
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "<image>\nWhat?"},
+        {"role": "assistant", "content": "A <image>."},
+        {"role": "user", "content": "Sure?"},
+    ]
+    expected = Conversation(
+        (
+            Turn("user", (PLACE, "\nWhat?")),
+            Turn("assistant", ("A <image>.",)),
+            Turn("user", ("Sure?",)),
+        ),
+        ("a",),
+        "Be brief.",
+    )
+    assert conversation(messages, images=["a"]) == expected
+    history = [("<image>\nWhat?", "A <image>.")]
+    assert conversation("Sure?", history=history, images=["a"], system="Be brief.") == expected
+    assert conversation("Sure?", history=[list(history[0])], images=["a"]).turns == expected.turns  # as JSON
+
+
+def test_items_are_places_and_their_text_is_only_text() -> None:
+    asked = conversation(
+        [user({"type": "image"}, text("<image> or not?"), {"type": "image"})], images=["a", "b"]
+    )
+    assert asked.turns == (Turn("user", (PLACE, "\n", "<image> or not?", PLACE, "\n")),)
+    assert asked.images == ("a", "b")
+
+
+def test_items_carry_images_in_every_form(tmp_path: Path) -> None:
+    picture = object()
+    data = base64.b64encode(b"bytes").decode()
+    asked = conversation(
+        [
+            user({"type": "image", "image": picture}, text("one")),
+            {"role": "assistant", "content": [text("yes")]},
+            user(
+                {"type": "image", "path": tmp_path},
+                {"type": "image", "image": "a.jpg"},
+                {"type": "image", "url": "file:///tmp/a%20b.jpg"},
+                {"type": "image", "base64": data},
+                {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
+                {"type": "image_url", "image_url": "b.png"},
+                text("all"),
+            ),
+        ]
+    )
+    assert asked.images == (picture, tmp_path, "a.jpg", "/tmp/a b.jpg", b"bytes", b"bytes", "b.png")
+    assert asked.turns[1] == Turn("assistant", ("yes",))
+
+
+def test_a_structured_question_says_itself_where_its_images_are() -> None:
+    with pytest.raises(PromptError, match="0 image places; 1 image given"):
+        conversation([user(text("What?"))], images=["a"])
+
+
+@pytest.mark.parametrize(
+    ("question", "options", "message"),
+    [
+        (None, {}, "a string or a list of messages; found NoneType"),
+        (b"Hi", {}, "found bytes"),
+        ({"role": "user"}, {}, "found dict"),
+        ([], {}, "the last message must be the user's"),
+        (["Hi"], {}, r"messages\[0\] is an object .* found str"),
+        (
+            [{"role": "user"}],
+            {},
+            r"messages\[0\]\['content'\] is a string or a list of items; found NoneType",
+        ),
+        ([{"content": "Hi"}], {}, "has the role None; 'user' was expected"),
+        ([{"role": "tool", "content": "Hi"}], {}, "has the role 'tool'; 'user' was expected"),
+        ([{"role": "assistant", "content": "Hi"}], {}, "has the role 'assistant'; 'user' was expected"),
+        ([{"role": "user", "content": "Hi"}] * 2, {}, r"messages\[1\] has the role 'user'; 'assistant' was"),
+        (
+            [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+            {},
+            "the last message must",
+        ),
+        (
+            [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}],
+            {},
+            "only the first message",
+        ),
+        ([{"role": "system", "content": "a"}], {}, "the last message must"),
+        (
+            [{"role": "system", "content": [{"type": "image"}]}],
+            {},
+            "type 'image'; messages of the role 'system'",
+        ),
+        ([user("Hi")], {}, r"\['content'\]\[0\] is an object with a 'type'; found str"),
+        ([user({"text": "Hi"})], {}, "has the type None; expected 'text', 'image' or 'image_url'"),
+        ([user({"type": "video"})], {}, "has the type 'video'"),
+        ([user({"type": "text"})], {}, r"\['text'\] is a string; found NoneType"),
+        ([user({"type": "text", "text": 3})], {}, "found int"),
+        ([user({"type": "image", "url": 3})], {}, r"\['url'\] holds a string; found int"),
+        (
+            [user({"type": "image_url", "image_url": {}})],
+            {},
+            r"\['image_url'\] holds a string; found NoneType",
+        ),
+        ([user({"type": "image", "url": "https://x/y.jpg"})], {}, "on the network. Download it"),
+        ([user({"type": "image", "url": "data:image/png,abc"})], {}, "a data URL that is not base64"),
+        ([user({"type": "image", "base64": "?"})], {}, "base64 data is malformed"),
+        ([user({"type": "image", "url": "a", "path": "b"})], {}, "in 'path' and in 'url'. Give one"),
+        (
+            [user({"type": "image", "path": "a"}, {"type": "image"})],
+            {},
+            r"\[1\] carries no image while other",
+        ),
+        (
+            [user({"type": "image", "path": "a"})],
+            {"images": ["b"]},
+            "1 image as an argument and 1 image inside",
+        ),
+        ([user({"type": "image"})], {}, "1 image place; 0 images given"),
+        ([{"role": "user", "content": "Hi"}], {"history": [("a", "b")]}, "history was given beside messages"),
+        ("Hi", {"history": ["ab"]}, r"history\[0\] is a \(question, answer\) pair of strings; found 'ab'"),
+        ("Hi", {"history": [("a", None)]}, r"history\[0\]"),
+        ("Hi", {"history": "ab"}, "history is a list"),
+        ("Hi", {"system": 3}, "a system message is a string; found int"),
+        ([{"role": "system", "content": "a"}, user(text("b"))], {"system": "c"}, "given twice"),
+    ],
+)
+def test_malformed_questions(question: object, options: dict[str, object], message: str) -> None:
+    with pytest.raises(PromptError, match=message):
+        conversation(question, **options)  # type: ignore[arg-type]
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=5)
+    | st.sampled_from(["user", "text", "image"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "type", "text", "image", "url", "image_url", "base64"]), inner
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    question=json_values, images=st.lists(st.just("a"), max_size=2), history=json_values, system=json_values
+)
+def test_anything_is_a_conversation_or_a_prompt_error(
+    question: object, images: list[str], history: object, system: object
+) -> None:
+    try:
+        asked = conversation(question, images=images, history=history, system=system)  # type: ignore[arg-type]
+    except PromptError:
+        return
+    assert len(asked.images) == sum(part == PLACE for turn in asked.turns for part in turn.parts)
