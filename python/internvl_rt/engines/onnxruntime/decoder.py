@@ -1,0 +1,211 @@
+"""The language model on ONNX Runtime: sequences, prefill in chunks, decode."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from internvl_rt import _core
+from internvl_rt.bundle.bundle import Bundle
+from internvl_rt.bundle.graph_ports import (
+    COS,
+    EMBEDDINGS,
+    LOGITS,
+    MASK,
+    ROWS,
+    SIN,
+    WRITE_INDICES,
+    cache_ports,
+)
+from internvl_rt.bundle.manifest import LLM_GRAPH
+from internvl_rt.engines.engine import Float32Array
+from internvl_rt.engines.onnxruntime.cache import SequenceCache
+from internvl_rt.engines.onnxruntime.rotary import rotary_tables
+from internvl_rt.engines.onnxruntime.session import Session, contiguous
+from internvl_rt.errors import CacheFullError, InternVLError, PromptError
+
+MAX_CHUNK = 512
+"""Tokens of a prompt that are computed together."""
+
+MAX_SCORE_BYTES = 128 << 20
+"""ONNX Runtime holds the attention scores of a chunk, float32 [heads, chunk, capacity], all at once."""
+
+
+class OnnxDecoder:
+    """Sequences of a language model. One call computes at a time; the others wait."""
+
+    def __init__(self, bundle: Bundle, cache_tokens: int, threads: int | None = None) -> None:
+        """Loads the graph.
+
+        The cache takes memory as it fills: ``2 * layers * kv_heads * head_dim * 4`` bytes a token.
+
+        Args:
+            bundle: an opened bundle.
+            cache_tokens: tokens that all sequences hold together.
+            threads: how many compute; None for all usable cores.
+
+        Raises:
+            BundleError: if ONNX Runtime does not take the graph.
+        """
+        self._llm = bundle.manifest.llm
+        # A decode step would spend most of its time on making floats of integers again.
+        fold = bundle.manifest.precision.llm in ("int8", "int4")
+        self._session = Session(bundle.file(LLM_GRAPH), threads or _core.usable_cores(), fold_weights=fold)
+        self._ports = [port for layer in range(self._llm.layers) for port in cache_ports(layer)]
+        self._cache_tokens = cache_tokens
+        self._sequences: dict[int, SequenceCache] = {}
+        self._next = 0
+        self._lock = threading.Lock()
+
+    @property
+    def cache_tokens(self) -> int:
+        """Tokens that the KV cache holds, all sequences together."""
+        return self._cache_tokens
+
+    def new_sequence(self) -> int:
+        """Starts an empty sequence."""
+        with self._lock:
+            return self._add(SequenceCache(self._llm))
+
+    def fork(self, sequence: int) -> int:
+        """Starts a sequence with the same content; keys and values are copied.
+
+        Raises:
+            CacheFullError: if the copy does not fit.
+        """
+        with self._lock:
+            origin = self._sequence(sequence)
+            self._require_free(origin.length)
+            return self._add(origin.copy())
+
+    def drop(self, sequence: int) -> None:
+        """Forgets a sequence and frees its place in the cache."""
+        with self._lock:
+            self._sequence(sequence)
+            del self._sequences[sequence]
+
+    def length(self, sequence: int) -> int:
+        """Tokens of a sequence."""
+        with self._lock:
+            return self._sequence(sequence).length
+
+    def prefill(self, sequence: int, embeddings: Float32Array, all_logits: bool = False) -> Float32Array:
+        """Appends embeddings, as :meth:`internvl_rt.engines.engine.Engine.prefill`."""
+        self._check(embeddings)
+        embeddings = contiguous(embeddings)
+        with self._lock:
+            cache = self._sequence(sequence)
+            length = cache.length + len(embeddings)
+            self._require_free(len(embeddings))
+            cache.make_room(length)
+            logits = np.empty((len(embeddings) if all_logits else 1, self._llm.vocab_size), np.float32)
+            chunk = self._chunk(cache.capacity)
+            for begin in range(0, len(embeddings), chunk):
+                end = min(begin + chunk, len(embeddings))
+                if all_logits:
+                    rows, out = np.arange(end - begin), logits[begin:end]
+                elif end == len(embeddings):
+                    rows, out = np.array([end - begin - 1]), logits
+                else:
+                    rows, out = np.arange(0), logits[:0]
+                self._run(cache, cache.length + begin, length, embeddings[begin:end], rows, out)
+            cache.length = length
+            return logits
+
+    def decode(self, sequences: Sequence[int], embeddings: Float32Array) -> Float32Array:
+        """Appends row i of ``embeddings`` [len(sequences), hidden] to sequence i.
+
+        The sequences are computed one after another, because ONNX Runtime's matrix products of several rows
+        differ in the last bits from those of one.
+
+        Returns:
+            float32 [len(sequences), vocab].
+
+        Raises:
+            CacheFullError: if the cache has no room for one more token per sequence.
+            PromptError: if a sequence is named twice, or the counts differ.
+        """
+        if len(set(sequences)) != len(sequences) or len(sequences) != len(embeddings):
+            raise PromptError(
+                f"decode takes one token for each of several different sequences; got the sequences "
+                f"{list(sequences)} and {len(embeddings)} tokens."
+            )
+        self._check(embeddings)
+        embeddings = contiguous(embeddings)
+        with self._lock:
+            caches = [self._sequence(sequence) for sequence in sequences]
+            self._require_free(len(caches))
+            for cache in caches:
+                cache.make_room(cache.length + 1)
+            logits = np.empty((len(caches), self._llm.vocab_size), np.float32)
+            row = np.zeros(1, np.int64)
+            for i, cache in enumerate(caches):
+                self._run(
+                    cache, cache.length, cache.length + 1, embeddings[i : i + 1], row, logits[i : i + 1]
+                )
+            for cache in caches:
+                cache.length += 1
+            return logits
+
+    def _run(
+        self,
+        cache: SequenceCache,
+        position: int,
+        length: int,
+        embeddings: Float32Array,
+        rows: npt.NDArray[np.int64],
+        logits: Float32Array,
+    ) -> None:
+        """Computes n embeddings at ``position`` of a sequence that will have ``length`` tokens."""
+        n = len(embeddings)
+        cos, sin = rotary_tables(self._llm, position, position + n, length)
+        mask = np.arange(cache.capacity) <= np.arange(position, position + n)[:, None]
+        inputs = {
+            EMBEDDINGS: embeddings[None],
+            COS: cos,
+            SIN: sin,
+            MASK: mask[None, None],
+            WRITE_INDICES: np.array([position], np.int64),
+            ROWS: rows,
+        }
+        outputs = {LOGITS: logits}
+        for (port_in, port_out), buffer in zip(self._ports, cache.buffers, strict=True):
+            inputs[port_in] = outputs[port_out] = buffer
+        self._session.run(inputs, outputs)
+
+    def _require_free(self, tokens: int) -> None:
+        free = self._cache_tokens - sum(cache.length for cache in self._sequences.values())
+        if tokens > free:
+            raise CacheFullError(
+                f"the KV cache holds {self._cache_tokens} tokens, {free} are free, {tokens} more are needed. "
+                "Drop sequences, shorten the prompt, or load the model with a larger cache."
+            )
+
+    def _chunk(self, capacity: int) -> int:
+        return max(16, min(MAX_CHUNK, MAX_SCORE_BYTES // (4 * self._llm.heads * capacity)))
+
+    def _add(self, cache: SequenceCache) -> int:
+        self._next += 1
+        self._sequences[self._next] = cache
+        return self._next
+
+    def _sequence(self, sequence: int) -> SequenceCache:
+        try:
+            return self._sequences[sequence]
+        except KeyError:
+            raise InternVLError(
+                f"there is no sequence {sequence}: it was dropped, or belongs to another model."
+            ) from None
+
+    def _check(self, embeddings: Float32Array) -> None:
+        hidden = self._llm.hidden_size
+        if not isinstance(embeddings, np.ndarray):
+            raise PromptError(f"embeddings is a {type(embeddings).__name__}; expected float32 [n, {hidden}].")
+        shape = embeddings.shape
+        if embeddings.dtype != np.float32 or len(shape) != 2 or shape[0] < 1 or shape[1] != hidden:
+            raise PromptError(
+                f"embeddings is {embeddings.dtype} {list(shape)}; expected float32 [n, {hidden}], n >= 1."
+            )

@@ -1,0 +1,91 @@
+"""The engine itself: vision and language model behind the one interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from internvl_rt.bundle.bundle import Bundle
+from internvl_rt.engines.embedding import EmbeddingTable
+from internvl_rt.engines.engine import EncodedTiles, Float32Array
+from internvl_rt.engines.onnxruntime.decoder import OnnxDecoder
+from internvl_rt.engines.onnxruntime.vision import OnnxVision
+from internvl_rt.errors import InternVLError
+
+Part = TypeVar("Part")
+
+
+class OnnxEngine:
+    """A bundle on ONNX Runtime; see :class:`internvl_rt.engines.engine.Engine`.
+
+    A fork copies keys and values, and takes as much of the cache as its original.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, bundle: Bundle, *, cache_tokens: int, threads: int | None = None) -> None:
+        """Loads the graphs.
+
+        Args:
+            bundle: an opened bundle.
+            cache_tokens: tokens that all sequences hold together.
+            threads: how many compute; None for all usable cores.
+
+        Raises:
+            BundleError: if ONNX Runtime does not take a graph.
+        """
+        self._cache_tokens = cache_tokens
+        self._embedding: EmbeddingTable | None = EmbeddingTable(bundle)
+        self._vision: OnnxVision | None = OnnxVision(bundle, threads)
+        self._decoder: OnnxDecoder | None = OnnxDecoder(bundle, cache_tokens, threads)
+
+    @property
+    def cache_tokens(self) -> int:
+        """Tokens that the KV cache holds, all sequences together."""
+        return self._cache_tokens
+
+    def encode_tiles(self, pixel_values: Float32Array) -> EncodedTiles:
+        """Encodes tiles."""
+        return _open(self._vision).encode_tiles(pixel_values)
+
+    def new_sequence(self) -> int:
+        """Starts an empty sequence."""
+        return _open(self._decoder).new_sequence()
+
+    def fork(self, sequence: int) -> int:
+        """Starts a sequence with the same content as ``sequence``."""
+        return _open(self._decoder).fork(sequence)
+
+    def drop(self, sequence: int) -> None:
+        """Forgets a sequence and frees its place in the cache."""
+        _open(self._decoder).drop(sequence)
+
+    def length(self, sequence: int) -> int:
+        """Tokens of a sequence."""
+        return _open(self._decoder).length(sequence)
+
+    def prefill(self, sequence: int, embeddings: Float32Array, all_logits: bool = False) -> Float32Array:
+        """Appends embeddings to a sequence."""
+        return _open(self._decoder).prefill(sequence, embeddings, all_logits)
+
+    def decode(self, sequences: Sequence[int], tokens: Sequence[int]) -> Float32Array:
+        """Appends one token to each of several different sequences."""
+        embeddings = _open(self._embedding).look_up(np.asarray(tokens, np.int64))
+        return _open(self._decoder).decode(sequences, embeddings)
+
+    def embed(self, token_ids: npt.NDArray[np.int64], features: Float32Array | None) -> Float32Array:
+        """Looks up token embeddings and splices image features in."""
+        return _open(self._embedding).embed(token_ids, features)
+
+    def close(self) -> None:
+        """Frees the engine's memory once the calls that are running have ended."""
+        self._embedding = self._vision = self._decoder = None
+
+
+def _open(part: Part | None) -> Part:
+    if part is None:
+        raise InternVLError("this engine is closed. Load the model again.")
+    return part

@@ -1,0 +1,85 @@
+"""Tiles to image features: the ViT, our pixel shuffle, the projector."""
+
+from __future__ import annotations
+
+import threading
+from time import perf_counter
+
+import numpy as np
+
+from internvl_rt import _core
+from internvl_rt.bundle.bundle import Bundle
+from internvl_rt.bundle.graph_ports import FEATURES, HIDDEN, PIXEL_VALUES, SHUFFLED
+from internvl_rt.bundle.manifest import PROJECTOR_GRAPH, VIT_GRAPH
+from internvl_rt.engines.engine import EncodedTiles, Float32Array
+from internvl_rt.engines.onnxruntime.session import Session, contiguous
+from internvl_rt.errors import ImageError
+
+
+class OnnxVision:
+    """The vision side of a bundle on ONNX Runtime.
+
+    Tiles are computed one after another: so memory does not grow with their number, and the result of a tile
+    cannot depend on the others.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        """Loads the two graphs.
+
+        Args:
+            bundle: an opened bundle.
+            threads: how many compute; None for all usable cores.
+
+        Raises:
+            BundleError: if ONNX Runtime does not take a graph.
+        """
+        manifest = bundle.manifest
+        threads = threads or _core.usable_cores()
+        # Making floats of int8 weights in every run costs little beside a tile's hundreds of rows.
+        self._vit = Session(bundle.file(VIT_GRAPH), threads, fold_weights=False)
+        self._projector = Session(bundle.file(PROJECTOR_GRAPH), threads, fold_weights=False)
+        self._pixels_shape = (3, manifest.vision.image_size, manifest.vision.image_size)
+        self._features_shape = (manifest.tokens_per_tile, manifest.llm.hidden_size)
+        self._block = manifest.projector.downsample
+        self._version = manifest.projector.pixel_shuffle
+        self._team = _core.ThreadTeam(1)  # the shuffle only moves memory
+        self._hidden = np.empty((1, 1 + manifest.vision.patches, manifest.vision.hidden_size), np.float32)
+        self._lock = threading.Lock()
+
+    def encode_tiles(self, pixel_values: Float32Array) -> EncodedTiles:
+        """Encodes tiles, as :meth:`internvl_rt.engines.engine.Engine.encode_tiles`.
+
+        Raises:
+            ImageError: if the shape or type is another one.
+        """
+        self._check(pixel_values)
+        features = np.empty((len(pixel_values), *self._features_shape), np.float32)
+        vit_s = projector_s = 0.0
+        # One picture at a time: the memory of a tile is bounded, and so must be the number of them in flight.
+        with self._lock:
+            for tile in range(len(pixel_values)):
+                begin = perf_counter()
+                pixels = contiguous(pixel_values[tile : tile + 1])
+                self._vit.run({PIXEL_VALUES: pixels}, {HIDDEN: self._hidden})
+                middle = perf_counter()
+                shuffled = _core.pixel_shuffle(
+                    self._hidden, block=self._block, version=self._version, team=self._team
+                )
+                self._projector.run({SHUFFLED: shuffled}, {FEATURES: features[tile : tile + 1]})
+                vit_s += middle - begin
+                projector_s += perf_counter() - middle
+        return EncodedTiles(features, vit_s * 1e3, projector_s * 1e3)
+
+    def _check(self, pixel_values: Float32Array) -> None:
+        expected = f"float32 [tiles, {', '.join(str(n) for n in self._pixels_shape)}] with at least one tile"
+        if not isinstance(pixel_values, np.ndarray):
+            raise ImageError(
+                f"pixel_values is a {type(pixel_values).__name__}; expected an array, {expected}. "
+                "internvl_rt.tile_image(image).pixel_values() makes one."
+            )
+        shape = pixel_values.shape
+        if pixel_values.dtype != np.float32 or shape[1:] != self._pixels_shape or shape[0] == 0:
+            raise ImageError(
+                f"pixel_values is {pixel_values.dtype} {list(shape)}; expected {expected}. "
+                "internvl_rt.tile_image(image).pixel_values() makes one."
+            )

@@ -1,0 +1,68 @@
+"""The engines under test, and how their numbers are compared."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from internvl_rt.bundle.bundle import open_bundle
+from internvl_rt.engines.engine import Engine
+
+_CLASSES = {
+    "onnxruntime": ("internvl_rt.engines.onnxruntime", "OnnxEngine"),
+    "native": ("internvl_rt.engines.native", "NativeEngine"),
+}
+ENGINES = [name for name, (module, _) in _CLASSES.items() if importlib.util.find_spec(module)]
+
+
+@contextlib.contextmanager
+def opened(engine: str, folder: Path, cache_tokens: int = 2048, threads: int = 2) -> Iterator[Engine]:
+    """An engine of a bundle, closed at the end."""
+    module, name = _CLASSES[engine]
+    made = getattr(importlib.import_module(module), name)(
+        open_bundle(folder), cache_tokens=cache_tokens, threads=threads
+    )
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def relative_error(found: npt.NDArray[np.floating], expected: npt.NDArray[np.floating]) -> float:
+    """The largest error, in units of the expected values' root mean square."""
+    assert found.shape == expected.shape
+    expected = expected.astype(np.float64)
+    return float(np.abs(found - expected).max() / np.sqrt((expected**2).mean()))
+
+
+def cosine(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> float:
+    """The smallest cosine between corresponding rows of two arrays."""
+    a, b = (x.reshape(-1, x.shape[-1]).astype(np.float64) for x in (a, b))
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(((a * b).sum(1) / norms).min())
+
+
+def greedy(engine: Engine, embeddings: npt.NDArray[np.float32], steps: int) -> list[int]:
+    """The greedy continuation of a prompt."""
+    sequence = engine.new_sequence()
+    logits = engine.prefill(sequence, embeddings)
+    tokens = []
+    for _ in range(steps):
+        tokens.append(int(logits[-1].argmax()))
+        logits = engine.decode([sequence], tokens[-1:])
+    engine.drop(sequence)
+    return tokens
+
+
+def assert_greedy_agrees(found: list[int], expected: list[int], margins: list[float]) -> None:
+    """Tokens are equal until the reference itself is undecided."""
+    for step, (mine, theirs, margin) in enumerate(zip(found, expected, margins, strict=True)):
+        if margin <= 1e-3:
+            return
+        assert mine == theirs, f"token {step} differs where the reference leads by {margin:.2e}"
