@@ -101,6 +101,15 @@ def test_unknown_template_names_the_known_ones() -> None:
         PromptRenderer(PromptTokenizer(TOKENIZERS["qwen2"]), prompt, T)
 
 
+def test_native_checkpoints_have_no_system_message_of_their_own() -> None:
+    native = renderer("qwen2_5", "internvl-hf")
+    assert native.render(conversation("Hi", images=[])).text == (
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    )
+    with_system = native.render(conversation("Hi", images=[], system="Be brief.")).text
+    assert with_system.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n")
+
+
 def test_one_image_without_a_mark_comes_first() -> None:
     assert f"user\n{image(7)}\nWhat?<|im_end|>" in render("internvl2_5", "What?", tiles=(7,)).text
 

@@ -78,9 +78,11 @@ class PromptRenderer:
     def _pieces(self, conversation: Conversation, tiles: Sequence[int]) -> Iterator[str | Control]:
         template = self._template
         remaining = iter(tiles)
-        yield from self._controls(template.system_prefix)
-        yield self._system_message(conversation)
-        yield from self._controls(template.separator)
+        system_message = self._system_message(conversation)
+        if system_message is not None:
+            yield from self._controls(template.system_prefix)
+            yield system_message
+            yield from self._controls(template.separator)
         for turn in conversation.turns:
             yield from self._controls(template.user if turn.role == "user" else template.assistant)
             for part in turn.parts:
@@ -95,7 +97,7 @@ class PromptRenderer:
                 yield from self._controls(template.separator)
         yield from self._controls(template.assistant)
 
-    def _system_message(self, conversation: Conversation) -> str:
+    def _system_message(self, conversation: Conversation) -> str | None:
         if conversation.system is not None:
             return conversation.system
         if self._prompt.system_message is not None:

@@ -23,8 +23,8 @@ class Template:
     """
 
     name: str
-    system_message: str
-    """Used where neither the caller nor the checkpoint's configuration gives another."""
+    system_message: str | None
+    """Used where neither the caller nor the checkpoint's configuration gives another; None writes none."""
     system_prefix: str
     user: str
     assistant: str
@@ -41,7 +41,7 @@ _CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 TEMPLATES: dict[str, Template] = {
     template.name: template
     for template in (
-        # Only internvl2_5 has a newline between <|im_end|> and the next role.
+        # Only internvl2_5 and internvl-hf have a newline between <|im_end|> and the next role.
         Template("internvl2_5", _INTERNVL2_5_SYSTEM, *_CHATML, "<|im_end|>\n", "<|im_end|>", _CHATML_TOKENS),
         Template("internlm2-chat", _INTERNVL2_SYSTEM, *_CHATML, "<|im_end|>", "<|im_end|>", _CHATML_TOKENS),
         Template("Hermes-2", _INTERNVL2_SYSTEM, *_CHATML, "<|im_end|>", "<|im_end|>", _CHATML_TOKENS),
@@ -55,9 +55,11 @@ TEMPLATES: dict[str, Template] = {
             "<|end|>",
             ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
         ),
+        # What transformers' own checkpoints (-hf) render: no system message unless there is one.
+        Template("internvl-hf", None, *_CHATML, "<|im_end|>\n", "<|im_end|>", _CHATML_TOKENS),
     )
 }
-"""By the name that stands as ``template`` in a checkpoint's ``config.json``."""
+"""By the name that stands as ``template`` in a checkpoint's ``config.json``. Native ones name none."""
 
 END_OF_TEXT_TOKENS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>")
 """The language models' own ends of text. An answer that runs into one is over too."""
