@@ -1,0 +1,162 @@
+"""A checkpoint folder: which files hold its tensors, and its configuration."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from internvl_rt.bundle.safetensors import HeaderError, parse_json, read_header
+from internvl_rt.errors import CheckpointError
+from internvl_rt.export.checkpoint.tensor import CheckpointTensor, contiguous_strides
+from internvl_rt.export.checkpoint.torch_file import read_torch_file
+
+CONFIG_FILE = "config.json"
+INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
+
+MAX_JSON_BYTES = 64 << 20
+
+_TYPE_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint folder. Nothing of its weights has been read yet."""
+
+    folder: Path
+    config: dict[str, Any]
+    tensors: Mapping[str, CheckpointTensor]
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Opens a checkpoint folder: ``config.json`` and the headers of all weight files.
+
+    Safetensors files are preferred where ``.bin`` files lie beside them, as transformers does.
+
+    Raises:
+        CheckpointError: if there is no such folder, a file is missing, truncated or malformed, or a tensor
+            stands in two files.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder}: there is no such folder. Give the path of a downloaded checkpoint "
+            "(`hf download OpenGVLab/InternVL2_5-1B --local-dir FOLDER` makes one)."
+        )
+    config = read_json(folder / CONFIG_FILE)
+    files, index = _weight_files(folder)
+    tensors: dict[str, CheckpointTensor] = {}
+    for file in files:
+        for name, tensor in _read_file(file).items():
+            if name in tensors:
+                raise CheckpointError(
+                    f"{file}: tensor {name!r} stands in {tensors[name].file.name} too. "
+                    "The folder mixes files of two checkpoints: download it again into an empty folder."
+                )
+            tensors[name] = tensor
+    for name, file_name in index.items():
+        if name not in tensors or tensors[name].file.name != file_name:
+            raise CheckpointError(
+                f"{folder / file_name}: lacks the tensor {name!r}, which the index places there. "
+                "Download the checkpoint again."
+            )
+    return Checkpoint(folder, config, tensors)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON file that holds an object.
+
+    Raises:
+        CheckpointError: if it is missing, too large, or something else.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent}: has no {path.name}. Download the whole checkpoint folder.")
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise CheckpointError(f"{path}: is implausibly large. Download the checkpoint again.")
+        document = parse_json(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}). Download it again.") from error
+    except HeaderError as error:
+        raise CheckpointError(f"{path}: {error}. Download the checkpoint again.") from error
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path}: is not a JSON object. Download the checkpoint again.")
+    return document
+
+
+def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """The files that hold the weights, and the index (tensor name to file name) if there is one."""
+    for index_name, single in zip(INDEX_FILES, SINGLE_FILES, strict=True):
+        if (folder / index_name).is_file():
+            return _indexed_files(folder, folder / index_name)
+        if (folder / single).is_file():
+            return [folder / single], {}
+    shards = sorted(f.name for f in folder.glob("*-of-*") if f.suffix in (".safetensors", ".bin"))
+    found = f"there are shards ({shards[0]}, ...) but no index file" if shards else "there are none of these"
+    raise CheckpointError(
+        f"{folder}: weights are expected in {', '.join(INDEX_FILES + SINGLE_FILES)}; {found}. "
+        "Download the whole checkpoint folder."
+    )
+
+
+def _indexed_files(folder: Path, path: Path) -> tuple[list[Path], dict[str, str]]:
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path}: has no weight_map. Download the checkpoint again.")
+    for name, file_name in weight_map.items():
+        if (
+            not isinstance(file_name, str)
+            or Path(file_name).name != file_name
+            or file_name in ("", ".", "..")
+        ):
+            raise CheckpointError(
+                f"{path}: places tensor {name[:200]!r} in {str(file_name)[:200]!r}, not a file name. "
+                "The index is altered: download the checkpoint again."
+            )
+    counts = Counter(weight_map.values())
+    missing = sorted(name for name in counts if not (folder / name).is_file())
+    if missing:
+        raise CheckpointError(
+            f"{folder / missing[0]}: this shard is missing ({len(missing)} of {len(counts)} are). "
+            "Download the whole checkpoint folder."
+        )
+    return [folder / name for name in sorted(counts)], weight_map
+
+
+def _read_file(path: Path) -> dict[str, CheckpointTensor]:
+    _check_not_pointer(path)
+    if path.suffix != ".safetensors":
+        return read_torch_file(path)
+    try:
+        header = read_header(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}). Download it again.") from error
+    except HeaderError as error:
+        raise CheckpointError(f"{path}: {error}. Download the checkpoint again.") from error
+    return {
+        name: CheckpointTensor(
+            name,
+            path,
+            _TYPE_NAMES.get(entry.dtype, entry.dtype),
+            entry.shape,
+            entry.begin,
+            contiguous_strides(entry.shape),
+        )
+        for name, entry in header.entries.items()
+    }
+
+
+def _check_not_pointer(path: Path) -> None:
+    """A clone without Git LFS has small text files in the places of the weights."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(40)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}). Download it again.") from error
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"{path}: is a Git LFS pointer, not the weights. Run `git lfs pull` in the checkpoint folder."
+        )
