@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from internvl_rt.bundle.manifest import Precision
 from internvl_rt.bundle.tensors import INT4_BLOCK
 from internvl_rt.errors import CheckpointError
 
@@ -25,6 +26,35 @@ INT4_DIVISORS = (7.0, 7.5, 8.0, 8.5, 9.0)
 7 clips nothing. 8 uses -8 for a largest element that is negative and clips a positive one by an eighth.
 Larger ones clip the largest element to represent the other 31 more finely.
 """
+
+
+def encode_rows(
+    rows: npt.NDArray[Any], precision: Precision, name: str
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+    """Rounds rows of any float type to a precision.
+
+    Args:
+        rows: [n, ...]; integers need [n, k].
+        precision: what to round to.
+        name: the tensor's, for errors.
+
+    Returns:
+        The rows as they are stored, and their scales for int8 and int4.
+
+    Raises:
+        CheckpointError: if a value is not finite, or is too large for the precision.
+    """
+    if precision == "bf16":
+        # Already bfloat16 in most checkpoints: no way through float32.
+        return to_bfloat16(rows, name), None
+    wide = rows.astype(np.float32)
+    if precision == "fp16":
+        return to_float16(wide, name), None
+    if precision == "int8":
+        return quantise_int8(wide, name)
+    if precision == "int4":
+        return quantise_int4(wide, name)
+    return to_float32(wide, name), None
 
 
 def to_float16(rows: Float32Array, name: str) -> npt.NDArray[np.float16]:
@@ -44,13 +74,13 @@ def to_float16(rows: Float32Array, name: str) -> npt.NDArray[np.float16]:
     return result
 
 
-def to_bfloat16(rows: Float32Array, name: str) -> npt.NDArray[Any]:
+def to_bfloat16(rows: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
     """Rounds to the nearest bfloat16, ties to even.
 
     Raises:
         CheckpointError: if a value is not finite, or rounds to infinity.
     """
-    result = rows.astype(BFLOAT16)
+    result: npt.NDArray[Any] = rows.astype(BFLOAT16)
     # The exponent of infinities and NaNs is all ones.
     if ((result.view(np.uint16) & 0x7F80) == 0x7F80).any():
         raise _not_finite(name)

@@ -53,7 +53,7 @@ DATA_ALIGNMENT = 4096
 TENSOR_ALIGNMENT = 64
 """A cache line, and the widest vector register."""
 
-ROW_BYTES = 32 << 20
+ROW_BYTES = 8 << 20
 """About how many bytes of float32 a source makes at once."""
 
 

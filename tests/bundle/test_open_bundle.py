@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tiny import tiny_manifest, write_tiny
 
+from bundle.tiny import tiny_manifest, write_tiny
 from internvl_rt.bundle.bundle import open_bundle
 from internvl_rt.bundle.manifest import MANIFEST_FILE, WEIGHTS_FILE
 from internvl_rt.errors import BundleError

@@ -60,11 +60,7 @@ def open_bundle(path: str | Path, *, verify: bool = False) -> Bundle:
             The message names the file and the field or tensor, and says what to do.
     """
     folder = Path(path)
-    try:
-        there = folder.is_dir()
-    except OSError as error:  # a name that the file system does not take
-        raise BundleError(f"{str(folder)[:200]}: cannot be read ({error.strerror}).") from error
-    if not there:
+    if not folder.is_dir():
         raise BundleError(
             f"{folder}: there is no such folder. Make a bundle with `internvl-rt export CHECKPOINT OUT`."
         )

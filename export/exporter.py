@@ -1,0 +1,113 @@
+"""Exporting a checkpoint: read, round to the precision asked for, write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from internvl_rt.bundle.manifest import TOKENIZER_FILE, Manifest, Precision
+from internvl_rt.bundle.ranges import check_ranges
+from internvl_rt.bundle.tensors import POSITION_EMBEDDING, TensorSpec
+from internvl_rt.bundle.weights import TensorPlace
+from internvl_rt.errors import BundleError, CheckpointError
+from internvl_rt.export.checkpoint import Checkpoint, open_checkpoint
+from internvl_rt.export.config import read_config
+from internvl_rt.export.graphs import write_graphs
+from internvl_rt.export.interpolate import interpolate_positions
+from internvl_rt.export.precision import choose_precision
+from internvl_rt.export.progress import progress_bar
+from internvl_rt.export.quantise import encode_rows, to_float32
+from internvl_rt.export.recipes import Recipe, find_format, has_lm_head, make_recipes, read_rows, read_whole
+from internvl_rt.export.tokenizers import convert_tokenizer, prepends_bos, prompt_facts
+from internvl_rt.export.writer import ROW_BYTES, EncodedRows, generator, plan_layout, write_bundle
+
+DIALECTS = ("onnx24",)
+
+
+def export(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    weights: str = "bf16",
+    vision: str | None = None,
+    dialect: str = "onnx24",
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> Path:
+    """Makes a bundle from a checkpoint folder, in the authors' or the transformers format.
+
+    Weights are read and written a few rows at a time: memory stays under 2 GB plus the largest tensor. The
+    bundle appears under its name only when it is complete.
+
+    Args:
+        checkpoint: a folder with ``config.json``, the weights and the tokenizer's files.
+        out: the bundle's folder; it must not exist, or be empty.
+        weights: precision of the language model: fp32, fp16, bf16, int8 or int4.
+        vision: precision of the vision tower: as ``weights`` by default, bf16 for int8 and int4.
+        dialect: of the ONNX graphs: ``onnx24``.
+        overwrite: replace the bundle that is at ``out``.
+        progress: show a progress bar; None shows it on a terminal.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        CheckpointError: if the checkpoint is incomplete, malformed, or of an unsupported architecture.
+        BundleError: if ``out`` is taken or the disk is full.
+    """
+    if dialect not in DIALECTS:
+        raise CheckpointError(f"dialect={dialect!r} is not one of {', '.join(DIALECTS)}.")
+    precision = choose_precision(weights, vision)
+    opened = open_checkpoint(checkpoint)
+    config = read_config(opened)
+    names = find_format(opened, config)
+    tokenizer = convert_tokenizer(opened.folder)
+    manifest = Manifest(
+        name=opened.folder.resolve().name,
+        source_format=config.format,
+        generator=generator(),
+        vision=config.vision,
+        projector=config.projector,
+        llm=replace(config.llm, tied_embeddings=not has_lm_head(opened, config, names)),
+        tiling=config.tiling,
+        prompt=prompt_facts(
+            tokenizer, config.template, config.system_message, add_bos=prepends_bos(opened.folder)
+        ),
+        precision=precision,
+    )
+    try:
+        check_ranges(manifest, str(opened.folder))
+    except BundleError as error:
+        raise CheckpointError(str(error)) from None
+    source = CheckpointSource(opened, make_recipes(opened, config, names, manifest), manifest)
+
+    def write_others(folder: Path, manifest: Manifest, places: dict[str, TensorPlace]) -> None:
+        write_graphs(folder, manifest, places)
+        tokenizer.save(str(folder / TOKENIZER_FILE))
+
+    with progress_bar(plan_layout(manifest)[-1].end, progress) as advance:
+        return write_bundle(Path(out), manifest, source, write_others, overwrite=overwrite, advance=advance)
+
+
+@dataclass(frozen=True)
+class CheckpointSource:
+    """The weights of a checkpoint in the layout and the precision of a bundle."""
+
+    checkpoint: Checkpoint
+    recipes: dict[str, Recipe]
+    manifest: Manifest
+
+    def encode(self, spec: TensorSpec, precision: Precision) -> Iterator[EncodedRows]:
+        """All rows of a tensor, about ``ROW_BYTES`` of float32 at a time."""
+        recipe = self.recipes[spec.name]
+        if spec.kind == "vector":
+            values = read_whole(self.checkpoint, recipe).astype(np.float32)
+            if spec.name == POSITION_EMBEDDING:
+                values = interpolate_positions(values[0], self.manifest.vision.grid)
+            yield EncodedRows(to_float32(values.reshape(spec.shape), spec.name))
+            return
+        for rows in read_rows(self.checkpoint, recipe, spec, ROW_BYTES):
+            yield EncodedRows(*encode_rows(rows, precision, recipe[0].name))

@@ -1,0 +1,208 @@
+"""From a bundle's tensors to a checkpoint's: which tensors, which of their rows, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+
+from internvl_rt.bundle.manifest import LanguageModel, Manifest
+from internvl_rt.bundle.tensors import (
+    EMBED_TOKENS,
+    LLM_NORM,
+    LM_HEAD,
+    POSITION_EMBEDDING,
+    TensorSpec,
+    tensor_specs,
+)
+from internvl_rt.errors import CheckpointError
+from internvl_rt.export.architectures import (
+    FORMATS,
+    IGNORED_SUFFIXES,
+    CheckpointFormat,
+    LanguageArchitecture,
+)
+from internvl_rt.export.checkpoint import Checkpoint, CheckpointTensor
+from internvl_rt.export.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A tensor of the checkpoint that is a part of a tensor of the bundle."""
+
+    name: str
+    shape: tuple[int, ...]
+    """As it must be in the checkpoint."""
+    order: npt.NDArray[np.intp] | None = None
+    """The rows in the order wanted, if that is not the order of the file."""
+
+
+Recipe = tuple[Piece, ...]
+"""The pieces whose rows, one after the other, are the tensor."""
+
+
+def find_format(checkpoint: Checkpoint, config: ModelConfig) -> CheckpointFormat:
+    """How the checkpoint's tensors are called.
+
+    Raises:
+        CheckpointError: if they are called neither as its configuration says.
+    """
+    candidates = [f for f in FORMATS if f.name == config.format]
+    for candidate in candidates:
+        if candidate.probe in checkpoint.tensors:
+            return candidate
+    found = ", ".join(repr(name) for name in list(checkpoint.tensors)[:3])
+    raise CheckpointError(
+        f"{checkpoint.folder}: config.json says {config.format}, whose vision tower begins with the tensor "
+        f"{' or '.join(f.probe for f in candidates)}; it is not there (found {found}, ...). "
+        "Download the whole checkpoint folder."
+    )
+
+
+def has_lm_head(checkpoint: Checkpoint, config: ModelConfig, names: CheckpointFormat) -> bool:
+    """Whether the output matrix is a tensor of its own; without it, the embedding table serves as one."""
+    return _language_name(names, f"{config.architecture.lm_head}.weight") in checkpoint.tensors
+
+
+def make_recipes(
+    checkpoint: Checkpoint, config: ModelConfig, names: CheckpointFormat, manifest: Manifest
+) -> dict[str, Recipe]:
+    """The recipe of every tensor of the bundle, held against the checkpoint.
+
+    Raises:
+        CheckpointError: if a tensor is missing or has another shape than the configuration implies, or the
+            checkpoint has a tensor that the model does not: then it is another model.
+    """
+    recipes = {spec.name: _recipe(spec, config, names, manifest) for spec in tensor_specs(manifest)}
+    used = set()
+    for recipe in recipes.values():
+        for piece in recipe:
+            _check(checkpoint, piece)
+            used.add(piece.name)
+    for name, tensor in checkpoint.tensors.items():
+        if name not in used and not name.endswith(IGNORED_SUFFIXES):
+            raise CheckpointError(
+                f"{tensor.file}: tensor {name!r} of shape {list(tensor.shape)} is none of this model's "
+                f"({config.architecture.name} of {manifest.llm.layers} layers, vision tower of "
+                f"{manifest.vision.layers}). The checkpoint is of another architecture or its config.json of "
+                "another model."
+            )
+    return recipes
+
+
+def _check(checkpoint: Checkpoint, piece: Piece) -> CheckpointTensor:
+    tensor = checkpoint.tensors.get(piece.name)
+    if tensor is None:
+        raise CheckpointError(
+            f"{checkpoint.folder}: tensor {piece.name!r} of shape {list(piece.shape)} is missing. "
+            "Download the whole checkpoint folder."
+        )
+    if tensor.shape != piece.shape:
+        raise CheckpointError(
+            f"{tensor.file}: tensor {piece.name!r} has the shape {list(tensor.shape)}; config.json implies "
+            f"{list(piece.shape)}. Check that both are of the same model."
+        )
+    return tensor
+
+
+def _recipe(spec: TensorSpec, config: ModelConfig, names: CheckpointFormat, manifest: Manifest) -> Recipe:
+    part, _, rest = spec.name.partition(".")
+    if part == "vit":
+        return _vision_recipe(spec, rest, config, names)
+    if part == "projector":
+        module, _, parameter = rest.rpartition(".")
+        (name,) = names.projector_names[module]
+        return (Piece(f"{names.projector}{name}.{parameter}", spec.shape),)
+    return _language_recipe(spec, config.architecture, names, manifest.llm)
+
+
+def _vision_recipe(spec: TensorSpec, rest: str, config: ModelConfig, names: CheckpointFormat) -> Recipe:
+    if rest in names.embeddings:
+        shape = spec.shape
+        if spec.name == POSITION_EMBEDDING:
+            stored = 1 + (config.stored_image_size // config.vision.patch_size) ** 2
+            shape = (1, stored, spec.shape[1])
+        elif spec.kind == "vector" and rest == "class_embedding":
+            shape = (1, 1, *spec.shape)
+        return (Piece(names.vision + names.embeddings[rest], shape),)
+    _, layer, module_and_parameter = rest.split(".", 2)
+    prefix = f"{names.vision}{names.vision_layers}.{layer}."
+    if module_and_parameter in ("ls1", "ls2"):
+        (name,) = names.vision_layer_names[module_and_parameter]
+        return (Piece(prefix + name, spec.shape),)
+    module, _, parameter = module_and_parameter.rpartition(".")
+    modules = names.vision_layer_names[module]
+    shape = (spec.shape[0] // len(modules), *spec.shape[1:])
+    return tuple(Piece(f"{prefix}{name}.{parameter}", shape) for name in modules)
+
+
+def _language_recipe(
+    spec: TensorSpec, architecture: LanguageArchitecture, names: CheckpointFormat, llm: LanguageModel
+) -> Recipe:
+    outer = {
+        EMBED_TOKENS: architecture.embed_tokens,
+        LLM_NORM: architecture.norm,
+        LM_HEAD: architecture.lm_head,
+    }
+    if spec.name in outer:
+        name = outer[spec.name]
+        if spec.name == LM_HEAD and llm.tied_embeddings:
+            name = architecture.embed_tokens
+        return (Piece(_language_name(names, f"{name}.weight"), spec.shape),)
+    _, _, layer, module, parameter = spec.name.split(".")
+    modules = architecture.layer_names[module]
+    shapes = _split_rows(spec, module, llm) if len(modules) > 1 else [spec.shape]
+    order = None
+    if module == "qkv" and architecture.qkv_layout == "per_kv_head":
+        order = per_kv_head_order(llm.heads, llm.kv_heads, llm.head_dim)
+    prefix = f"{architecture.layers}.{layer}."
+    return tuple(
+        Piece(_language_name(names, f"{prefix}{name}.{parameter}"), shape, order)
+        for name, shape in zip(modules, shapes, strict=True)
+    )
+
+
+def _split_rows(spec: TensorSpec, module: str, llm: LanguageModel) -> list[tuple[int, ...]]:
+    """The shapes of the tensors that a fused one is made of."""
+    if module == "qkv":
+        rows = [llm.heads * llm.head_dim, llm.kv_heads * llm.head_dim, llm.kv_heads * llm.head_dim]
+    else:
+        rows = [llm.intermediate_size] * 2
+    return [(n, *spec.shape[1:]) for n in rows]
+
+
+def per_kv_head_order(heads: int, kv_heads: int, head_dim: int) -> npt.NDArray[np.intp]:
+    """Rows of InternLM2's ``wqkv`` in the order [all queries | all keys | all values].
+
+    There, each kv head's group of rows is its queries, its key and its value: with m = heads / kv_heads, the
+    rows of kv head g begin at g (m + 2) head_dim.
+    """
+    rows = np.arange((heads + 2 * kv_heads) * head_dim).reshape(kv_heads, heads // kv_heads + 2, head_dim)
+    return np.concatenate([rows[:, :-2].ravel(), rows[:, -2].ravel(), rows[:, -1].ravel()])
+
+
+def _language_name(names: CheckpointFormat, name: str) -> str:
+    for begin, written in names.rewrites.items():
+        if name.startswith(begin):
+            return names.language + written + name.removeprefix(begin)
+    return names.language + name
+
+
+def read_rows(
+    checkpoint: Checkpoint, recipe: Recipe, spec: TensorSpec, max_bytes: int
+) -> Iterator[npt.NDArray[np.generic]]:
+    """The rows of a tensor in order, at most about ``max_bytes`` of float32 at once, in the file's types."""
+    step = max(1, max_bytes // (4 * max(1, prod(spec.shape[1:]))))
+    for piece in recipe:
+        tensor = checkpoint.tensors[piece.name]
+        for first in range(0, piece.shape[0], step):
+            last = min(first + step, piece.shape[0])
+            yield tensor.rows(slice(first, last) if piece.order is None else piece.order[first:last])
+
+
+def read_whole(checkpoint: Checkpoint, recipe: Recipe) -> npt.NDArray[np.generic]:
+    """A small tensor at once, its pieces one after the other."""
+    return np.concatenate([checkpoint.tensors[piece.name].rows() for piece in recipe])

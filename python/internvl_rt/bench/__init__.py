@@ -1,1 +1,0 @@
-"""Latency and memory of a bundle on this machine, stage by stage."""

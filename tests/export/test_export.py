@@ -1,0 +1,300 @@
+"""Checkpoints of every format become the right bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from export.checkpoints import (
+    LAYOUTS,
+    TINY_6B,
+    TINY_INTERNLM2,
+    TINY_LLAMA,
+    TINY_QWEN2,
+    TINY_QWEN3,
+    Array,
+    Files,
+    Layout,
+    Model,
+    write_checkpoint,
+)
+from internvl_rt.bundle.bundle import Bundle, open_bundle
+from internvl_rt.errors import CheckpointError
+from internvl_rt.export.exporter import export
+
+MODELS = {
+    "qwen2": TINY_QWEN2,
+    "internlm2": TINY_INTERNLM2,
+    "llama": TINY_LLAMA,
+    "qwen3": TINY_QWEN3,
+    "6b": TINY_6B,
+}
+NUMPY = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "int8": np.int8}
+
+
+def stored(bundle: Bundle) -> dict[str, npt.NDArray[Any]]:
+    """The tensors of a bundle as they are stored; int4 as packed bytes."""
+    data = np.fromfile(bundle.weights, np.uint8)
+    result = {}
+    for name, place in bundle.places.items():
+        raw = data[place.begin : place.end]
+        if place.tensor.dtype == "int4":
+            result[name] = raw.reshape(*place.tensor.shape[:-1], -1)
+        else:
+            result[name] = raw.view(NUMPY[place.tensor.dtype]).reshape(place.tensor.shape)
+    return result
+
+
+def expected(model: Model, w: dict[str, Array]) -> dict[str, Array]:
+    """The bundle's tensors, written down from the meaning of its names."""
+    out = {
+        "vit.class_embedding": w["vision.class"][0, 0],
+        "vit.position_embedding": w["vision.position"][0],
+        "llm.embed_tokens.weight": w["llm.embed.weight"],
+        "llm.norm.weight": w["llm.norm.weight"],
+        "llm.lm_head.weight": w["llm.head.weight"],
+    }
+    for p in ("weight", "bias"):
+        out[f"vit.patch_embedding.{p}"] = w[f"vision.patch.{p}"]
+        for name in ("norm", "fc1", "fc2"):
+            out[f"projector.{name}.{p}"] = w[f"projector.{name}.{p}"]
+
+    def copy(to: str, of: str, *parts: str) -> None:
+        for p in ("weight", "bias"):
+            if f"{of}.{parts[0]}.{p}" in w:
+                out[f"{to}.{p}"] = np.concatenate([w[f"{of}.{part}.{p}"] for part in parts])
+
+    for i in range(model.vision_layers):
+        to, of = f"vit.layers.{i}", f"vision.{i}"
+        for name in ("norm1", "norm2", "q_norm", "k_norm", "proj", "fc1", "fc2"):
+            copy(f"{to}.{name}", of, name)
+        copy(f"{to}.qkv", of, "q", "k", "v")
+        out[f"{to}.ls1"], out[f"{to}.ls2"] = w[f"{of}.ls1"], w[f"{of}.ls2"]
+    for i in range(model.layers):
+        to, of = f"llm.layers.{i}", f"llm.{i}"
+        copy(f"{to}.attention_norm", of, "norm1")
+        copy(f"{to}.mlp_norm", of, "norm2")
+        copy(f"{to}.qkv", of, "q", "k", "v")
+        copy(f"{to}.q_norm", of, "q_norm")
+        copy(f"{to}.k_norm", of, "k_norm")
+        copy(f"{to}.o_proj", of, "o")
+        copy(f"{to}.gate_up", of, "gate", "up")
+        copy(f"{to}.down", of, "down")
+    return out
+
+
+def assert_same(found: dict[str, npt.NDArray[Any]], wanted: dict[str, Array]) -> None:
+    assert set(found) == set(wanted)
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_architecture_in_every_layout(tmp_path: Path, name: str, layout: Layout) -> None:
+    model = MODELS[name]
+    weights = write_checkpoint(tmp_path / "in", model, layout=layout)
+    bundle = open_bundle(export(tmp_path / "in", tmp_path / "out", weights="fp32"), verify=True)
+    assert_same(stored(bundle), expected(model, weights))
+    facts = bundle.manifest
+    assert facts.source_format == ("internvl_chat" if layout == "authors" else "internvl")
+    assert (facts.vision.hidden_size, facts.vision.layers, facts.vision.heads) == (64, 2, model.vision_heads)
+    assert facts.vision.norm == ("rms_norm" if model.vision_6b else "layer_norm")
+    assert (facts.vision.qk_norm, facts.vision.qkv_bias) == (model.vision_6b, not model.vision_6b)
+    assert facts.llm.head_dim == model.head_dim
+    assert facts.llm.qk_norm == (model.language == "qwen3")
+    assert facts.llm.qkv_bias == (model.language == "qwen2")
+    assert facts.llm.norm_eps == model.eps
+    assert facts.llm.rope.theta == model.theta
+    assert facts.llm.rope.scaling == ("none" if model.dynamic_factor is None else "dynamic")
+    assert facts.llm.rope.factor == (model.dynamic_factor or 1.0)
+    assert facts.llm.rope.max_position_embeddings == 512
+    assert not facts.llm.tied_embeddings
+    assert (facts.tiling.max_tiles, facts.tiling.thumbnail, facts.tiling.dynamic) == (12, True, True)
+    assert (facts.prompt.bos_id is not None) == (model.tokenizer == "internlm2")
+    assert facts.prompt.template == (model.template if layout == "authors" else "internvl-hf")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("files", ["safetensors_sharded", "bin", "bin_sharded"])
+def test_every_kind_of_file(tmp_path: Path, files: Files, layout: Layout) -> None:
+    weights = write_checkpoint(tmp_path / "in", TINY_INTERNLM2, layout=layout, files=files)
+    bundle = open_bundle(export(tmp_path / "in", tmp_path / "out", weights="fp32"))
+    assert_same(stored(bundle), expected(TINY_INTERNLM2, weights))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("files", ["safetensors", "bin"])
+def test_half_precision_checkpoints_are_widened_exactly(tmp_path: Path, files: Files, dtype: str) -> None:
+    weights = write_checkpoint(tmp_path / "in", TINY_QWEN2, files=files, dtype=dtype)
+    bundle = open_bundle(export(tmp_path / "in", tmp_path / "out", weights="fp32"))
+    assert_same(stored(bundle), expected(TINY_QWEN2, weights))
+
+
+@pytest.mark.parametrize("weights", ["fp32", "fp16", "bf16", "int8", "int4"])
+def test_both_formats_become_the_same_bundle(tmp_path: Path, weights: str) -> None:
+    bundles = []
+    for layout in LAYOUTS:
+        write_checkpoint(tmp_path / layout, TINY_INTERNLM2, layout=layout, dtype="bfloat16")
+        out = export(tmp_path / layout, tmp_path / f"{layout}-out", weights=weights)
+        bundles.append(open_bundle(out))
+    first = bundles[0]
+    for other in bundles[1:]:
+        assert first.manifest.files["weights.safetensors"] == other.manifest.files["weights.safetensors"]
+        assert first.manifest.vision == other.manifest.vision
+        assert dataclasses.replace(first.manifest.llm, architecture="") == dataclasses.replace(
+            other.manifest.llm, architecture=""
+        )
+
+
+def test_tied_embeddings_are_found_by_the_missing_tensor(tmp_path: Path) -> None:
+    weights = write_checkpoint(tmp_path / "in", TINY_QWEN2, tied=True)
+    bundle = open_bundle(export(tmp_path / "in", tmp_path / "out", weights="fp32"))
+    assert bundle.manifest.llm.tied_embeddings
+    assert "llm.lm_head.weight" not in bundle.places
+    quantised = open_bundle(export(tmp_path / "in", tmp_path / "int8", weights="int8"))
+    head = stored(quantised)["llm.lm_head.weight"].astype(np.float32)
+    head *= stored(quantised)["llm.lm_head.weight.scales"][:, None]
+    np.testing.assert_allclose(head, weights["llm.embed.weight"], atol=0.02)
+
+
+def test_names_of_precisions(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "in", TINY_QWEN2)
+    with pytest.raises(CheckpointError, match="int3"):
+        export(tmp_path / "in", tmp_path / "out", weights="int3")
+    with pytest.raises(CheckpointError, match=r"vision.*4-bit"):
+        export(tmp_path / "in", tmp_path / "out", vision="int4")
+    with pytest.raises(CheckpointError, match="onnx24"):
+        export(tmp_path / "in", tmp_path / "out", dialect="onnx9")
+    assert not (tmp_path / "out").exists()
+
+
+def test_vision_precision_is_chosen_apart(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "in", TINY_QWEN2)
+    bundle = open_bundle(export(tmp_path / "in", tmp_path / "out", weights="int4", vision="int8"))
+    precision = bundle.manifest.precision
+    assert (precision.vit, precision.projector, precision.llm, precision.embedding) == (
+        "int8",
+        "bf16",
+        "int4",
+        "bf16",
+    )
+
+
+@pytest.mark.parametrize("weights", ["fp32", "int4"])
+def test_exporting_twice_gives_the_same_bytes(tmp_path: Path, weights: str) -> None:
+    write_checkpoint(tmp_path / "in", TINY_QWEN2)
+    first = export(tmp_path / "in", tmp_path / "one", weights=weights)
+    second = export(tmp_path / "in", tmp_path / "two", weights=weights)
+    assert sorted(f.name for f in first.iterdir()) == sorted(f.name for f in second.iterdir())
+    for file in first.iterdir():
+        assert file.read_bytes() == (second / file.name).read_bytes(), file.name
+
+
+def test_another_image_size_interpolates_the_positions(tmp_path: Path) -> None:
+    changes = {"force_image_size": 112}
+    weights = write_checkpoint(tmp_path / "in", TINY_QWEN2, config_changes=changes)
+    bundle = open_bundle(export(tmp_path / "in", tmp_path / "out", weights="fp32"))
+    assert bundle.manifest.vision.image_size == bundle.manifest.tiling.tile_size == 112
+    positions = stored(bundle)["vit.position_embedding"]
+    assert positions.shape == (65, 64)
+    np.testing.assert_array_equal(positions[0], weights["vision.position"][0, 0])
+
+
+def edit(folder: Path, *path: str, value: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    inner = config
+    for key in path[:-1]:
+        inner = inner[key]
+    if value is ...:
+        inner.pop(path[-1], None)
+    else:
+        inner[path[-1]] = value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("model_type",), "llava", "'llava'.*internvl_chat"),
+        (("llm_config", "architectures"), ["Phi3ForCausalLM"], "Phi3ForCausalLM.*InternLM2ForCausalLM"),
+        (("llm_config", "architectures"), ["GptOssForCausalLM"], "GptOssForCausalLM"),
+        (("llm_config",), ..., "llm_config is missing"),
+        (("vision_config",), 3, "vision_config is 3"),
+        (("template",), ..., "template is missing"),
+        (("template",), "no-such-template", "no-such-template"),
+        (("select_layer",), -4, "select_layer is -4"),
+        (("downsample_ratio",), 0.3, "downsample_ratio"),
+        (("downsample_ratio",), 0, "downsample_ratio"),
+        (("ps_version",), "v3", "ps_version"),
+        (("pad2square",), True, "pad2square"),
+        (("quantization_config",), {"quant_method": "awq"}, "quantised already"),
+        (("vision_config", "hidden_act"), "relu", "hidden_act is 'relu'"),
+        (("vision_config", "norm_type"), "batch_norm", "norm_type"),
+        (("vision_config", "num_attention_heads"), 0, r"vision\.heads"),
+        (("vision_config", "hidden_size"), 128, r"class_embedding.*\[1, 1, 64\].*\[1, 1, 128\]"),
+        (("vision_config", "qkv_bias"), False, r"attn\.qkv\.bias"),
+        (("vision_config", "num_hidden_layers"), 1, r"layers\.1"),
+        (("vision_config", "num_hidden_layers"), 3, r"layers\.2.*missing"),
+        (("llm_config", "hidden_size"), 96, r"\[64, 256\].*\[96, 256\]"),
+        (("llm_config", "hidden_size"), 1e400, "Infinity"),
+        (("llm_config", "hidden_size"), True, "hidden_size is True"),
+        (("llm_config", "num_hidden_layers"), 10**9, r"llm\.layers"),
+        (("llm_config", "num_key_value_heads"), 3, r"llm\.heads"),
+        (("llm_config", "vocab_size"), 332, r"embed_tokens.*\[331, 64\].*\[332, 64\]"),
+        (("llm_config", "rope_scaling"), {"type": "longrope"}, "longrope"),
+        (("llm_config", "rope_scaling"), {"type": "dynamic"}, "factor is missing"),
+        (("llm_config", "hidden_act"), "gelu", "hidden_act"),
+        (("llm_config", "use_sliding_window"), True, "use_sliding_window"),
+        (("force_image_size",), 450, r"vision\.image_size"),
+    ],
+)
+def test_configurations_that_are_refused(
+    tmp_path: Path, path: tuple[str, ...], value: object, message: str
+) -> None:
+    write_checkpoint(tmp_path / "in", TINY_QWEN2)
+    edit(tmp_path / "in", *path, value=value)
+    with pytest.raises(CheckpointError, match=message):
+        export(tmp_path / "in", tmp_path / "out")
+    assert [f.name for f in tmp_path.iterdir()] == ["in"]
+
+
+def test_class_defaults_of_the_authors_format(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "in", TINY_QWEN2)
+    for key in ("ps_version", "max_dynamic_patch", "use_thumbnail", "dynamic_image_size", "force_image_size"):
+        edit(tmp_path / "in", key, value=...)
+    manifest = open_bundle(export(tmp_path / "in", tmp_path / "out")).manifest
+    assert manifest.projector.pixel_shuffle == "v1"
+    assert manifest.tiling.max_tiles == 6
+    assert not manifest.tiling.thumbnail
+    assert not manifest.tiling.dynamic
+    assert manifest.vision.image_size == 56
+
+
+def test_rope_parameters_of_newer_transformers(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "in", TINY_QWEN2, layout="native_second")
+    edit(tmp_path / "in", "text_config", "rope_theta", value=...)
+    edit(
+        tmp_path / "in",
+        "text_config",
+        "rope_parameters",
+        value={"rope_type": "dynamic", "rope_theta": 5e5, "factor": 3.0},
+    )
+    rope = open_bundle(export(tmp_path / "in", tmp_path / "out")).manifest.llm.rope
+    assert (rope.theta, rope.scaling, rope.factor) == (5e5, "dynamic", 3.0)
+
+
+def test_the_package_is_the_function(tmp_path: Path) -> None:
+    import internvl_rt.export
+
+    write_checkpoint(tmp_path / "in", TINY_QWEN2)
+    out = internvl_rt.export(tmp_path / "in", tmp_path / "out", weights="fp32")  # type: ignore[operator]
+    assert open_bundle(out).manifest.name == "in"
+    assert internvl_rt.export.export is export

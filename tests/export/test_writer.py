@@ -1,0 +1,219 @@
+"""Writing bundles: layout, atomicity, and memory that does not grow with the model."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bundle.tiny import tiny_manifest, write_tiny
+from export.checkpoints import TINY_QWEN2, Model, write_checkpoint
+from internvl_rt.bundle.bundle import open_bundle
+from internvl_rt.bundle.manifest import Precision
+from internvl_rt.bundle.tensors import TensorSpec, tensor_specs
+from internvl_rt.bundle.weights import read_places, stored_bytes
+from internvl_rt.errors import BundleError, CheckpointError
+from internvl_rt.export import writer
+from internvl_rt.export.exporter import export
+from internvl_rt.export.synthetic import RandomSource, export_synthetic
+
+
+@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8", "int4"])
+def test_layout(tmp_path: Path, weights: str) -> None:
+    manifest = tiny_manifest(weights, "int8" if weights.startswith("int") else None)
+    layout = writer.plan_layout(manifest)
+    writer.write_weights(tmp_path / "weights.safetensors", manifest, RandomSource(0))
+    places = read_places(tmp_path, manifest)
+    assert [p.tensor.name for p in layout] == sorted(places, key=lambda n: places[n].begin)
+    assert min(p.begin for p in places.values()) % 4096 == 0
+    element = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int4": 1}
+    for place in places.values():
+        size = stored_bytes(place.tensor)
+        assert place.begin % (64 if size % 64 == 0 else element[place.tensor.dtype]) == 0
+
+
+def test_scales_whose_weights_come_later_are_right(tmp_path: Path) -> None:
+    """Odd sizes put int8 weights behind their scales; both must be of the same tensor."""
+    manifest = tiny_manifest("int8")
+    odd = dataclasses.replace(
+        manifest, llm=dataclasses.replace(manifest.llm, hidden_size=40, intermediate_size=97)
+    )
+    writer.write_weights(tmp_path / "weights.safetensors", odd, RandomSource(0))
+    places = read_places(tmp_path, odd)
+    name = "llm.layers.0.gate_up.weight"
+    assert places[f"{name}.scales"].begin < places[name].begin
+    spec = next(s for s in tensor_specs(odd) if s.name == name)
+    (rows,) = RandomSource(0).encode(spec, "int8")
+    data = (tmp_path / "weights.safetensors").read_bytes()
+    assert rows.scales is not None
+    for stored, array in ((name, rows.data), (f"{name}.scales", rows.scales)):
+        assert data[places[stored].begin : places[stored].end] == array.tobytes()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(f.name for f in folder.iterdir())
+
+
+def test_a_folder_that_is_not_a_bundle_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    write_tiny(out)  # an empty folder is fine
+    with pytest.raises(BundleError, match=r"holds a bundle already.*overwrite"):
+        write_tiny(out)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(BundleError, match=r"no bundle.*left alone"):
+            export_synthetic("InternVL2_5-1B", other, layers=1, overwrite=overwrite)
+    assert names(other) == ["thesis.tex"]
+    with pytest.raises(BundleError, match="not a folder"):
+        write_tiny(other / "thesis.tex")
+    assert names(tmp_path) == ["other", "out"]
+
+
+def test_overwriting_replaces_the_whole_bundle(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "in", TINY_QWEN2)
+    out = export(tmp_path / "in", tmp_path / "out", weights="fp32")
+    (out / "notes.txt").write_text("old")
+    export(tmp_path / "in", out, weights="int8", overwrite=True)
+    assert open_bundle(out, verify=True).manifest.precision.llm == "int8"
+    assert "notes.txt" not in names(out)
+    assert names(tmp_path) == ["in", "out"]
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, CheckpointError("bad tensor"), OSError(28, "No space left")]
+)
+def test_an_interrupted_export_leaves_nothing(tmp_path: Path, error: BaseException | type) -> None:
+    class Interrupted:
+        def encode(self, spec: TensorSpec, precision: Precision) -> Iterator[writer.EncodedRows]:
+            if spec.name == "llm.layers.1.down.weight":
+                raise error
+            yield from RandomSource(0).encode(spec, precision)
+
+    out = write_tiny(tmp_path / "out", seed=5)
+    before = open_bundle(out).manifest
+    for target in (tmp_path / "new", out):
+        with pytest.raises(error if isinstance(error, type) else type(error)):
+            writer.write_bundle(
+                target, tiny_manifest(), Interrupted(), lambda *_: None, overwrite=target == out
+            )
+    assert names(tmp_path) == ["out"]
+    assert open_bundle(out, verify=True).manifest == before
+
+
+def test_a_killed_export_leaves_no_bundle_and_the_next_one_cleans_up(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code = (
+        "import sys; from internvl_rt.export.synthetic import export_synthetic;"
+        "export_synthetic('InternVL2_5-26B', sys.argv[1], weights='bf16', layers=4)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(out)])
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob(".out.partial-*/weights.safetensors")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not out.exists()
+    with pytest.raises(BundleError, match="no such folder"):
+        open_bundle(out)
+    assert len(names(tmp_path)) == 1
+    write_tiny(out)
+    assert names(tmp_path) == ["out"]
+
+
+def test_another_export_that_still_runs_is_left_alone(tmp_path: Path) -> None:
+    running = tmp_path / f".out.partial-{os.getppid()}"
+    running.mkdir()
+    write_tiny(tmp_path / "out")
+    assert running.is_dir()
+
+
+def test_a_full_disk_is_found_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    with pytest.raises(BundleError, match=r"needs .* GB; the disk has 0\.00 GB left.*smaller precision"):
+        write_tiny(tmp_path / "out")
+    assert names(tmp_path) == []
+
+
+def test_synthetic_weights_do_not_depend_on_the_order_and_repeat(tmp_path: Path) -> None:
+    source, specs = RandomSource(3), [s for s in tensor_specs(tiny_manifest("int4")) if s.kind == "matrix"]
+    forwards = {s.name: [r.data.tobytes() for r in source.encode(s, "int4")] for s in specs}
+    backwards = {s.name: [r.data.tobytes() for r in source.encode(s, "int4")] for s in reversed(specs)}
+    assert forwards == backwards
+    assert len({b"".join(rows) for rows in forwards.values()}) == len(specs)
+    other = {s.name: [r.data.tobytes() for r in RandomSource(4).encode(s, "int4")] for s in specs}
+    assert all(forwards[name] != other[name] for name in forwards)
+    one, two = write_tiny(tmp_path / "one", "int8"), write_tiny(tmp_path / "two", "int8")
+    for file in one.iterdir():
+        assert file.read_bytes() == (two / file.name).read_bytes()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "int4"])
+def test_synthetic_weights_keep_the_scale_of_activations(precision: Precision) -> None:
+    from internvl_rt.export.quantise import dequantise_int4, dequantise_int8
+
+    spec = TensorSpec("llm.layers.0.o_proj.weight", (512, 1024), "matrix", "llm")
+    (rows,) = RandomSource(0).encode(spec, precision)
+    if precision == "int4":
+        assert rows.scales is not None
+        values = dequantise_int4(rows.data, rows.scales)
+    elif precision == "int8":
+        assert rows.scales is not None
+        values = dequantise_int8(rows.data, rows.scales)
+    else:
+        values = rows.data.astype(np.float32)
+    assert abs(values.mean()) < 1e-3
+    assert abs(values.std() * 32 - 1) < 0.05
+
+
+MEASURE = """
+import re, sys
+from internvl_rt.export.exporter import export
+export(sys.argv[1], sys.argv[2], weights=sys.argv[3], vision=sys.argv[4])
+print(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read()).group(1))
+"""
+
+
+def peak_bytes(checkpoint: Path, out: Path, weights: str, vision: str) -> int:
+    command = [sys.executable, "-c", MEASURE, str(checkpoint), str(out), weights, vision]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(result.stdout) * 1024
+
+
+LARGER = Model(
+    "internlm2",
+    hidden=2048,
+    heads=16,
+    kv_heads=4,
+    head_dim=128,
+    intermediate=8192,
+    layers=1,
+    vocabulary=20000,
+)
+
+
+def test_memory_does_not_follow_the_size_of_the_model(tmp_path: Path) -> None:
+    """290 MB of weights may take 120 MB more than a tiny model, for which the libraries are loaded too."""
+    write_checkpoint(tmp_path / "large", LARGER, files="safetensors_sharded", dtype="bfloat16")
+    write_checkpoint(tmp_path / "tiny", TINY_QWEN2)
+    assert sum(f.stat().st_size for f in (tmp_path / "large").glob("*.safetensors")) > 280e6
+    for weights in ("bf16", "int4"):
+        base = peak_bytes(tmp_path / "tiny", tmp_path / f"tiny-{weights}", weights, "bf16")
+        peak = peak_bytes(tmp_path / "large", tmp_path / f"large-{weights}", weights, "bf16")
+        assert peak - base < 120e6
