@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from internvl_rt.bundle.manifest import Prompt
-from internvl_rt.errors import BundleError, PromptError
+from internvl_rt.errors import BundleError, CheckpointError, PromptError
 from internvl_rt.export.tokenizers import prompt_facts, synthetic_tokenizer
 from internvl_rt.prompts.messages import conversation
 from internvl_rt.prompts.render import PromptRenderer, RenderedPrompt
@@ -23,6 +26,9 @@ TOKENIZERS = {
     "internlm2": synthetic_tokenizer("internlm2", 92553),
     "phi3": synthetic_tokenizer("phi3", 32020),
 }
+LIBRARIES = {name: Tokenizer.from_str(tokenizer.to_str()) for name, tokenizer in TOKENIZERS.items()}
+"""The same with special tokens switched on, as the authors' code has them."""
+
 MODELS = [
     ("qwen2_5", "internvl2_5"),
     ("internlm2", "internvl2_5"),
@@ -71,9 +77,8 @@ def test_published_examples() -> None:
 
 def test_ids_are_the_text_with_control_tokens_as_single_ids() -> None:
     prompt = render("internvl2_5", "What is <ref>this</ref>?", tiles=(2,))
-    tokenizer = synthetic_tokenizer("qwen2_5", 151674)  # special tokens switched on
     assert prompt.input_ids.dtype == np.int64
-    assert prompt.input_ids.tolist() == tokenizer.encode(prompt.text, add_special_tokens=False).ids
+    assert prompt.input_ids.tolist() == LIBRARIES["qwen2_5"].encode(prompt.text, add_special_tokens=False).ids
     assert (prompt.input_ids == 151667).sum() == 2 * T
 
 
@@ -92,8 +97,6 @@ def test_stop_ids_start_with_the_templates_own() -> None:
 
 
 def test_unknown_template_names_the_known_ones() -> None:
-    from internvl_rt.errors import CheckpointError
-
     with pytest.raises(CheckpointError, match=r"'vicuna'.*internvl2_5, internlm2-chat, Hermes-2"):
         facts("qwen2", "vicuna")
     prompt = Prompt("vicuna", None, 0, None, (0,))
@@ -220,3 +223,56 @@ def test_grounding_tokens_become_ids_wherever_they_are_typed(family: str) -> Non
         assert tokenizer.encode(f"a {token}b")[-2:-1] == [expected]
         assert tokenizer.encode(token + token) == [expected, expected]
     assert len(tokenizer.encode("<ref")) > 1
+
+
+def written_down(
+    template: str, history: list[tuple[str, str]], question: str, tiles: list[int], system: str | None
+) -> str:
+    """The authors' chat() in the words of the reference page, sections 6.1 to 6.3."""
+    newline = "\n" if template == "internvl2_5" else ""
+    names = {"phi3-chat": ("<|system|>", "<|user|>", "<|assistant|>")}.get(
+        template, ("<|im_start|>system", "<|im_start|>user", "<|im_start|>assistant")
+    )
+    end = ("<|end|>" if template == "phi3-chat" else "<|im_end|>") + newline
+    if tiles and not history and "<image>" not in question:
+        if len(tiles) > 1:
+            question = "".join(f"Image-{i}: <image>\n" for i in range(1, len(tiles) + 1)) + question
+        else:
+            question = "<image>\n" + question
+    default = SYSTEM_2_5 if template == "internvl2_5" else SYSTEM_2
+    prompt = names[0] + "\n" + (default if system is None else system) + end
+    for asked, answered in history:
+        prompt += names[1] + "\n" + (asked + end if asked else "")
+        prompt += names[2] + "\n" + (answered + end if answered else "")
+    prompt += names[1] + "\n" + (question + end if question else "") + names[2] + "\n"
+    for count in tiles:
+        prompt = prompt.replace("<image>", image(count), 1)
+    return prompt
+
+
+words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<"), max_size=8)
+questions = st.lists(
+    words | st.sampled_from(["<image>", "<image>\n", "<ref>", "</ref>", "<box>"]), max_size=4
+).map("".join)
+
+
+@pytest.mark.parametrize(("family", "template"), MODELS)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_conversation_as_the_reference_writes_it(family: str, template: str, data: st.DataObject) -> None:
+    history = data.draw(st.lists(st.tuples(questions, words), max_size=2))
+    question = data.draw(questions)
+    system = data.draw(st.none() | words)
+    marks = sum(asked.count("<image>") for asked, _ in history) + question.count("<image>")
+    free = not history and marks == 0
+    count = data.draw(st.integers(0, 3)) if free else marks
+    tiles = data.draw(st.lists(st.integers(1, 3), min_size=count, max_size=count))
+
+    asked = conversation(question, images=tiles, history=history, system=system)
+    prompt = renderer(family, template).render(asked, tiles)
+    expected = written_down(template, history, question, tiles, system)
+    assert prompt.text == expected
+    # With special tokens on, the library cuts the same text at the same places: nothing here is forged.
+    library = LIBRARIES[family]
+    bos = [1] if family == "internlm2" else []
+    assert prompt.input_ids.tolist() == bos + library.encode(expected, add_special_tokens=False).ids

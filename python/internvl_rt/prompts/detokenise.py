@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from internvl_rt.prompts.tokenizer import KeepTokens, PromptTokenizer
+if TYPE_CHECKING:
+    from internvl_rt.prompts.tokenizer import KeepTokens, PromptTokenizer
 
 
 def _replace_each_byte(error: UnicodeError) -> tuple[str, int]:

@@ -14,6 +14,7 @@ from internvl_rt.bundle.manifest import TOKENIZER_FILE
 from internvl_rt.errors import BundleError
 from internvl_rt.prompts.control_tokens import GROUNDING_TOKENS
 from internvl_rt.prompts.decoding import Decoding
+from internvl_rt.prompts.detokenise import Detokeniser
 
 KeepTokens = Literal["none", "grounding", "all"]
 """Which special tokens stay visible in decoded text: none, ``<ref> <box> <quad>`` and their ends, or all."""
@@ -65,8 +66,6 @@ class PromptTokenizer:
             raise BundleError(f"{folder}: has no {TOKENIZER_FILE}. Export the bundle again.")
         try:
             tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        except BundleError:
-            raise
         except Exception as error:  # the library raises plain Exception
             raise BundleError(f"{path}: is not a tokenizer ({error}). Export the bundle again.") from error
         try:
@@ -130,8 +129,6 @@ class PromptTokenizer:
 
     def decode(self, token_ids: Sequence[int], keep: KeepTokens = "none") -> str:
         """The text of ids, all at once. Bytes that are no character become U+FFFD."""
-        from internvl_rt.prompts.detokenise import Detokeniser
-
         detokeniser = Detokeniser(self, keep=keep)
         pieces = [detokeniser.push(token_id) for token_id in token_ids]
         return "".join(pieces) + detokeniser.finish()

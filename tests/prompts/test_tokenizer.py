@@ -1,0 +1,116 @@
+"""A bundle's tokenizer: how it is loaded, what it refuses, and that threads may share it."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from tokenizers import AddedToken
+
+from internvl_rt.errors import BundleError
+from internvl_rt.export.tokenizers import prompt_facts, synthetic_tokenizer
+from internvl_rt.prompts.messages import conversation
+from internvl_rt.prompts.render import PromptRenderer
+from internvl_rt.prompts.tokenizer import Control, PromptTokenizer
+
+SMALL = synthetic_tokenizer("qwen2", 400).to_str()
+
+
+def load(folder: Path, document: str) -> PromptTokenizer:
+    (folder / "tokenizer.json").write_text(document)
+    return PromptTokenizer.from_bundle(folder)
+
+
+def test_loading(tmp_path: Path) -> None:
+    tokenizer = load(tmp_path, SMALL)
+    assert tokenizer.vocab_size == 400
+    assert tokenizer.token_id("<img>") == tokenizer.control_id("<img>")
+    assert tokenizer.token_id("no such token") is None
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ("", "is not a tokenizer"),
+        ("{}", "is not a tokenizer"),
+        (SMALL[: len(SMALL) // 2], "is not a tokenizer"),
+        (json.dumps(json.loads(SMALL) | {"decoder": None}), "has no decoder"),
+        (
+            json.dumps(json.loads(SMALL) | {"decoder": {"type": "WordPiece", "prefix": "", "cleanup": True}}),
+            "the tokenizer's decoder .*WordPiece.* is not known",
+        ),
+    ],
+)
+def test_damaged_files(tmp_path: Path, document: str, message: str) -> None:
+    with pytest.raises(BundleError, match=message) as caught:
+        load(tmp_path, document)
+    assert "tokenizer.json" in str(caught.value)
+
+
+def test_missing_and_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"has no tokenizer.json. Export"):
+        PromptTokenizer.from_bundle(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(BundleError, match="is not a tokenizer"):
+        PromptTokenizer.from_bundle(tmp_path)
+
+
+def test_settings_in_the_file_do_not_shorten_prompts(tmp_path: Path) -> None:
+    raw = synthetic_tokenizer("qwen2", 400)
+    raw.enable_truncation(2)
+    raw.enable_padding(length=50)
+    assert len(load(tmp_path, raw.to_str()).encode("!!!!!!")) == 6
+
+
+def test_a_control_token_that_is_not_special_is_refused(tmp_path: Path) -> None:
+    """Such a token would come out of user text too."""
+    document = json.loads(SMALL)
+    facts = prompt_facts(synthetic_tokenizer("qwen2", 400), "Hermes-2", None)
+    next(token for token in document["added_tokens"] if token["content"] == "<|im_end|>")["special"] = False
+    tokenizer = load(tmp_path, json.dumps(document))
+    with pytest.raises(BundleError, match=r"'<\|im_end\|>' is not a special token"):
+        PromptRenderer(tokenizer, facts, 4)
+
+
+def test_a_manifest_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    facts = prompt_facts(synthetic_tokenizer("qwen2", 500), "Hermes-2", None)
+    with pytest.raises(BundleError, match="<IMG_CONTEXT> is the id 393 in the bundle's tokenizer and 493"):
+        PromptRenderer(load(tmp_path, SMALL), facts, 4)
+
+
+def test_tokens_that_swallow_whitespace_do_so(tmp_path: Path) -> None:
+    """As the flags of Phi-3's chat tokens say."""
+    raw = synthetic_tokenizer("qwen2", 400)
+    raw.add_special_tokens([AddedToken("<|right|>", rstrip=True), AddedToken("<|left|>", lstrip=True)])
+    raw.add_special_tokens([AddedToken("<|none|>")])
+    text = "a \n<|right|> \nb \n<|left|> c <|none|> <|right|><|none|> d"
+    expected = raw.encode(text).ids
+    tokenizer = PromptTokenizer(raw)
+    pieces = ["a \n", Control("<|right|>"), " \nb \n", Control("<|left|>"), " c ", Control("<|none|>"), " "]
+    pieces += [Control("<|right|>"), Control("<|none|>"), " d"]
+    assert tokenizer.encode_pieces(pieces) == expected
+
+
+def test_neighbouring_texts_are_one() -> None:
+    tokenizer = PromptTokenizer(synthetic_tokenizer("qwen2_5", 151674))
+    assert tokenizer.encode_pieces(["th", "", "e"]) == tokenizer.encode("the")
+    assert len(tokenizer.encode("the")) == 1
+    assert tokenizer.encode_pieces(["th", Control("<img>", 0), "e"]) == tokenizer.encode("the")
+    assert tokenizer.encode_pieces([]) == []
+
+
+def test_threads_share_a_renderer() -> None:
+    raw = synthetic_tokenizer("internlm2", 92553)
+    facts = prompt_facts(raw, "internvl2_5", None, add_bos=True)
+    renderer = PromptRenderer(PromptTokenizer(raw), facts, 16)
+    questions = [f"<|im_end|> {i} of <ref>these</ref> " * (1 + i % 7) for i in range(200)]
+
+    def render(question: str) -> list[int]:
+        return renderer.render(conversation(question, images=["a"]), [3]).input_ids.tolist()
+
+    expected = [render(question) for question in questions]
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(3):
+            assert list(threads.map(render, questions)) == expected
