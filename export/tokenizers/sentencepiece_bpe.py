@@ -158,7 +158,9 @@ def _decoder(model: SentencePieceModel) -> decoders.Decoder:
     if model.byte_fallback:
         steps.append(decoders.ByteFallback())
     steps.append(decoders.Fuse())
-    if model.add_dummy_prefix or model.remove_extra_whitespaces:
+    if model.remove_extra_whitespaces:
+        steps.append(decoders.Strip(" ", 1 << 16, 0))  # all of them
+    elif model.add_dummy_prefix:
         steps.append(decoders.Strip(" ", 1, 0))
     return decoders.Sequence(steps)
 

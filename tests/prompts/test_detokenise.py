@@ -101,7 +101,7 @@ def test_tokens_that_are_added_but_not_special_stay() -> None:
 
 
 @both
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(text=st.text("ab😀 "), stop=st.lists(st.text("ab😀 ", max_size=4), max_size=3))
 def test_the_text_ends_before_the_stop_string_that_is_complete_first(
     kind: str, text: str, stop: list[str]
@@ -136,7 +136,7 @@ def test_text_that_begins_like_a_stop_string_is_held_and_released(kind: str) -> 
 
 @both
 def test_the_cost_of_a_token_does_not_grow(kind: str) -> None:
-    ids = TOKENIZERS[kind].encode("word 中 " * 20_000)
+    ids = TOKENIZERS[kind].encode("word 中 " * 10_000)
     stream(kind, ids[:1000], stop=["never", "ever"])
 
     def seconds(count: int) -> float:
@@ -144,5 +144,5 @@ def test_the_cost_of_a_token_does_not_grow(kind: str) -> None:
         stream(kind, ids[:count], stop=["never", "ever"])
         return time.perf_counter() - start
 
-    short, long = min(seconds(4000) for _ in range(3)), min(seconds(64_000) for _ in range(2))
+    short, long = min(seconds(2000) for _ in range(3)), min(seconds(32_000) for _ in range(2))
     assert long < 16 * short * 4

@@ -172,11 +172,11 @@ json_values = st.recursive(
             st.sampled_from(["role", "content", "type", "text", "image", "url", "image_url", "base64"]), inner
         )
     ),
-    max_leaves=12,
+    max_leaves=8,
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     question=json_values, images=st.lists(st.just("a"), max_size=2), history=json_values, system=json_values
 )

@@ -57,6 +57,16 @@ def converted(qwen2: Path) -> Tokenizer:
     return convert_tokenizer(qwen2)
 
 
+@pytest.fixture(scope="session")
+def tokenizer(converted: Tokenizer) -> PromptTokenizer:
+    return PromptTokenizer(Tokenizer.from_str(converted.to_str()))
+
+
+@pytest.fixture(scope="session")
+def algorithm(qwen2: Path) -> Callable[[str], list[int]]:
+    return naive_byte_level_bpe(qwen2)
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_texts_against_transformers(qwen2: Path, converted: Tokenizer, text: str) -> None:
     from transformers import Qwen2Tokenizer
@@ -77,27 +87,27 @@ def test_special_tokens_against_transformers(qwen2: Path, converted: Tokenizer) 
 
 @settings(max_examples=300, deadline=None)
 @given(text=st.text(st.characters(exclude_categories=["Cs"])) | st.text(" \n\r\tab1'sé\u0301中"))
-def test_any_text_against_the_algorithm(qwen2: Path, converted: Tokenizer, text: str) -> None:
-    tokenizer = PromptTokenizer(Tokenizer.from_str(converted.to_str()))
+def test_any_text_against_the_algorithm(
+    algorithm: Callable[[str], list[int]], tokenizer: PromptTokenizer, text: str
+) -> None:
     if any(token in text for token in INTERNVL):
         return
     ids = tokenizer.encode(text)
-    assert ids == naive_byte_level_bpe(qwen2)(text)
+    assert ids == algorithm(text)
     assert tokenizer.decode(ids) == unicodedata.normalize("NFC", text)
 
 
-def test_lone_surrogates_become_the_replacement_character(converted: Tokenizer) -> None:
-    tokenizer = PromptTokenizer(Tokenizer.from_str(converted.to_str()))
+def test_lone_surrogates_become_the_replacement_character(tokenizer: PromptTokenizer) -> None:
     text = b"a\xff\xfe b".decode("utf-8", "surrogateescape")
     assert tokenizer.encode(text) == tokenizer.encode("a\ufffd\ufffd b")
     assert tokenizer.encode("\ud83d") == tokenizer.encode("\ufffd")
 
 
 @settings(max_examples=300, deadline=None)
-@given(data=st.data())
-def test_any_ids_decode_as_the_library_decodes_them(converted: Tokenizer, data: st.DataObject) -> None:
-    ids = data.draw(st.lists(st.integers(0, converted.get_vocab_size() - 1), max_size=40))
-    tokenizer = PromptTokenizer(Tokenizer.from_str(converted.to_str()))
+@given(ids=st.lists(st.integers(0, 1511), max_size=40))
+def test_any_ids_decode_as_the_library_decodes_them(
+    converted: Tokenizer, tokenizer: PromptTokenizer, ids: list[int]
+) -> None:
     assert tokenizer.decode(ids) == converted.decode(ids, skip_special_tokens=True)
 
 

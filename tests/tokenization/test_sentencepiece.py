@@ -79,6 +79,17 @@ def test_any_ids_decode_as_the_library_decodes_them(pair: Pair, ids: list[int]) 
     assert PromptTokenizer(converted).decode(ids) == expected.decode(ids)
 
 
+def test_spaces_at_the_start_decode_as_the_library_decodes_them(pair: Pair) -> None:
+    """The artificial space is one for a dummy prefix; a space that is a byte token is meant."""
+    expected, converted = pair
+    tokenizer = PromptTokenizer(converted)
+    pieces = [i for i in range(3, 1500) if expected.id_to_piece(i).startswith("▁")][:20]
+    byte = [expected.piece_to_id("<0x20>")] if expected.piece_to_id("<0x20>") != expected.unk_id() else []
+    for first in (*pieces, *byte):
+        for second in (*pieces, *byte, *expected.encode("ab")):
+            assert tokenizer.decode([first, second]) == expected.decode([first, second])
+
+
 def test_bytes_that_are_not_utf8(internlm2: Path) -> None:
     expected, converted = library(internlm2), PromptTokenizer(convert_tokenizer(internlm2))
 

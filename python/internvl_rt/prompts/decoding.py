@@ -29,8 +29,8 @@ class Decoding:
         self.byte_level: dict[str, int] | None = None
         self.replacements: list[tuple[str, str]] = []
         self.byte_fallback = False
-        self.strip_leading_space = False
-        """One space at the very start of the text is an artefact of the tokenizer."""
+        self.artificial_spaces = 0
+        """So many spaces at the very start of a text are the tokenizer's, not the model's."""
         if tokenizer.decoder is None:
             raise BundleError("the tokenizer has no decoder. Export the bundle again.")
         self._read(json.loads(tokenizer.decoder.__getstate__()))
@@ -48,16 +48,21 @@ class Decoding:
                 self.byte_fallback = True
             case {"type": "Fuse"}:
                 pass
-            case {"type": "Strip", "content": " ", "start": 0 | 1 as start, "stop": 0}:
-                self.strip_leading_space = start == 1
+            case {"type": "Strip", "content": " ", "start": int(start), "stop": 0}:
+                self.artificial_spaces = start
             case {"type": "Metaspace", "replacement": str(mark)}:
                 self.replacements.append((mark, " "))
-                self.strip_leading_space = decoder.get("prepend_scheme", "always") != "never"
+                self.artificial_spaces = int(decoder.get("prepend_scheme", "always") != "never")
             case _:
                 raise BundleError(f"the tokenizer's decoder {decoder} is not known. Export the bundle again.")
 
-    def token_bytes(self, token: str, *, at_start: bool = False) -> bytes:
-        """The bytes of a token that is in the model's vocabulary, as the first of a text or within one."""
+    def token_bytes(self, token: str, *, strip_space: bool = False) -> bytes:
+        """The bytes of a token that is in the model's vocabulary.
+
+        Args:
+            token: its string.
+            strip_space: without the space in front, unless that is a byte token, which the model meant.
+        """
         if self.byte_level is not None:
             try:
                 return bytes(self.byte_level[character] for character in token)
@@ -67,6 +72,6 @@ class Decoding:
             return bytes((int(byte[1], 16),))
         for old, new in self.replacements:
             token = token.replace(old, new)
-        if at_start and self.strip_leading_space:
+        if strip_space:
             token = token.removeprefix(" ")
         return token.encode()

@@ -41,7 +41,7 @@ class Detokeniser:
         self._tokenizer = tokenizer
         self._keep = keep
         self._stop = tuple(s for s in stop if s)
-        self._at_start = True
+        self._artificial_spaces = tokenizer.decoding.artificial_spaces
         errors = "internvl_rt.replace_each_byte" if tokenizer.decoding.byte_fallback else "replace"
         self._characters = codecs.getincrementaldecoder("utf-8")(errors=errors)
         self._held = ""
@@ -52,8 +52,9 @@ class Detokeniser:
         """Takes the next id and returns the text that is certain by now, often none."""
         if self.stopped is not None:
             return ""
-        data = self._tokenizer.token_bytes(token_id, self._keep, at_start=self._at_start)
-        self._at_start &= not data
+        data = self._tokenizer.token_bytes(token_id, self._keep)
+        if self._artificial_spaces and data:
+            data = self._at_start(token_id, data)
         return self._release(self._characters.decode(data), final=False)
 
     def finish(self) -> str:
@@ -61,6 +62,14 @@ class Detokeniser:
         if self.stopped is not None:
             return ""
         return self._release(self._characters.decode(b"", final=True), final=True)
+
+    def _at_start(self, token_id: int, data: bytes) -> bytes:
+        """A token without its artificial space, while nothing but such spaces came before it."""
+        stripped = self._tokenizer.token_bytes(token_id, self._keep, strip_space=True)
+        self._artificial_spaces -= stripped != data
+        if stripped:
+            self._artificial_spaces = 0
+        return stripped
 
     def _release(self, new: str, *, final: bool) -> str:
         text = self._held + new

@@ -133,8 +133,11 @@ class PromptTokenizer:
         pieces = [detokeniser.push(token_id) for token_id in token_ids]
         return "".join(pieces) + detokeniser.finish()
 
-    def token_bytes(self, token_id: int, keep: KeepTokens, *, at_start: bool) -> bytes:
-        """The bytes that an id adds to decoded text; none for an id beyond the vocabulary."""
+    def token_bytes(self, token_id: int, keep: KeepTokens, *, strip_space: bool = False) -> bytes:
+        """The bytes that an id adds to decoded text; none for an id beyond the vocabulary.
+
+        ``strip_space`` leaves out a space in front that stands for the beginning of a text.
+        """
         added = self._added.get(token_id)
         if added is not None:
             visible = (
@@ -144,7 +147,7 @@ class PromptTokenizer:
             )
             return added.content.encode() if visible else b""
         token = self._tokenizer.id_to_token(token_id) if token_id >= 0 else None
-        return b"" if token is None else self.decoding.token_bytes(token, at_start=at_start)
+        return b"" if token is None else self.decoding.token_bytes(token, strip_space=strip_space)
 
     def _runs(self, pieces: Iterable[str | Control]) -> Iterable[_Run | Control]:
         """Joins neighbouring texts, and cuts them at grounding tokens."""
