@@ -7,7 +7,10 @@
 namespace internvl::bindings {
 
 void register_errors(pybind11::module_& module);
+void register_image(pybind11::module_& module);
+void register_pixel_shuffle(pybind11::module_& module);
 void register_runtime(pybind11::module_& module);
+void register_sampler(pybind11::module_& module);
 void register_weight_file(pybind11::module_& module);
 
 }  // namespace internvl::bindings

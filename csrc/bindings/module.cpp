@@ -5,5 +5,8 @@ PYBIND11_MODULE(_core, module) {
   module.doc() = "The C++ core of internvl_rt.";
   register_errors(module);
   register_runtime(module);
+  register_image(module);
+  register_pixel_shuffle(module);
+  register_sampler(module);
   register_weight_file(module);
 }

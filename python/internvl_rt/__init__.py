@@ -1,3 +1,89 @@
-"""internvl_rt: InternVL vision-language models on CPUs, Jetsons and desktop GPUs."""
+"""internvl_rt: InternVL vision-language models on CPUs, Jetsons and desktop GPUs.
+
+>>> import internvl_rt as ivl
+>>> ivl.export("InternVL2_5-1B/", "out/", weights="int4", vision="bf16")
+>>> model = ivl.load("out/")
+>>> print(model.chat("What is on the table?", images=["table.jpg"]).text)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from internvl_rt.errors import (
+    BundleError,
+    CacheFullError,
+    CheckpointError,
+    DeviceError,
+    ImageError,
+    InternVLError,
+    PromptError,
+)
+
+if TYPE_CHECKING:
+    from internvl_rt.generation import AnswerStream
+    from internvl_rt.grounding import Box, parse_boxes
+    from internvl_rt.images import TiledImage, tile_image
+    from internvl_rt.loading import load
+    from internvl_rt.model import Model
+    from internvl_rt.prompts.render import RenderedPrompt
+    from internvl_rt.results import Answer, ImageFeatures, Piece, Timings, Usage
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Answer",
+    "AnswerStream",
+    "Box",
+    "BundleError",
+    "CacheFullError",
+    "CheckpointError",
+    "DeviceError",
+    "ImageError",
+    "ImageFeatures",
+    "InternVLError",
+    "Model",
+    "Piece",
+    "PromptError",
+    "RenderedPrompt",
+    "TiledImage",
+    "Timings",
+    "Usage",
+    "__version__",
+    "export",
+    "load",
+    "parse_boxes",
+    "tile_image",
+]
+
+# Where a name is defined. It is imported when it is first used: importing this package loads no library.
+_DEFINED_IN = {
+    "Answer": "results",
+    "AnswerStream": "generation",
+    "Box": "grounding",
+    "ImageFeatures": "results",
+    "Model": "model",
+    "Piece": "results",
+    "RenderedPrompt": "prompts.render",
+    "TiledImage": "images",
+    "Timings": "results",
+    "Usage": "results",
+    "load": "loading",
+    "parse_boxes": "grounding",
+    "tile_image": "images",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name == "export":
+        return import_module(f"{__name__}.export")  # a package that can be called
+    if name not in _DEFINED_IN:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{_DEFINED_IN[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,5 +1,15 @@
 """The C++ core of internvl_rt."""
 
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+_Float32 = npt.NDArray[np.float32]
+_Int64 = npt.NDArray[np.int64]
+_Uint8 = npt.NDArray[np.uint8]
+_Channels = tuple[float, float, float]
+
 def instruction_set() -> str: ...
 def available_instruction_sets() -> list[str]: ...
 def usable_cores() -> int: ...
@@ -12,3 +22,53 @@ class ThreadTeam:
 class WeightFile:
     def __init__(self, path: str, tensors: list[tuple[str, str, list[int], int, int]]) -> None: ...
     def __contains__(self, name: str, /) -> bool: ...
+
+# Tiles. A grid is (columns, rows); `rgb` is uint8 [height, width, 3] whose rows are contiguous.
+
+class TilingOptions:
+    def __init__(
+        self, *, tile_size: int, min_tiles: int, max_tiles: int, thumbnail: bool, dynamic: bool
+    ) -> None: ...
+
+def choose_grid(
+    width: int, height: int, *, min_tiles: int, max_tiles: int, tile_size: int
+) -> tuple[int, int]: ...
+def tile_image(rgb: _Uint8, options: TilingOptions, team: ThreadTeam) -> tuple[_Uint8, tuple[int, int]]: ...
+def tile_pixel_values(
+    rgb: _Uint8, options: TilingOptions, mean: _Channels, std: _Channels, team: ThreadTeam
+) -> tuple[_Float32, tuple[int, int]]: ...
+def tile_patches(
+    rgb: _Uint8, options: TilingOptions, mean: _Channels, std: _Channels, patch_size: int, team: ThreadTeam
+) -> tuple[_Float32, tuple[int, int]]: ...
+
+# [tiles, 1 + patches, channels] -> [tiles, patches / block**2, block**2 * channels]; drops the class token.
+def pixel_shuffle(
+    features: _Float32, *, block: int, version: Literal["v1", "v2"], team: ThreadTeam
+) -> _Float32: ...
+
+# The next token. `history` is prompt and generated ids; top_k=0 and top_p=1 are off.
+
+def argmax(logits: _Float32, repetition_penalty: float, history: _Int64) -> int: ...
+def token_probabilities(
+    logits: _Float32,
+    *,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    repetition_penalty: float,
+    history: _Int64,
+) -> npt.NDArray[np.float64]: ...
+
+class Sampler:
+    def __init__(self, seed: int) -> None: ...
+    def sample(
+        self,
+        logits: _Float32,
+        *,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        repetition_penalty: float,
+        history: _Int64,
+    ) -> int: ...
+    def fork(self, index: int) -> Sampler: ...

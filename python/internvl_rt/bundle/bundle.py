@@ -60,7 +60,11 @@ def open_bundle(path: str | Path, *, verify: bool = False) -> Bundle:
             The message names the file and the field or tensor, and says what to do.
     """
     folder = Path(path)
-    if not folder.is_dir():
+    try:
+        there = folder.is_dir()
+    except OSError as error:  # a name that the file system does not take
+        raise BundleError(f"{str(folder)[:200]}: cannot be read ({error.strerror}).") from error
+    if not there:
         raise BundleError(
             f"{folder}: there is no such folder. Make a bundle with `internvl-rt export CHECKPOINT OUT`."
         )

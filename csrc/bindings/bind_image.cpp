@@ -1,0 +1,112 @@
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings/bindings.h"
+#include "image/tile.h"
+#include "runtime/error.h"
+
+namespace internvl::bindings {
+namespace {
+
+namespace py = pybind11;
+
+using Pixels = py::array_t<std::uint8_t>;
+using GridPair = std::pair<int, int>;  // (columns, rows)
+using Channels = std::array<double, rgb_channels>;
+
+ImageView view_of(const Pixels& rgb) {
+  const bool pixels_side_by_side = rgb.ndim() == 3 && rgb.shape(2) == 3 && rgb.strides(2) == 1 &&
+                                   (rgb.strides(1) == 3 || rgb.shape(1) == 1);
+  if (!pixels_side_by_side) {
+    throw ImageError(
+        "The picture is not an array [height, width, 3] of 8-bit RGB whose rows are contiguous.");
+  }
+  return {rgb.data(), rgb.shape(0), rgb.shape(1), rgb.strides(0)};
+}
+
+GridPair pair_of(const Grid& grid) { return {grid.columns, grid.rows}; }
+
+template <class Value>
+py::array_t<Value> new_array(std::initializer_list<int> shape) {
+  return py::array_t<Value>(std::vector<py::ssize_t>(shape.begin(), shape.end()));
+}
+
+}  // namespace
+
+void register_image(py::module_& module) {
+  py::class_<TilingOptions>(module, "TilingOptions")
+      .def(py::init([](int tile_size, int min_tiles, int max_tiles, bool thumbnail, bool dynamic) {
+             return TilingOptions{tile_size, min_tiles, max_tiles, thumbnail, dynamic};
+           }),
+           py::kw_only(), py::arg("tile_size"), py::arg("min_tiles"), py::arg("max_tiles"),
+           py::arg("thumbnail"), py::arg("dynamic"));
+
+  module.def(
+      "choose_grid",
+      [](std::int64_t width, std::int64_t height, int min_tiles, int max_tiles, int tile_size) {
+        return pair_of(choose_grid(width, height, min_tiles, max_tiles, tile_size));
+      },
+      py::arg("width"), py::arg("height"), py::kw_only(), py::arg("min_tiles"), py::arg("max_tiles"),
+      py::arg("tile_size"));
+
+  module.def(
+      "tile_image",
+      [](const Pixels& rgb, const TilingOptions& options, ThreadTeam& team) {
+        const ImageView image = view_of(rgb);
+        const TilePlan plan = plan_tiles(image.width, image.height, options);
+        auto out = new_array<std::uint8_t>({plan.tiles(), plan.tile_size, plan.tile_size, 3});
+        std::uint8_t* data = out.mutable_data();
+        {
+          const py::gil_scoped_release release;
+          write_tiles(image, plan, data, team);
+        }
+        return std::make_pair(out, pair_of(plan.grid));
+      },
+      py::arg("rgb").noconvert(), py::arg("options"), py::arg("team"));
+
+  module.def(
+      "tile_pixel_values",
+      [](const Pixels& rgb, const TilingOptions& options, const Channels& mean, const Channels& std,
+         ThreadTeam& team) {
+        const ImageView image = view_of(rgb);
+        const TilePlan plan = plan_tiles(image.width, image.height, options);
+        const Normalisation normalisation = make_normalisation(mean, std);
+        auto out = new_array<float>({plan.tiles(), 3, plan.tile_size, plan.tile_size});
+        float* data = out.mutable_data();
+        {
+          const py::gil_scoped_release release;
+          write_pixel_values(image, plan, normalisation, data, team);
+        }
+        return std::make_pair(out, pair_of(plan.grid));
+      },
+      py::arg("rgb").noconvert(), py::arg("options"), py::arg("mean"), py::arg("std"), py::arg("team"));
+
+  module.def(
+      "tile_patches",
+      [](const Pixels& rgb, const TilingOptions& options, const Channels& mean, const Channels& std,
+         int patch_size, ThreadTeam& team) {
+        const ImageView image = view_of(rgb);
+        const TilePlan plan = plan_tiles(image.width, image.height, options);
+        const Normalisation normalisation = make_normalisation(mean, std);
+        check_patch_size(plan, patch_size);
+        const int patches = plan.tile_size / patch_size;
+        auto out = new_array<float>({plan.tiles(), patches * patches, 3 * patch_size * patch_size});
+        float* data = out.mutable_data();
+        {
+          const py::gil_scoped_release release;
+          write_patches(image, plan, normalisation, patch_size, data, team);
+        }
+        return std::make_pair(out, pair_of(plan.grid));
+      },
+      py::arg("rgb").noconvert(), py::arg("options"), py::arg("mean"), py::arg("std"), py::arg("patch_size"),
+      py::arg("team"));
+}
+
+}  // namespace internvl::bindings

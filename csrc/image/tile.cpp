@@ -1,0 +1,266 @@
+#include "image/tile.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "image/resample_filter.h"
+#include "runtime/error.h"
+#include "runtime/function_ref.h"
+
+namespace internvl {
+namespace {
+
+// One picture to be resized: the grid, or the thumbnail.
+struct Resize {
+  ResampleFilter horizontal;
+  ResampleFilter vertical;
+  std::size_t first_tile;
+  std::size_t tile_columns;
+};
+
+// Output rows [begin, end) of one resize.
+struct Band {
+  const Resize* resize;
+  std::size_t begin;
+  std::size_t end;
+};
+
+std::size_t round_up(std::size_t value, std::size_t granule) {
+  return (value + granule - 1) / granule * granule;
+}
+
+// A horizontal pass writes rows in whole runs of pixels, a vertical pass reads them in whole vectors.
+std::size_t row_bytes(const Resize& resize) {
+  return round_up(round_up(resize.horizontal.outputs(), pixel_block) * rgb_channels, row_block);
+}
+
+// What a thread works in; reused from band to band.
+struct Scratch {
+  std::vector<std::uint8_t> columns;
+  std::vector<std::uint8_t> window;
+  std::vector<std::uint8_t> row;
+};
+
+// The horizontally resized rows that are wanted for the next output row: a stretch of the source's rows that
+// slides down.
+class RowWindow {
+ public:
+  RowWindow(const ImageView& image, const Resize& resize, const ResampleKernels& kernels, Scratch& scratch)
+      : image_(image), resize_(resize), kernels_(kernels), scratch_(scratch), stride_(row_bytes(resize)) {
+    scratch.columns.resize(
+        std::max(scratch.columns.size(), (resize.horizontal.chunk_source() + 1) * rgb_channels * row_block));
+    // The row after the last may be read with weight 0.
+    scratch.window.resize(
+        std::max(scratch.window.size(), (resize.vertical.most_taps() + row_block + 1) * stride_));
+  }
+
+  std::size_t stride() const { return stride_; }
+
+  // Row `first` of the source's rows [first, end), of which there are at most most_taps(). `first` never
+  // decreases.
+  const std::uint8_t* rows(std::size_t first, std::size_t end) {
+    if (end_ < first) begin_ = end_ = first;
+    while (end_ < end) {
+      if (begin_ < first) {
+        std::memmove(place(0), place(first - begin_), (end_ - first) * stride_);
+        begin_ = first;
+      }
+      fill();
+    }
+    return place(first - begin_);
+  }
+
+ private:
+  std::uint8_t* place(std::size_t row) { return scratch_.window.data() + row * stride_; }
+
+  void fill() {
+    const std::size_t height = static_cast<std::size_t>(image_.height);
+    const std::uint8_t* source[row_block];
+    for (std::size_t row = 0; row < row_block; ++row) {
+      const std::size_t y = std::min(end_ + row, height - 1);
+      source[row] = image_.pixels + static_cast<std::ptrdiff_t>(y) * image_.row_stride;
+    }
+    if (resize_.horizontal.is_identity()) {
+      for (std::size_t row = 0; row < row_block; ++row) {
+        std::memcpy(place(end_ - begin_ + row), source[row], resize_.horizontal.outputs() * rgb_channels);
+      }
+    } else {
+      kernels_.horizontal(source, resize_.horizontal.view(), scratch_.columns.data(), place(end_ - begin_),
+                          stride_);
+    }
+    end_ = std::min(end_ + row_block, height);
+  }
+
+  const ImageView& image_;
+  const Resize& resize_;
+  const ResampleKernels& kernels_;
+  Scratch& scratch_;
+  std::size_t stride_;
+  std::size_t begin_ = 0;  // rows [begin_, end_) of the source are in the window
+  std::size_t end_ = 0;
+};
+
+// One row of one tile: the tile, the row's number in it, and its pixels.
+using TileRowSink = FunctionRef<void(std::size_t tile, std::size_t y, const std::uint8_t* rgb)>;
+
+void resize_band(const ImageView& image, const Band& band, std::size_t tile_size,
+                 const ResampleKernels& kernels, Scratch& scratch, TileRowSink sink) {
+  const Resize& resize = *band.resize;
+  RowWindow window(image, resize, kernels, scratch);
+  // The normalisation may read a little past the last pixel.
+  scratch.row.resize(std::max(scratch.row.size(), window.stride() + row_block));
+  for (std::size_t y = band.begin; y < band.end; ++y) {
+    const std::uint8_t* row = nullptr;
+    if (resize.vertical.is_identity()) {
+      row = window.rows(y, y + 1);
+    } else {
+      const std::uint8_t* rows = window.rows(resize.vertical.first(y), resize.vertical.end(y));
+      kernels.vertical(rows, window.stride(), resize.vertical.weights(y), resize.vertical.taps(y).pairs,
+                       window.stride(), scratch.row.data());
+      row = scratch.row.data();
+    }
+    for (std::size_t column = 0; column < resize.tile_columns; ++column) {
+      sink(resize.first_tile + y / tile_size * resize.tile_columns + column, y % tile_size,
+           row + column * tile_size * rgb_channels);
+    }
+  }
+}
+
+// Cuts a resize into bands of about `rows` output rows. Horizontal passes work on whole blocks of source
+// rows, so a band is extended to what its blocks give.
+void add_bands(const Resize& resize, std::size_t rows, std::vector<Band>& bands) {
+  const std::size_t height = resize.vertical.outputs();
+  for (std::size_t begin = 0; begin < height;) {
+    std::size_t end = std::min(begin + rows, height);
+    const std::size_t first = resize.vertical.first(begin);
+    const std::size_t given = first + round_up(resize.vertical.end(end - 1) - first, row_block);
+    while (end < height && resize.vertical.end(end) <= given) ++end;
+    bands.push_back({&resize, begin, end});
+    begin = end;
+  }
+}
+
+void for_each_tile_row(const ImageView& image, const TilePlan& plan, ThreadTeam& team, TileRowSink sink) {
+  const ResampleKernels& kernels = resample_kernels(instruction_set());
+  const auto width = static_cast<std::size_t>(image.width);
+  const auto height = static_cast<std::size_t>(image.height);
+  const auto tile_size = static_cast<std::size_t>(plan.tile_size);
+  const auto columns = static_cast<std::size_t>(plan.grid.columns);
+  const auto rows = static_cast<std::size_t>(plan.grid.rows);
+  std::vector<Resize> resizes;
+  resizes.push_back(
+      {ResampleFilter(width, columns * tile_size), ResampleFilter(height, rows * tile_size), 0, columns});
+  if (plan.thumbnail) {
+    resizes.push_back(
+        {ResampleFilter(width, tile_size), ResampleFilter(height, tile_size), columns * rows, 1});
+  }
+  const auto threads = static_cast<std::size_t>(team.size());
+  std::vector<Band> bands;
+  for (const Resize& resize : resizes) {
+    const std::size_t pieces = threads == 1 ? 1 : 4 * threads;
+    add_bands(resize, (resize.vertical.outputs() + pieces - 1) / pieces, bands);
+  }
+  std::atomic<std::size_t> next{0};
+  team.run([&](int) {
+    Scratch scratch;
+    for (std::size_t band = next++; band < bands.size(); band = next++) {
+      resize_band(image, bands[band], tile_size, kernels, scratch, sink);
+    }
+  });
+}
+
+}  // namespace
+
+TilePlan plan_tiles(std::int64_t width, std::int64_t height, const TilingOptions& options) {
+  if (options.tile_size % 2 != 0) {
+    throw ImageError("tile_size is " + std::to_string(options.tile_size) +
+                     "; expected an even number, such as 448.");
+  }
+  Grid grid = choose_grid(width, height, options.min_tiles, options.max_tiles, options.tile_size);
+  if (!options.dynamic) grid = Grid{};
+  return {grid, options.thumbnail && grid.tiles() > 1, options.tile_size};
+}
+
+Normalisation make_normalisation(const std::array<double, rgb_channels>& mean,
+                                 const std::array<double, rgb_channels>& std) {
+  Normalisation result{};
+  result.scale_high = static_cast<float>(1.0 / 255.0);
+  result.scale_low = static_cast<float>(1.0 / 255.0 - result.scale_high);
+  result.products_are_exact = true;
+  for (std::size_t c = 0; c < rgb_channels; ++c) {
+    const auto channel_mean = static_cast<float>(mean[c]);
+    const auto channel_std = static_cast<float>(std[c]);
+    if (!std::isfinite(channel_mean) || !std::isfinite(channel_std) || channel_std == 0.0F) {
+      throw ImageError("The normalisation has mean " + std::to_string(mean[c]) + " and standard deviation " +
+                       std::to_string(std[c]) + "; expected finite numbers, the deviation not zero.");
+    }
+    const double inverse = 1.0 / static_cast<double>(channel_std);
+    result.mean[c] = channel_mean;
+    result.inverse_std_high[c] = static_cast<float>(inverse);
+    result.inverse_std_low[c] = static_cast<float>(inverse - result.inverse_std_high[c]);
+    for (int value = 0; value < 256; ++value) {
+      const float scaled = static_cast<float>(value) / 255.0F;
+      const float centred = scaled - channel_mean;
+      const float exact = centred / channel_std;
+      result.table[c][value] = exact;
+      const float scaled_product = std::fma(static_cast<float>(value), result.scale_high,
+                                            static_cast<float>(value) * result.scale_low);
+      const float product =
+          std::fma(centred, result.inverse_std_high[c], centred * result.inverse_std_low[c]);
+      result.products_are_exact = result.products_are_exact && scaled_product == scaled && product == exact;
+    }
+  }
+  return result;
+}
+
+void write_tiles(const ImageView& image, const TilePlan& plan, std::uint8_t* out, ThreadTeam& team) {
+  const std::size_t row = static_cast<std::size_t>(plan.tile_size) * rgb_channels;
+  for_each_tile_row(image, plan, team, [&](std::size_t tile, std::size_t y, const std::uint8_t* rgb) {
+    std::memcpy(out + (tile * plan.tile_size + y) * row, rgb, row);
+  });
+}
+
+void write_pixel_values(const ImageView& image, const TilePlan& plan, const Normalisation& normalisation,
+                        float* out, ThreadTeam& team) {
+  const ResampleKernels& kernels = resample_kernels(instruction_set());
+  const auto side = static_cast<std::size_t>(plan.tile_size);
+  const std::size_t plane = side * side;
+  for_each_tile_row(image, plan, team, [&](std::size_t tile, std::size_t y, const std::uint8_t* rgb) {
+    float* red = out + tile * rgb_channels * plane + y * side;
+    kernels.normalise(rgb, side, normalisation, red, red + plane, red + 2 * plane);
+  });
+}
+
+void check_patch_size(const TilePlan& plan, int patch_size) {
+  if (patch_size < 1 || plan.tile_size % patch_size != 0) {
+    throw ImageError("patch_size is " + std::to_string(patch_size) +
+                     "; expected a divisor of the tile's side, " + std::to_string(plan.tile_size) + ".");
+  }
+}
+
+void write_patches(const ImageView& image, const TilePlan& plan, const Normalisation& normalisation,
+                   int patch_size, float* out, ThreadTeam& team) {
+  check_patch_size(plan, patch_size);
+  const ResampleKernels& kernels = resample_kernels(instruction_set());
+  const auto side = static_cast<std::size_t>(plan.tile_size);
+  const auto patch_side = static_cast<std::size_t>(patch_size);
+  const std::size_t patch_plane = patch_side * patch_side;
+  const std::size_t patch = rgb_channels * patch_plane;
+  for_each_tile_row(image, plan, team, [&](std::size_t tile, std::size_t y, const std::uint8_t* rgb) {
+    alignas(64) float rows[rgb_channels][max_tile_size];
+    kernels.normalise(rgb, side, normalisation, rows[0], rows[1], rows[2]);
+    float* to = out + tile * side * side * rgb_channels + y / patch_side * side * patch_side * rgb_channels +
+                y % patch_side * patch_side;
+    for (std::size_t x = 0; x < side; x += patch_side, to += patch) {
+      for (std::size_t c = 0; c < rgb_channels; ++c) {
+        std::memcpy(to + c * patch_plane, rows[c] + x, patch_side * sizeof(float));
+      }
+    }
+  });
+}
+
+}  // namespace internvl

@@ -1,0 +1,67 @@
+// From a picture to the tiles that the vision tower takes.
+//
+// Two passes, horizontal and then vertical, give the bits of Pillow's (before 13) bicubic resize of 8-bit
+// RGB. A thread resizes a band of rows at a time and keeps only the horizontally resized rows that the next
+// output row needs; each output row goes straight to where it belongs, normalised if asked for. So beside
+// input and output a thread needs (taps of the vertical pass + 32) rows of the resized picture, whatever the
+// size of the picture.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "image/grid.h"
+#include "kernels/resample/resample.h"
+#include "runtime/thread_team.h"
+
+namespace internvl {
+
+// RGB, 8 bits, [height, width, 3]; rows may be any distance apart.
+struct ImageView {
+  const std::uint8_t* pixels;
+  std::int64_t height;
+  std::int64_t width;
+  std::ptrdiff_t row_stride;  // bytes
+};
+
+struct TilingOptions {
+  int tile_size;
+  int min_tiles;
+  int max_tiles;
+  bool thumbnail;
+  bool dynamic;  // false: the whole picture becomes one tile
+};
+
+struct TilePlan {
+  Grid grid;
+  bool thumbnail;  // one more tile, the whole picture
+  int tile_size;
+
+  int tiles() const { return grid.tiles() + (thumbnail ? 1 : 0); }
+};
+
+// Throws ImageError if the picture's size or an option is out of range.
+TilePlan plan_tiles(std::int64_t width, std::int64_t height, const TilingOptions& options);
+
+// Throws ImageError if a number is not finite or a deviation is zero.
+Normalisation make_normalisation(const std::array<double, rgb_channels>& mean,
+                                 const std::array<double, rgb_channels>& std);
+
+// Tiles are in row-major order of the grid, the thumbnail last.
+// out: [tiles, tile_size, tile_size, 3]
+void write_tiles(const ImageView& image, const TilePlan& plan, std::uint8_t* out, ThreadTeam& team);
+
+// out: [tiles, 3, tile_size, tile_size]
+void write_pixel_values(const ImageView& image, const TilePlan& plan, const Normalisation& normalisation,
+                        float* out, ThreadTeam& team);
+
+// Throws ImageError if patch_size does not divide the tile.
+void check_patch_size(const TilePlan& plan, int patch_size);
+
+// out: [tiles, patches, 3 * patch_size * patch_size], patches row-major, a patch's values in the order of a
+// convolution's weights: (channel, y, x).
+void write_patches(const ImageView& image, const TilePlan& plan, const Normalisation& normalisation,
+                   int patch_size, float* out, ThreadTeam& team);
+
+}  // namespace internvl

@@ -1,0 +1,43 @@
+#include "kernels/pixel_shuffle/pixel_shuffle.h"
+
+#include <cstring>
+#include <string>
+
+#include "runtime/error.h"
+
+namespace internvl {
+
+void pixel_shuffle(std::span<const float> in, const PixelShuffleShape& shape, PixelShuffleVersion version,
+                   std::span<float> out, ThreadTeam& team) {
+  if (shape.block == 0 || shape.side % shape.block != 0) {
+    throw ImageError("The pixel shuffle's block is " + std::to_string(shape.block) +
+                     " patches wide; expected a divisor of the tile's " + std::to_string(shape.side) +
+                     " patches.");
+  }
+  const std::size_t in_tile = (1 + shape.side * shape.side) * shape.channels;
+  const std::size_t out_tile = shape.tokens() * shape.token_channels();
+  if (in.size() != shape.tiles * in_tile || out.size() != shape.tiles * out_tile) {
+    throw ImageError("The pixel shuffle's arrays do not have the sizes that their shape says.");
+  }
+  const std::size_t blocks = shape.side / shape.block;   // along one side
+  const std::size_t run = shape.block * shape.channels;  // neighbours in a row of patches stay neighbours
+  team.for_each_range(shape.tiles * blocks, 1, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i) {
+      const std::size_t tile = i / blocks;
+      const std::size_t block_row = i % blocks;
+      const float* patches = in.data() + tile * in_tile + shape.channels;
+      float* tokens = out.data() + tile * out_tile;
+      for (std::size_t block_column = 0; block_column < blocks; ++block_column) {
+        const std::size_t token = version == PixelShuffleVersion::v2 ? block_row * blocks + block_column
+                                                                     : block_column * blocks + block_row;
+        for (std::size_t row = 0; row < shape.block; ++row) {
+          const std::size_t patch = (block_row * shape.block + row) * shape.side + block_column * shape.block;
+          std::memcpy(tokens + token * shape.token_channels() + row * run, patches + patch * shape.channels,
+                      run * sizeof(float));
+        }
+      }
+    }
+  });
+}
+
+}  // namespace internvl

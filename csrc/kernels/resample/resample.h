@@ -1,0 +1,74 @@
+// Resampling of 8-bit RGB rows with integer weights, and normalisation of the result: the kernels.
+//
+// A resampled value is clamp((sum(weight * pixel) + 2^21) >> 22, 0, 255) with weights of 22 fractional bits,
+// which is what Pillow computes. The sum is integer arithmetic modulo 2^32, so any order and any split of the
+// weights gives the same bits.
+//
+// Both passes are one operation, a weighted sum of rows of bytes: the horizontal pass turns a block of rows
+// on its side first, so that the rows' values at one column lie side by side.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/dispatch.h"
+
+namespace internvl {
+
+inline constexpr int weight_bits = 22;
+inline constexpr std::size_t rgb_channels = 3;
+// Rows that a horizontal pass works on at a time, and the granule of a row's bytes.
+inline constexpr std::size_t row_block = 32;
+// Pixels that a horizontal pass writes at a time: rows are written in runs of this many.
+inline constexpr std::size_t pixel_block = 16;
+
+// The weights of two neighbouring taps, weight = high * 2^16 + low. |high[0]| + |high[1]| <= 128, so that a
+// pair of 8-bit products fits into 16 bits.
+struct TapPair {
+  std::int16_t low[2];
+  std::int8_t high[4];  // the two, twice: a 32-bit broadcast fills a register with them
+};
+
+// Which source positions an output position is made of: first, first + 1, ..., 2 * pairs of them. The last of
+// them may lie one past the end of the source, with weight 0.
+struct Taps {
+  std::uint32_t first;
+  std::uint32_t pairs;
+  std::size_t weights;  // where its pairs start in the filter's list
+};
+
+struct FilterView {
+  const Taps* taps;  // [outputs]
+  const TapPair* weights;
+  std::size_t outputs;
+  std::size_t source;  // positions of the source
+  std::size_t chunk;   // outputs that a horizontal pass makes from one stretch of the source
+};
+
+// ((value / 255) - mean) / std in float32, step by step.
+struct Normalisation {
+  float table[rgb_channels][256];
+  // The same function as products with reciprocals, each in two parts; valid if `products_are_exact`.
+  bool products_are_exact;
+  float scale_high, scale_low;  // 1 / 255
+  float mean[rgb_channels];
+  float inverse_std_high[rgb_channels], inverse_std_low[rgb_channels];
+};
+
+struct ResampleKernels {
+  // Resamples row_block rows of RGB. `columns` is scratch for one stretch of the source, turned on its side:
+  // [(most source pixels of a chunk + 1) * 3, row_block]. `out` is the first of row_block rows, `stride`
+  // bytes apart, each with room for the outputs rounded up to pixel_block.
+  void (*horizontal)(const std::uint8_t* const* rows, const FilterView& filter, std::uint8_t* columns,
+                     std::uint8_t* out, std::size_t stride);
+  // One output row from rows `stride` bytes apart; `bytes` is a multiple of row_block.
+  void (*vertical)(const std::uint8_t* rows, std::size_t stride, const TapPair* weights, std::size_t pairs,
+                   std::size_t bytes, std::uint8_t* out);
+  // Splits pixels into three float rows. May read up to 8 bytes past the last pixel.
+  void (*normalise)(const std::uint8_t* rgb, std::size_t pixels, const Normalisation& normalisation,
+                    float* red, float* green, float* blue);
+};
+
+INTERNVL_DECLARE_KERNELS(ResampleKernels, resample_kernels)
+
+}  // namespace internvl

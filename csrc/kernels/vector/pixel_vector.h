@@ -1,0 +1,14 @@
+// The vector layer of the pixel kernels, for the instruction set that is being compiled:
+//
+//   Bytes             32 bytes; load(), store()
+//   WeightedSum       32 weighted sums of bytes; add() takes two rows and their two weights
+//   turn_in           the transpose of 32 rows x 16 bytes
+//   turn_out          the transpose of 16 columns x 32 bytes
+//   normalise_pixels  normalises as many pixels as suit the registers, and returns how many
+#pragma once
+
+#if defined(INTERNVL_ISA_avx2)
+#include "kernels/vector/pixel_vector_avx2.h"
+#else
+#include "kernels/vector/pixel_vector_portable.h"
+#endif

@@ -1,0 +1,64 @@
+"""The measurements as a picture."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from internvl_rt.bench.report import BenchReport
+from internvl_rt.errors import InternVLError
+
+
+def check_plot(path: Path) -> None:
+    """Tells before anything is measured whether a picture can be written.
+
+    Raises:
+        InternVLError: if matplotlib is missing or does not know the file's ending.
+    """
+    if find_spec("matplotlib") is None:
+        raise InternVLError("a picture needs matplotlib. Install it: pip install 'internvl-rt[plot]'")
+    from matplotlib.figure import Figure
+
+    known = sorted(Figure().canvas.get_supported_filetypes())
+    if path.suffix.lstrip(".").lower() not in known:
+        raise InternVLError(f"{path}: a picture's name ends in one of {', '.join(known)}.")
+    if not path.parent.is_dir():
+        raise InternVLError(f"{path}: there is no folder {path.parent}. Make it first.")
+
+
+def write_plot(report: BenchReport, path: Path) -> None:
+    """Writes bars of the median time of every stage, up to the 95th percentile, one colour per engine.
+
+    Raises:
+        InternVLError: as ``check_plot``, or if the file cannot be written.
+    """
+    check_plot(path)
+    from matplotlib.figure import Figure
+
+    names = [stage.name for stage in report.engines[0].stages]
+    figure = Figure(figsize=(9, 1.5 + 0.35 * len(names) * len(report.engines)), layout="constrained")
+    axes = figure.add_subplot()
+    height = 0.8 / len(report.engines)
+    for index, engine in enumerate(report.engines):
+        medians = [engine.stage(name).percentile(50) for name in names]
+        spread = [
+            max(0.0, engine.stage(name).percentile(95) - m) for name, m in zip(names, medians, strict=True)
+        ]
+        places = [
+            position + (index - (len(report.engines) - 1) / 2) * height for position in range(len(names))
+        ]
+        bars = axes.barh(
+            places, medians, height, xerr=[[0.0] * len(spread), spread], capsize=2, label=engine.engine
+        )
+        axes.bar_label(bars, labels=[f" {median:.4g}" for median in medians], fontsize=8, padding=4)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.margins(x=0.15)
+    axes.set_xlabel("milliseconds: median, whisker to the 95th percentile")
+    axes.set_title(f"{report.model} on {report.machine.cpu}, {report.machine.cores} cores", fontsize=10)
+    axes.legend()
+    try:
+        figure.savefig(path, dpi=120)
+    except OSError as error:
+        raise InternVLError(f"{path}: cannot be written ({error.strerror}).") from error

@@ -1,0 +1,152 @@
+"""``internvl-rt chat``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from internvl_rt.cli.options import (
+    BundleArgument,
+    CacheOption,
+    DeviceOption,
+    EngineOption,
+    ImageOption,
+    JsonOption,
+    MaxNewTokensOption,
+    MaxTilesOption,
+    PenaltyOption,
+    SampleOption,
+    SeedOption,
+    StopOption,
+    TemperatureOption,
+    ThreadsOption,
+    TopKOption,
+    TopPOption,
+    answer_document,
+    load_model,
+)
+
+if TYPE_CHECKING:
+    from internvl_rt.cli.conversation import Talk
+    from internvl_rt.model import Model
+    from internvl_rt.results import Answer
+    from internvl_rt.settings import GenerationArguments
+
+
+def command(
+    bundle: BundleArgument,
+    question: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[QUESTION]", help="Left out: a conversation, one question a line.", show_default=False
+        ),
+    ] = None,
+    image: ImageOption = None,
+    system: Annotated[
+        str | None, typer.Option("--system", help="Replaces the system message.", show_default=False)
+    ] = None,
+    max_new_tokens: MaxNewTokensOption = 1024,
+    max_tiles: MaxTilesOption = None,
+    sample: SampleOption = False,
+    temperature: TemperatureOption = 1.0,
+    top_p: TopPOption = 1.0,
+    top_k: TopKOption = 50,
+    repetition_penalty: PenaltyOption = 1.0,
+    seed: SeedOption = None,
+    stop: StopOption = None,
+    engine: EngineOption = "native",
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    cache_tokens: CacheOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask about pictures. The answer appears while it is written; Ctrl-C stops it.
+
+    In a conversation, /image FILE adds a picture to the next question, /new starts over, /quit leaves.
+    """
+    if question is None and as_json:
+        raise typer.BadParameter("--json answers one QUESTION; give one.")
+    settings: GenerationArguments = {
+        "max_new_tokens": max_new_tokens,
+        "do_sample": sample,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "repetition_penalty": repetition_penalty,
+        "seed": seed,
+        "stop": tuple(stop or ()),
+    }
+    images = list(image or [])
+    with load_model(
+        bundle, device=device, engine=engine, threads=threads, cache_tokens=cache_tokens
+    ) as model:
+        if question is None:
+            _converse(model, images, system, max_tiles, settings)
+        elif as_json:
+            from internvl_rt.cli.output import print_json
+
+            answer = model.chat(question, images, system=system, max_tiles=max_tiles, **settings)
+            print_json(answer_document(answer))
+        else:
+            with model.stream(question, images, system=system, max_tiles=max_tiles, **settings) as stream:
+                for piece in stream:
+                    write(piece.text)
+            assert stream.result is not None, "the last piece carries the result"
+            print_summary(stream.result)
+
+
+def _converse(
+    model: Model, images: list[Path], system: str | None, max_tiles: int | None, settings: GenerationArguments
+) -> None:
+    from internvl_rt.cli.conversation import Talk
+    from internvl_rt.errors import InternVLError
+
+    talk = Talk(model, system=system, max_tiles=max_tiles, settings=settings)
+    for path in images:
+        _show(talk, path)
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if line in ("/quit", "/exit"):
+            return
+        try:
+            if line == "/new":
+                talk.start_over()
+            elif line.startswith("/image "):
+                _show(talk, Path(line.removeprefix("/image ").strip()))
+            elif line:
+                print_summary(talk.ask(line, write))
+        except InternVLError as error:
+            # One bad question does not end the conversation.
+            print(f"internvl-rt: {error}", file=sys.stderr)
+        except KeyboardInterrupt:
+            print()
+
+
+def _show(talk: Talk, path: Path) -> None:
+    picture = talk.add_image(path)
+    seconds = picture.timings.total / 1000
+    print(f"[{path}: {picture.tiles} tiles in {seconds:.2f} s]", file=sys.stderr)
+
+
+def write(text: str) -> None:
+    """Shows a piece of an answer at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def print_summary(answer: Answer) -> None:
+    """Ends the answer's line, and tells on stderr what it took."""
+    print(flush=True)
+    usage, timings = answer.usage, answer.timings
+    rate = f", {1000 / timings.per_token:.1f} tokens/s" if timings.per_token else ""
+    print(
+        f"[{usage.tiles} tiles, {usage.prompt_tokens} prompt tokens, {usage.new_tokens} new tokens; "
+        f"first token after {timings.first_token / 1000:.2f} s{rate}; {answer.finish_reason}]",
+        file=sys.stderr,
+    )

@@ -1,0 +1,62 @@
+"""``internvl-rt export``."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def command(
+    checkpoint: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[CHECKPOINT]",
+            help="Its folder; left out with --synthetic.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Argument(metavar="OUT", help="The bundle's folder.", show_default=False)
+    ] = None,
+    synthetic: Annotated[
+        str | None,
+        typer.Option(
+            "--synthetic",
+            metavar="NAME",
+            help="Random weights of a model's shapes, such as InternVL2_5-1B: measure before downloading.",
+            show_default=False,
+        ),
+    ] = None,
+    weights: Annotated[
+        str, typer.Option("--weights", help="Language model: fp32, fp16, bf16, int8 or int4.")
+    ] = "bf16",
+    vision: Annotated[
+        str | None,
+        typer.Option(
+            "--vision",
+            help="Vision tower: the same choice; where not given, bf16 or what suits the weights.",
+            show_default=False,
+        ),
+    ] = None,
+    dialect: Annotated[str, typer.Option("--dialect", help="Of the ONNX graphs: onnx24.")] = "onnx24",
+    seed: Annotated[int, typer.Option("--seed", help="Of --synthetic.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
+) -> None:
+    """Turn a checkpoint into a bundle that every engine reads."""
+    if synthetic is not None:
+        if checkpoint is not None and out is not None:
+            raise typer.BadParameter("--synthetic needs no checkpoint: give OUT only.")
+        target = out or (None if checkpoint is None else Path(checkpoint))
+        if target is None:
+            raise typer.BadParameter("OUT is missing: the folder that the bundle is written to.")
+        from internvl_rt.export.synthetic import export_synthetic
+
+        export_synthetic(synthetic, target, weights=weights, vision=vision, seed=seed, overwrite=overwrite)
+        return
+    if checkpoint is None or out is None:
+        raise typer.BadParameter("give CHECKPOINT and OUT, or --synthetic NAME and OUT.")
+    exporter: Any = import_module("internvl_rt.export")
+    exporter(checkpoint, out, weights=weights, vision=vision, dialect=dialect, overwrite=overwrite)

@@ -1,0 +1,225 @@
+"""What this machine can run, and what it lacks."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import internvl_rt
+
+Level = Literal["ok", "note", "problem"]
+"""``note``: something optional is missing or slow; ``problem``: something needed does not work."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A Python package that this one uses."""
+
+    name: str
+    version: str | None
+    """None: not installed."""
+    needed_for: str
+    install: str
+    """The command that installs it."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the machine's owner may want to know."""
+
+    level: Level
+    text: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Everything that ``internvl-rt doctor`` tells."""
+
+    version: str
+    python: str
+    system: str
+    cpu: str
+    cores: int
+    """CPU cores that this process may use, by affinity and container limits."""
+    instruction_sets: tuple[str, ...]
+    """Compiled into this build and supported by this CPU, least first."""
+    instruction_set: str | None
+    """The one that kernels run with; None if the extension does not load."""
+    memory_bytes: int | None
+    """Of the machine, or of the container where that is less."""
+    available_bytes: int | None
+    """Free for a new model now."""
+    onnxruntime: str | None
+    providers: tuple[str, ...]
+    packages: tuple[Package, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Nothing that is needed is missing."""
+        return all(finding.level != "problem" for finding in self.findings)
+
+
+_REQUIRED = {
+    "numpy": "arrays",
+    "pillow": "decoding pictures",
+    "tokenizers": "prompts and answers",
+    "onnxruntime": "the onnxruntime engine, and the vision tower of the native one",
+    "onnx": "export",
+    "ml-dtypes": "export",
+    "sentencepiece": "export of SentencePiece tokenizers",
+    "rich": "the command line",
+    "typer": "the command line",
+}
+_OPTIONAL = {"matplotlib": ("bench --plot", "pip install 'internvl-rt[plot]'")}
+_LOW_MEMORY = 2 * 1024**3
+
+
+def diagnose() -> Diagnosis:
+    """Looks at this machine. Nothing is installed, downloaded or changed."""
+    findings: list[Finding] = []
+    sets, chosen, cores = _core_facts(findings)
+    onnxruntime, providers = _onnxruntime_facts(findings)
+    packages = tuple(_packages(findings))
+    total, available = memory_bytes()
+    if available is not None and available < _LOW_MEMORY:
+        findings.append(
+            Finding(
+                "note",
+                f"{available / 1024**2:.0f} MiB of memory are free. The smallest InternVL needs about 1.5 GB "
+                "with int4 weights: close other programs, or use a smaller cache_tokens.",
+            )
+        )
+    if chosen == "portable":
+        findings.append(
+            Finding(
+                "note",
+                "The kernels run without vector instructions, which is slow: this CPU has none that this "
+                "build knows (AVX2 or better on x86-64, NEON on aarch64), or INTERNVL_RT_ISA forces it.",
+            )
+        )
+    return Diagnosis(
+        version=internvl_rt.__version__,
+        python=f"{platform.python_implementation()} {platform.python_version()}",
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cpu=cpu_name(),
+        cores=cores,
+        instruction_sets=sets,
+        instruction_set=chosen,
+        memory_bytes=total,
+        available_bytes=available,
+        onnxruntime=onnxruntime,
+        providers=providers,
+        packages=packages,
+        findings=tuple(findings),
+    )
+
+
+def cpu_name() -> str:
+    """The CPU's name as the system tells it."""
+    fields = _key_values(Path("/proc/cpuinfo"))
+    for key in ("model name", "Model", "Hardware", "Processor"):
+        if fields.get(key):
+            return fields[key]
+    return platform.processor() or platform.machine()
+
+
+def memory_bytes() -> tuple[int | None, int | None]:
+    """(total, available) memory in bytes, container limits included; None where the system does not tell."""
+    fields = _key_values(Path("/proc/meminfo"))
+    total, available = (_kibibytes(fields.get(key)) for key in ("MemTotal", "MemAvailable"))
+    limit, used = (_cgroup_number(name) for name in ("memory.max", "memory.current"))
+    if limit is not None:
+        total = min(limit, total) if total is not None else limit
+        if used is not None:
+            room = max(limit - used, 0)
+            available = min(room, available) if available is not None else room
+    return total, available
+
+
+def _core_facts(findings: list[Finding]) -> tuple[tuple[str, ...], str | None, int]:
+    try:
+        from internvl_rt import _core
+    except ImportError as error:
+        findings.append(
+            Finding(
+                "problem",
+                f"The C++ extension does not load ({error}). pip install --force-reinstall internvl-rt",
+            )
+        )
+        return (), None, os.cpu_count() or 1
+    try:
+        chosen: str | None = _core.instruction_set()
+    except Exception as error:
+        findings.append(Finding("problem", str(error)))
+        chosen = None
+    return tuple(_core.available_instruction_sets()), chosen, _core.usable_cores()
+
+
+def _onnxruntime_facts(findings: list[Finding]) -> tuple[str | None, tuple[str, ...]]:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        findings.append(
+            Finding("problem", f"ONNX Runtime does not load ({error}). Install it: pip install onnxruntime")
+        )
+        return None, ()
+    providers = tuple(str(name) for name in onnxruntime.get_available_providers())
+    return str(onnxruntime.__version__), providers
+
+
+def _packages(findings: list[Finding]) -> list[Package]:
+    packages = []
+    for name, needed_for in _REQUIRED.items():
+        version = _version(name)
+        if version is None and name == "onnxruntime":
+            version = _version("onnxruntime-gpu")
+        packages.append(Package(name, version, needed_for, f"pip install {name}"))
+        if version is None and name != "onnxruntime":
+            findings.append(Finding("problem", f"{name} ({needed_for}) is not installed: pip install {name}"))
+    for name, (needed_for, install) in _OPTIONAL.items():
+        version = _version(name)
+        packages.append(Package(name, version, needed_for, install))
+        if version is None:
+            findings.append(Finding("note", f"{name} ({needed_for}) is not installed: {install}"))
+    return packages
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _key_values(path: Path) -> dict[str, str]:
+    """The first value of every ``key : value`` line of a file; nothing where there is no such file."""
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        return {}
+    values: dict[str, str] = {}
+    for line in lines:
+        key, _, value = line.partition(":")
+        values.setdefault(key.strip(), value.strip())
+    return values
+
+
+def _kibibytes(text: str | None) -> int | None:
+    digits = (text or "").split(" ")[0]
+    return int(digits) * 1024 if digits.isdigit() else None
+
+
+def _cgroup_number(name: str) -> int | None:
+    if sys.platform != "linux":
+        return None
+    try:
+        text = Path("/sys/fs/cgroup", name).read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None

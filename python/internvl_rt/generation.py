@@ -1,0 +1,233 @@
+"""From a prompt to an answer, token by token, on any engine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from internvl_rt.engines.engine import Engine, Float32Array
+from internvl_rt.prompts.detokenise import Detokeniser
+from internvl_rt.results import Answer, FinishReason, Piece, Timings, Usage
+from internvl_rt.sampling import TokenChooser
+from internvl_rt.settings import GenerationSettings
+
+PREFILL_CHUNK = 512
+"""Positions per engine call: between two calls a generation can be stopped."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt that is ready for an engine, and how its answer becomes text."""
+
+    input_ids: npt.NDArray[np.int64]
+    features: Float32Array | None
+    """[image tokens, hidden]: one row for each image context id. Not used once the answer is cancelled."""
+    chooser: TokenChooser
+    detokeniser: Detokeniser
+    grounding_text: Callable[[Sequence[int]], str]
+    """The text of token ids with the grounding tokens kept."""
+    stop_ids: frozenset[int]
+    timings: Timings
+    """The stages before the language model."""
+    usage: Usage
+    image_sizes: tuple[tuple[int, int], ...]
+    started: float
+    """``perf_counter()`` at the call, in seconds."""
+
+
+class AnswerStream:
+    """An answer as it is written: an iterator of ``Piece``.
+
+    The work is done while the iterator is advanced, in the thread that advances it. ``close`` (called too
+    when the stream is used in a ``with`` statement, or forgotten) stops it and frees its place in the
+    cache; ``cancel`` may be called from any thread and ends the answer after the token that is being
+    computed, with the finish reason ``cancelled``.
+    """
+
+    def __init__(self, start: Callable[[threading.Event], Generator[Piece, None, None]]) -> None:
+        self._cancelled = threading.Event()
+        self._pieces = start(self._cancelled)
+        self._result: Answer | None = None
+
+    @property
+    def result(self) -> Answer | None:
+        """The whole answer once the last piece was taken, else None."""
+        return self._result
+
+    def cancel(self) -> None:
+        """Ends the answer early. From any thread."""
+        self._cancelled.set()
+
+    def close(self) -> None:
+        """Stops at once and frees the answer's place in the cache. Calling it twice is fine."""
+        self._pieces.close()
+
+    def __iter__(self) -> AnswerStream:
+        return self
+
+    def __next__(self) -> Piece:
+        piece = next(self._pieces)
+        if piece.result is not None:
+            self._result = piece.result
+        return piece
+
+    def __enter__(self) -> AnswerStream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def answer_pieces(
+    engine: Engine,
+    question: Question,
+    settings: GenerationSettings,
+    context_tokens: int,
+    cancelled: threading.Event,
+) -> Generator[Piece, None, None]:
+    """Generates an answer. However it ends, its sequence is dropped.
+
+    Args:
+        engine: computes the logits.
+        question: the prompt; at least one token shorter than ``context_tokens``.
+        settings: when to stop.
+        context_tokens: prompt and answer together end here.
+        cancelled: when set, the answer ends after the token that is being computed.
+
+    Raises:
+        CacheFullError: if other sequences left too little of the cache.
+    """
+    draft = _Draft(question, settings, context_tokens - len(question.input_ids))
+    sequence = engine.new_sequence()
+    try:
+        begun = perf_counter()
+        logits = _prefill(engine, sequence, question, cancelled)
+        draft.prefill_ms = ms_since(begun)
+        while logits is not None:
+            token = question.chooser.choose(logits)
+            draft.add(token, begun)
+            if draft.finish_reason is not None or cancelled.is_set():
+                break
+            yield draft.piece()
+            if cancelled.is_set():
+                break
+            begun = perf_counter()
+            logits = engine.decode([sequence], [token])[0]
+    finally:
+        engine.drop(sequence)
+    yield draft.last_piece()
+
+
+def ms_since(begun: float) -> float:
+    """Milliseconds since ``begun``, a reading of ``perf_counter``."""
+    return (perf_counter() - begun) * 1000.0
+
+
+def _prefill(
+    engine: Engine, sequence: int, question: Question, cancelled: threading.Event
+) -> Float32Array | None:
+    """The logits [vocab] after the prompt, or None if it was cancelled on the way."""
+    if cancelled.is_set():
+        return None
+    embeddings = engine.embed(question.input_ids, question.features)
+    logits: Float32Array | None = None
+    for begin in range(0, len(embeddings), PREFILL_CHUNK):
+        if cancelled.is_set():
+            return None
+        logits = engine.prefill(sequence, embeddings[begin : begin + PREFILL_CHUNK])[-1]
+    return logits
+
+
+class _Draft:
+    """An answer that is being written."""
+
+    def __init__(self, question: Question, settings: GenerationSettings, room: int) -> None:
+        self._question = question
+        self._most = min(settings.max_new_tokens, room)
+        self._stop_ids = frozenset() if settings.ignore_stop_tokens else question.stop_ids
+        self._strip = _Strip()
+        self._token_ids: list[int] = []
+        self._texts: list[str] = []
+        self._sent_tokens = 0
+        self._sent_texts = 0
+        self._first_token_ms: float | None = None
+        self._later_ms: list[float] = []
+        self.prefill_ms = 0.0
+        self.finish_reason: FinishReason | None = None
+
+    def add(self, token: int, begun: float) -> None:
+        """Takes the token of the step that began at ``begun`` and ends now."""
+        if self._first_token_ms is None:
+            self._first_token_ms = ms_since(self._question.started)
+        else:
+            self._later_ms.append(ms_since(begun))
+        if token in self._stop_ids:
+            self.finish_reason = "stop"
+            return
+        self._token_ids.append(token)
+        detokeniser = self._question.detokeniser
+        self._texts.append(self._strip.push(detokeniser.push(token)))
+        if detokeniser.stopped is not None:
+            self.finish_reason = "stop"
+        elif len(self._token_ids) >= self._most:
+            self.finish_reason = "length"
+
+    def piece(self) -> Piece:
+        """What was added since the last piece."""
+        text = "".join(self._texts[self._sent_texts :])
+        token_ids = tuple(self._token_ids[self._sent_tokens :])
+        self._sent_texts, self._sent_tokens = len(self._texts), len(self._token_ids)
+        return Piece(text, token_ids)
+
+    def last_piece(self) -> Piece:
+        """The rest, with the whole answer."""
+        self._texts.append(self._strip.push(self._question.detokeniser.finish()))
+        return replace(self.piece(), result=self._answer())
+
+    def _answer(self) -> Answer:
+        question = self._question
+        total_ms = ms_since(question.started)
+        later = self._later_ms
+        return Answer(
+            text="".join(self._texts),
+            token_ids=tuple(self._token_ids),
+            finish_reason=self.finish_reason or "cancelled",
+            timings=replace(
+                question.timings,
+                prefill=self.prefill_ms,
+                first_token=self._first_token_ms or 0.0,
+                per_token=sum(later) / len(later) if later else 0.0,
+                total=total_ms,
+            ),
+            usage=replace(question.usage, new_tokens=len(self._token_ids)),
+            grounding_text=question.grounding_text(self._token_ids).strip(),
+            image_sizes=question.image_sizes,
+        )
+
+
+class _Strip:
+    """Strips a text that comes in pieces: white space is passed on only when text follows it."""
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._white = ""
+
+    def push(self, text: str) -> str:
+        if not self._begun:
+            text = text.lstrip()
+            self._begun = bool(text)
+        text = self._white + text
+        solid = text.rstrip()
+        self._white = text[len(solid) :]
+        return solid

@@ -1,0 +1,104 @@
+"""An engine that can be closed while other threads use it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+
+from internvl_rt.engines.engine import EncodedTiles, Engine, Float32Array
+from internvl_rt.errors import InternVLError
+
+
+class GuardedEngine:
+    """Passes every call on to an engine, and closes it only when no call is running.
+
+    Engines free memory that a call in another thread may be reading; here ``close`` waits for the calls
+    that are running and refuses those that come later. A call is one step (a few tiles, a part of a
+    prompt, a token), so the wait is short.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.name = engine.name
+        self._engine = engine
+        self._condition = threading.Condition()
+        self._calls = 0
+        self._closed = False
+
+    @property
+    def cache_tokens(self) -> int:
+        """Tokens that the KV cache holds, all sequences together."""
+        return self._engine.cache_tokens
+
+    def encode_tiles(self, pixel_values: Float32Array) -> EncodedTiles:
+        """See ``Engine.encode_tiles``."""
+        with self._call():
+            return self._engine.encode_tiles(pixel_values)
+
+    def new_sequence(self) -> int:
+        """See ``Engine.new_sequence``."""
+        with self._call():
+            return self._engine.new_sequence()
+
+    def fork(self, sequence: int) -> int:
+        """See ``Engine.fork``."""
+        with self._call():
+            return self._engine.fork(sequence)
+
+    def drop(self, sequence: int) -> None:
+        """Forgets a sequence; nothing to do where the engine was closed meanwhile."""
+        try:
+            with self._call():
+                self._engine.drop(sequence)
+        except ClosedError:
+            return
+
+    def length(self, sequence: int) -> int:
+        """See ``Engine.length``."""
+        with self._call():
+            return self._engine.length(sequence)
+
+    def prefill(self, sequence: int, embeddings: Float32Array, all_logits: bool = False) -> Float32Array:
+        """See ``Engine.prefill``."""
+        with self._call():
+            return self._engine.prefill(sequence, embeddings, all_logits)
+
+    def decode(self, sequences: Sequence[int], tokens: Sequence[int]) -> Float32Array:
+        """See ``Engine.decode``."""
+        with self._call():
+            return self._engine.decode(sequences, tokens)
+
+    def embed(self, token_ids: npt.NDArray[np.int64], features: Float32Array | None) -> Float32Array:
+        """See ``Engine.embed``."""
+        with self._call():
+            return self._engine.embed(token_ids, features)
+
+    def close(self) -> None:
+        """Waits for the calls that are running, then frees the engine's memory."""
+        with self._condition:
+            if self._closed:
+                return
+            self._closed = True
+            while self._calls:
+                self._condition.wait()
+        self._engine.close()
+
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        with self._condition:
+            if self._closed:
+                raise ClosedError("This model was closed. Load it again with internvl_rt.load(...).")
+            self._calls += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._calls -= 1
+                self._condition.notify_all()
+
+
+class ClosedError(InternVLError):
+    """A call to an engine that was closed."""

@@ -1,0 +1,147 @@
+"""Tiles of a picture, by the rules of the InternVL authors' ``dynamic_preprocess``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from internvl_rt import _core
+from internvl_rt.bundle.manifest import Tiling
+from internvl_rt.errors import ImageError
+from internvl_rt.images.decode import ImageSource, RgbArray, decode_image
+
+Float32Array = npt.NDArray[np.float32]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class TiledImage:
+    """A picture cut into tiles."""
+
+    tiles: RgbArray
+    """uint8 [B, S, S, 3]: the grid's tiles in row-major order, then the thumbnail if there is one."""
+    grid: tuple[int, int]
+    """(columns, rows), the thumbnail not counted."""
+    image_size: tuple[int, int]
+    """(width, height) of the picture before it was resized."""
+
+    def pixel_values(
+        self,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+    ) -> Float32Array:
+        """The tiles as the vision tower takes them: float32 [B, 3, S, S], ``((v / 255) - mean) / std``."""
+        channels: Float32Array = self.tiles.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+        channels /= np.float32(255)
+        channels -= np.asarray(mean, np.float32)[:, None, None]
+        channels /= np.asarray(std, np.float32)[:, None, None]
+        return channels
+
+
+def tile_image(
+    image: ImageSource,
+    max_tiles: int = 12,
+    *,
+    min_tiles: int = 1,
+    tile_size: int = 448,
+    thumbnail: bool = True,
+    dynamic: bool = True,
+    threads: int | None = None,
+) -> TiledImage:
+    """Cuts a picture into tiles.
+
+    The grid has ``min_tiles`` to ``max_tiles`` tiles and the aspect ratio that is nearest to the picture's.
+    The picture is resized to fill it, with the bits of Pillow's (before version 13) bicubic filter.
+
+    Args:
+        image: anything that ``decode_image`` takes.
+        max_tiles: the most tiles of the grid, 1 to 1024.
+        min_tiles: the fewest.
+        tile_size: pixels along a tile's side, even.
+        thumbnail: add the whole picture as a last tile if the grid has more than one.
+        dynamic: False makes the whole picture one tile.
+        threads: threads to use; None for one per core.
+
+    Raises:
+        ImageError: if the picture cannot be decoded, or an argument is out of range.
+    """
+    rgb = decode_image(image)
+    options = _options(
+        Tiling(
+            tile_size=tile_size,
+            min_tiles=min_tiles,
+            max_tiles=max_tiles,
+            thumbnail=thumbnail,
+            dynamic=dynamic,
+        )
+    )
+    tiles, grid = _core.tile_image(_with_contiguous_rows(rgb), options, _team(threads))
+    return TiledImage(tiles=tiles, grid=grid, image_size=(rgb.shape[1], rgb.shape[0]))
+
+
+def tile_pixel_values(
+    rgb: RgbArray,
+    tiling: Tiling,
+    max_tiles: int | None = None,
+    threads: int | None = None,
+) -> tuple[Float32Array, tuple[int, int]]:
+    """Cuts a decoded picture into normalised tiles in one pass over it.
+
+    Args:
+        rgb: uint8 [height, width, 3], from ``decode_image``.
+        tiling: the model's rules.
+        max_tiles: replaces ``tiling.max_tiles``.
+        threads: threads to use; None for one per core.
+
+    Returns:
+        float32 [B, 3, S, S], and the grid as (columns, rows).
+
+    Raises:
+        ImageError: if ``rgb`` has another shape or type, or a number is out of range.
+    """
+    rgb = decode_image(rgb)
+    options = _options(tiling, max_tiles)
+    return _core.tile_pixel_values(
+        _with_contiguous_rows(rgb), options, tiling.mean, tiling.std, _team(threads)
+    )
+
+
+def _options(tiling: Tiling, max_tiles: int | None = None) -> _core.TilingOptions:
+    most = tiling.max_tiles if max_tiles is None else max_tiles
+    try:
+        return _core.TilingOptions(
+            tile_size=tiling.tile_size,
+            min_tiles=min(tiling.min_tiles, most) if max_tiles is not None else tiling.min_tiles,
+            max_tiles=most,
+            thumbnail=tiling.thumbnail,
+            dynamic=tiling.dynamic,
+        )
+    except TypeError as error:
+        raise ImageError(
+            f"max_tiles={most!r}, min_tiles={tiling.min_tiles!r}, tile_size={tiling.tile_size!r}: "
+            "expected integers of ordinary size."
+        ) from error
+
+
+def _with_contiguous_rows(rgb: RgbArray) -> RgbArray:
+    """The kernels take rows any distance apart, but pixels side by side."""
+    side_by_side = rgb.strides[2] == 1 and (rgb.shape[1] == 1 or rgb.strides[1] == 3)
+    return rgb if side_by_side else rgb.copy(order="C")
+
+
+def _team(threads: int | None) -> _core.ThreadTeam:
+    return _team_of(threads or 0, os.getpid())
+
+
+@lru_cache(maxsize=4)
+def _team_of(threads: int, process: int) -> _core.ThreadTeam:
+    # Teams are kept because starting threads takes as long as tiling a small picture; one per process because
+    # threads do not survive a fork.
+    del process
+    return _core.ThreadTeam(threads)

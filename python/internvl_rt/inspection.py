@@ -1,0 +1,99 @@
+"""What is in a bundle, and what it needs of a machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from internvl_rt.bundle.bundle import Bundle
+from internvl_rt.bundle.manifest import WEIGHTS_FILE, LanguageModel, Manifest
+from internvl_rt.bundle.tensors import SCALES_SUFFIX, tensor_specs
+from internvl_rt.errors import PromptError
+
+KV_ELEMENT_BYTES = 4
+"""Keys and values are float32 in both engines."""
+
+PARTS = ("vit", "projector", "embedding", "llm")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the model as it is stored."""
+
+    name: str
+    precision: str
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The facts of a bundle."""
+
+    manifest: Manifest
+    parts: tuple[Part, ...]
+    kv_bytes_per_token: int
+    context_tokens: int
+    """The context that the figures below are for."""
+    cache_bytes: int
+    """The KV cache of that context."""
+    weights_bytes: int
+    """Mapped into memory, shared by all processes that use the bundle."""
+    files_bytes: int
+    """The whole folder but its manifest."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Weights and cache. Activations come on top while a picture or a prompt is computed."""
+        return self.weights_bytes + self.cache_bytes
+
+
+def inspect_bundle(bundle: Bundle, context_tokens: int | None = None) -> Inspection:
+    """Adds up what a bundle holds and needs.
+
+    Args:
+        bundle: an opened bundle.
+        context_tokens: tokens of the KV cache to reckon with; what ``load`` takes where None.
+
+    Raises:
+        PromptError: if ``context_tokens`` is not positive.
+    """
+    manifest = bundle.manifest
+    if context_tokens is None:
+        context_tokens = default_cache_tokens(manifest.llm)
+    if context_tokens < 1:
+        raise PromptError(f"the context must be at least 1 token, not {context_tokens}.")
+    per_token = kv_bytes_per_token(manifest.llm)
+    return Inspection(
+        manifest=manifest,
+        parts=_parts(bundle),
+        kv_bytes_per_token=per_token,
+        context_tokens=context_tokens,
+        cache_bytes=per_token * context_tokens,
+        weights_bytes=manifest.files[WEIGHTS_FILE].bytes,
+        files_bytes=sum(entry.bytes for entry in manifest.files.values()),
+    )
+
+
+def kv_bytes_per_token(llm: LanguageModel) -> int:
+    """Bytes of keys and values that one token leaves in the cache."""
+    return 2 * llm.layers * llm.kv_heads * llm.head_dim * KV_ELEMENT_BYTES
+
+
+def default_cache_tokens(llm: LanguageModel) -> int:
+    """Tokens of the KV cache where the caller names none: room for two pictures of 12 tiles and an answer."""
+    return min(8192, llm.rope.max_position_embeddings)
+
+
+def _parts(bundle: Bundle) -> tuple[Part, ...]:
+    manifest = bundle.manifest
+    parameters = dict.fromkeys(PARTS, 0)
+    stored = dict.fromkeys(PARTS, 0)
+    for spec in tensor_specs(manifest):
+        parameters[spec.part] += prod(spec.shape)
+        for name in (spec.name, spec.name + SCALES_SUFFIX):
+            if name in bundle.places:
+                stored[spec.part] += bundle.places[name].end - bundle.places[name].begin
+    return tuple(
+        Part(name, getattr(manifest.precision, name), parameters[name], stored[name]) for name in PARTS
+    )

@@ -1,0 +1,145 @@
+"""What a question gives back: the answer, its pieces, where the time went, and what it used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from internvl_rt.errors import PromptError
+from internvl_rt.grounding import Box, parse_boxes
+
+FinishReason = Literal["stop", "length", "cancelled", "deadline"]
+"""Why an answer ended: a stop token or stop string; max_new_tokens or the context's end; a call of
+``cancel()``; the deadline."""
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the time of one answer went, in milliseconds of wall-clock time.
+
+    The first five are stages that follow one another; together with rendering the prompt and choosing
+    the token they make up ``first_token``. Work that was not done counts 0: the picture stages of
+    ``ImageFeatures``, which were paid for by ``Model.encode``, or ``per_token`` of a one-token answer.
+    """
+
+    decode_image: float = 0.0
+    """Files and bytes to RGB pixels, all pictures together."""
+    tile: float = 0.0
+    """Grid choice, resampling, cutting into tiles and normalising, all pictures together."""
+    vit: float = 0.0
+    """The vision tower over all tiles."""
+    projector: float = 0.0
+    """Pixel shuffle and projector over all tiles."""
+    prefill: float = 0.0
+    """The prompt, from token ids and image features to the logits of its last position."""
+    first_token: float = 0.0
+    """From the call to the first token of the answer."""
+    per_token: float = 0.0
+    """Mean time of every token after the first."""
+    total: float = 0.0
+    """From the call to the finished answer. A stream's consumer is part of it."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one answer was made of, in tiles and tokens."""
+
+    tiles: int = 0
+    """Tiles of all pictures, thumbnails included."""
+    image_tokens: int = 0
+    """Prompt tokens that stand for pictures."""
+    prompt_tokens: int = 0
+    """All tokens of the prompt, image tokens included."""
+    reused_tokens: int = 0
+    """Prompt tokens whose keys and values were in the cache already."""
+    new_tokens: int = 0
+    """Tokens of the answer. The stop token that ended it is not counted."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A finished answer."""
+
+    text: str
+    """The answer, stripped of surrounding white space. Special tokens are left out unless
+    ``keep_special_tokens`` was set."""
+    token_ids: tuple[int, ...]
+    """The tokens of the answer, without the stop token."""
+    finish_reason: FinishReason
+    timings: Timings
+    usage: Usage
+    grounding_text: str
+    """The answer with the grounding tokens (``<ref>``, ``<box>``, ``<quad>`` and their ends) kept."""
+    image_sizes: tuple[tuple[int, int], ...] = ()
+    """(width, height) of the pictures that the question was about, in pixels."""
+
+    def boxes(self, image: int | None = None) -> list[Box]:
+        """The bounding boxes of a grounding answer.
+
+        Args:
+            image: which of the question's pictures the boxes are on. It may be left out where there is one.
+
+        Returns:
+            boxes in pixels of the original picture; see ``parse_boxes``.
+
+        Raises:
+            PromptError: if there is no such picture, or there are several and none is named.
+        """
+        if image is None:
+            if len(self.image_sizes) != 1:
+                raise PromptError(
+                    f"boxes(): the question had {len(self.image_sizes)} pictures, so the one that the boxes "
+                    "are on has to be named: boxes(image=0) is the first."
+                )
+            image = 0
+        if not 0 <= image < len(self.image_sizes):
+            raise PromptError(
+                f"boxes(image={image}): the question had {len(self.image_sizes)} pictures, counted from 0."
+            )
+        return parse_boxes(self.grounding_text, self.image_sizes[image])
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One step of a streamed answer.
+
+    The texts of all pieces joined are the answer's text, and so are their token ids. A piece may carry
+    tokens and no text: a character's first bytes, or what may be the beginning of a stop string.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    result: Answer | None = None
+    """The whole answer; with the last piece only."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFeatures:
+    """A picture that is encoded already, to be used in any number of questions to the same bundle.
+
+    Made by ``Model.encode``. It holds ``tiles * tokens_per_tile * hidden * 4`` bytes.
+    """
+
+    features: npt.NDArray[np.float32] = field(repr=False)
+    """Read-only float32 [tiles, tokens_per_tile, hidden]."""
+    grid: tuple[int, int]
+    """(columns, rows) of the tiles; the thumbnail is not part of it."""
+    image_size: tuple[int, int]
+    """(width, height) of the picture in pixels."""
+    fingerprint: str = field(repr=False)
+    """Of the bundle that computed the features."""
+    timings: Timings = field(default_factory=Timings, repr=False)
+    """What encoding took: decode_image, tile, vit, projector and total."""
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of the picture, its thumbnail included."""
+        return int(self.features.shape[0])
+
+    @property
+    def tokens(self) -> int:
+        """Prompt tokens that the picture takes."""
+        return int(self.features.shape[0] * self.features.shape[1])

@@ -1,0 +1,127 @@
+"""How an answer is generated: the arguments, checked once."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypedDict, cast, get_args
+
+from internvl_rt.errors import PromptError
+from internvl_rt.prompts.tokenizer import KeepTokens
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """The arguments of a generation, under the names that transformers uses.
+
+    Raises:
+        PromptError: for a value outside of its range or of another type. The message names the argument.
+    """
+
+    max_new_tokens: int = 1024
+    """The answer ends here at the latest, at least 1."""
+    do_sample: bool = False
+    """Draw tokens at random; otherwise the likeliest token is taken and the next three do nothing."""
+    temperature: float = 1.0
+    """Above 0. Below 1 the likely tokens get likelier."""
+    top_p: float = 1.0
+    """Draw from the likeliest tokens that together have this probability, above 0 up to 1."""
+    top_k: int = 50
+    """Draw from this many likeliest tokens; 0 draws from all. 50 is what transformers does."""
+    repetition_penalty: float = 1.0
+    """Above 1 makes tokens that the answer has already less likely, sampled or not."""
+    seed: int | None = None
+    """The same seed, prompt and settings draw the same answer; None takes a new one each time."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer; they are not part of it."""
+    keep_special_tokens: KeepTokens = "none"
+    """Which special tokens stay in the text: ``none``, ``grounding`` (``<ref>``, ``<box>``, ...), ``all``."""
+    ignore_stop_tokens: bool = False
+    """Generate to max_new_tokens whatever the model says: for measuring."""
+
+    def __post_init__(self) -> None:
+        self._set("max_new_tokens", _integer("max_new_tokens", self.max_new_tokens, 1))
+        self._set("top_k", _integer("top_k", self.top_k, 0))
+        self._set("temperature", _number("temperature", self.temperature, "above 0"))
+        self._set("top_p", _number("top_p", self.top_p, "above 0 and at most 1", most=1.0))
+        self._set("repetition_penalty", _number("repetition_penalty", self.repetition_penalty, "above 0"))
+        if self.seed is not None:
+            self._set("seed", _integer("seed", self.seed, 0, most=2**64 - 1))
+        self._set("stop", _stop_strings(self.stop))
+        self._set("keep_special_tokens", _kept(self.keep_special_tokens))
+        for name in ("do_sample", "ignore_stop_tokens"):
+            self._set(name, bool(getattr(self, name)))
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+
+def _integer(name: str, value: Any, least: int, most: int = 2**31 - 1) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise PromptError(f"{name} must be an integer of at least {least}, not {value!r}.") from None
+    if not least <= number <= most:
+        raise PromptError(f"{name} must be an integer from {least} to {most}, not {number}.")
+    return number
+
+
+def _number(name: str, value: Any, expected: str, most: float = math.inf) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise PromptError(f"{name} must be a number {expected}, not {value!r}.") from None
+    if not (0.0 < number <= most and math.isfinite(number)):
+        advice = " For the likeliest token every time leave do_sample off." if name == "temperature" else ""
+        raise PromptError(f"{name} must be a number {expected}, not {value!r}.{advice}")
+    return number
+
+
+def _kept(value: object) -> KeepTokens:
+    for choice in get_args(KeepTokens):
+        if value == choice:
+            return cast("KeepTokens", choice)
+    raise PromptError(f"keep_special_tokens must be one of {', '.join(get_args(KeepTokens))}, not {value!r}.")
+
+
+def _stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(stop, Sequence):
+        raise PromptError(f"stop must be a text or a list of texts, not {stop!r}.")
+    strings = (stop,) if isinstance(stop, str) else tuple(stop)
+    for string in strings:
+        if not isinstance(string, str) or not string:
+            raise PromptError(f"stop must be texts of at least one character, not {string!r}.")
+    return strings
+
+
+class GenerationArguments(TypedDict, total=False):
+    """The keyword arguments of ``chat``, ``stream`` and ``generate``: those of ``GenerationSettings``."""
+
+    max_new_tokens: int
+    do_sample: bool
+    temperature: float
+    top_p: float
+    top_k: int
+    repetition_penalty: float
+    seed: int | None
+    stop: str | Sequence[str]
+    keep_special_tokens: KeepTokens
+    ignore_stop_tokens: bool
+
+
+def generation_settings(arguments: GenerationArguments) -> GenerationSettings:
+    """Checks keyword arguments.
+
+    Raises:
+        PromptError: for a value outside of its range or of another type.
+        TypeError: for a name that is none of them.
+    """
+    known = [field.name for field in fields(GenerationSettings)]
+    for name in arguments:
+        if name not in known:
+            raise TypeError(f"{name!r} is not an argument of a generation; there are {', '.join(known)}.")
+    return GenerationSettings(**cast("dict[str, Any]", arguments))
