@@ -9,4 +9,5 @@ PYBIND11_MODULE(_core, module) {
   register_pixel_shuffle(module);
   register_sampler(module);
   register_weight_file(module);
+  register_decoder(module);
 }

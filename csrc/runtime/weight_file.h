@@ -10,12 +10,10 @@
 #include <unordered_map>
 #include <vector>
 
+#include "runtime/data_type.h"
 #include "runtime/mapped_file.h"
 
 namespace internvl {
-
-// How a tensor's elements are stored. int4: two elements to a byte, the low nibble first, two's complement.
-enum class DataType { float32, float16, bfloat16, int8, int4 };
 
 std::string_view name_of(DataType type);
 // Throws BundleError for a name that is not one of the above.

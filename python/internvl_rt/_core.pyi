@@ -1,5 +1,6 @@
 """The C++ core of internvl_rt."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -72,3 +73,54 @@ class Sampler:
         history: _Int64,
     ) -> int: ...
     def fork(self, index: int) -> Sampler: ...
+
+class RopeFacts:
+    def __init__(self, *, theta: float, dynamic: bool, factor: float, max_positions: int) -> None: ...
+
+class DecoderFacts:
+    def __init__(
+        self,
+        *,
+        hidden_size: int,
+        layers: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        intermediate_size: int,
+        vocab_size: int,
+        norm_eps: float,
+        qkv_bias: bool,
+        qk_norm: bool,
+        rope: RopeFacts,
+    ) -> None: ...
+
+class Decoder:
+    def __init__(
+        self,
+        facts: DecoderFacts,
+        weights: WeightFile,
+        team: ThreadTeam,
+        *,
+        cache_tokens: int,
+        cache_type: str = "float32",
+        prefill_chunk: int = 256,
+    ) -> None: ...
+    @property
+    def cache_tokens(self) -> int: ...
+    @property
+    def free_tokens(self) -> int: ...
+    def new_sequence(self) -> int: ...
+    def fork(self, sequence: int) -> int: ...
+    def drop(self, sequence: int) -> None: ...
+    def length(self, sequence: int) -> int: ...
+    def prefill(
+        self,
+        sequence: int,
+        embeddings: npt.NDArray[np.float32],
+        all_logits: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> npt.NDArray[np.float32]: ...
+    def decode(self, sequences: npt.ArrayLike, tokens: npt.ArrayLike) -> npt.NDArray[np.float32]: ...
+    def embed(
+        self, token_ids: npt.ArrayLike, features: npt.NDArray[np.float32] | None, image_token: int
+    ) -> npt.NDArray[np.float32]: ...

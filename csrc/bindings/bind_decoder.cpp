@@ -1,0 +1,134 @@
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bindings/bindings.h"
+#include "model/decoder.h"
+#include "runtime/error.h"
+
+namespace internvl::bindings {
+
+namespace py = pybind11;
+
+namespace {
+
+using Floats = py::array_t<float, py::array::c_style>;
+using Integers = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>;
+
+std::string shape_of(const py::array& array) {
+  std::string text = "[";
+  for (py::ssize_t i = 0; i < array.ndim(); ++i) text += (i > 0 ? ", " : "") + std::to_string(array.shape(i));
+  return text + "]";
+}
+
+void check_rows(const Floats& array, std::size_t width, const char* what) {
+  if (array.ndim() == 2 && static_cast<std::size_t>(array.shape(1)) == width) return;
+  throw PromptError(std::string(what) + " have the shape " + shape_of(array) + "; expected float32 [n, " +
+                    std::to_string(width) + "].");
+}
+
+template <class T>
+std::span<const T> view(const py::array_t<T, py::array::c_style | py::array::forcecast>& array,
+                        const char* what) {
+  if (array.ndim() != 1) {
+    throw PromptError(std::string(what) + " have the shape " + shape_of(array) + "; expected one dimension.");
+  }
+  return {array.data(), static_cast<std::size_t>(array.size())};
+}
+
+Floats new_array(std::size_t rows, std::size_t columns) {
+  return Floats({static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(columns)});
+}
+
+Floats prefill(Decoder& decoder, SequenceId sequence, const Floats& embeddings, bool all_logits,
+               const std::optional<std::function<void(std::size_t)>>& progress) {
+  check_rows(embeddings, decoder.facts().hidden_size, "embeddings");
+  const auto n = static_cast<std::size_t>(embeddings.shape(0));
+  Floats logits = new_array(all_logits ? n : 1, decoder.facts().vocab_size);
+  float* out = logits.mutable_data();
+  const float* in = embeddings.data();
+  {
+    const py::gil_scoped_release release;
+    decoder.prefill(sequence, in, n, all_logits, out, progress.value_or(nullptr));
+  }
+  return logits;
+}
+
+Floats decode(Decoder& decoder, const Integers& sequences, const Integers& tokens) {
+  const auto ids = view(sequences, "sequences");
+  const auto values = view(tokens, "tokens");
+  Floats logits = new_array(ids.size(), decoder.facts().vocab_size);
+  float* out = logits.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    decoder.decode(ids, values, out);
+  }
+  return logits;
+}
+
+Floats embed(const Decoder& decoder, const Integers& tokens, const std::optional<Floats>& features,
+             std::int64_t image_token) {
+  const auto ids = view(tokens, "token ids");
+  std::size_t rows = 0;
+  if (features) {
+    check_rows(*features, decoder.facts().hidden_size, "image features");
+    rows = static_cast<std::size_t>(features->shape(0));
+  }
+  Floats embeddings = new_array(ids.size(), decoder.facts().hidden_size);
+  float* out = embeddings.mutable_data();
+  const float* in = features ? features->data() : nullptr;
+  {
+    const py::gil_scoped_release release;
+    decoder.embed(ids, in, rows, image_token, out);
+  }
+  return embeddings;
+}
+
+}  // namespace
+
+void register_decoder(py::module_& module) {
+  py::class_<RopeFacts>(module, "RopeFacts")
+      .def(py::init([](double theta, bool dynamic, double factor, std::size_t max_positions) {
+             return RopeFacts{theta, dynamic, factor, max_positions};
+           }),
+           py::kw_only(), py::arg("theta"), py::arg("dynamic"), py::arg("factor"), py::arg("max_positions"));
+  py::class_<DecoderFacts>(module, "DecoderFacts")
+      .def(py::init([](std::size_t hidden_size, std::size_t layers, std::size_t heads, std::size_t kv_heads,
+                       std::size_t head_dim, std::size_t intermediate_size, std::size_t vocab_size,
+                       float norm_eps, bool qkv_bias, bool qk_norm, const RopeFacts& rope) {
+             return DecoderFacts{hidden_size, layers,   heads,    kv_heads, head_dim, intermediate_size,
+                                 vocab_size,  norm_eps, qkv_bias, qk_norm,  rope};
+           }),
+           py::kw_only(), py::arg("hidden_size"), py::arg("layers"), py::arg("heads"), py::arg("kv_heads"),
+           py::arg("head_dim"), py::arg("intermediate_size"), py::arg("vocab_size"), py::arg("norm_eps"),
+           py::arg("qkv_bias"), py::arg("qk_norm"), py::arg("rope"));
+  py::class_<Decoder>(module, "Decoder")
+      .def(py::init([](const DecoderFacts& facts, std::shared_ptr<WeightFile> weights,
+                       std::shared_ptr<ThreadTeam> team, std::size_t cache_tokens,
+                       const std::string& cache_type, std::size_t prefill_chunk) {
+             return std::make_unique<Decoder>(
+                 facts, std::move(weights), std::move(team),
+                 DecoderOptions{cache_tokens, cache_type_from(cache_type), prefill_chunk});
+           }),
+           py::arg("facts"), py::arg("weights"), py::arg("team"), py::kw_only(), py::arg("cache_tokens"),
+           py::arg("cache_type") = "float32", py::arg("prefill_chunk") = 256)
+      .def_property_readonly("cache_tokens", &Decoder::cache_tokens)
+      .def_property_readonly(
+          "free_tokens", py::cpp_function(&Decoder::free_tokens, py::call_guard<py::gil_scoped_release>()))
+      .def("new_sequence", &Decoder::new_sequence, py::call_guard<py::gil_scoped_release>())
+      .def("fork", &Decoder::fork, py::arg("sequence"), py::call_guard<py::gil_scoped_release>())
+      .def("drop", &Decoder::drop, py::arg("sequence"), py::call_guard<py::gil_scoped_release>())
+      .def("length", &Decoder::length, py::arg("sequence"), py::call_guard<py::gil_scoped_release>())
+      .def("prefill", &prefill, py::arg("sequence"), py::arg("embeddings"), py::arg("all_logits") = false,
+           py::arg("progress") = py::none())
+      .def("decode", &decode, py::arg("sequences"), py::arg("tokens"))
+      .def("embed", &embed, py::arg("token_ids"), py::arg("features").none(true), py::arg("image_token"));
+}
+
+}  // namespace internvl::bindings

@@ -1,0 +1,22 @@
+#include "kernels/activation/activation.h"
+#include "kernels/vector/float_vector.h"
+
+namespace internvl::INTERNVL_ISA {
+namespace {
+
+FloatVector silu(FloatVector x) { return x / (broadcast(1.0F) + exp(broadcast(0.0F) - x)); }
+
+void silu_multiply(const float* gate, const float* up, std::size_t n, float* out) {
+  std::size_t i = 0;
+  for (; i + lanes <= n; i += lanes) store(out + i, silu(load(gate + i)) * load(up + i));
+  if (i < n) store(out + i, silu(load(gate + i, n - i)) * load(up + i, n - i), n - i);
+}
+
+}  // namespace
+
+const ActivationKernels& activation_kernels() {
+  static constexpr ActivationKernels kernels{silu_multiply};
+  return kernels;
+}
+
+}  // namespace internvl::INTERNVL_ISA

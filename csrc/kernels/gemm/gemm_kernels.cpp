@@ -1,0 +1,117 @@
+#include "kernels/gemm/dot_tile.h"
+#include "kernels/gemm/gemm.h"
+#include "kernels/gemm/weight_rows.h"
+
+namespace internvl::INTERNVL_ISA {
+namespace {
+
+static_assert(panel_depth == sum_block, "a panel spans one block of every sum");
+
+// Element 64 b + 8 j + l of a row becomes element 64 b + 8 l + j, as in Int4Words.
+void interleave_int4(const float* x, std::size_t x_stride, std::size_t rows, std::size_t k, float* out,
+                     std::size_t out_stride) {
+  for (std::size_t r = 0; r < rows; ++r) {
+    const float* from = x + r * x_stride;
+    float* to = out + r * out_stride;
+    for (std::size_t block = 0; block < k; block += int4_step) {
+      for (std::size_t j = 0; j < 8; ++j) {
+        for (std::size_t lane = 0; lane < lanes; ++lane) {
+          const std::size_t source = block + 8 * lane + j;
+          to[block + 8 * j + lane] = source < k ? from[source] : 0.0F;
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+void unpack_row(PlainRow<T> row, std::size_t depth, float* out) {
+  std::size_t k = 0;
+  for (; k + lanes <= depth; k += lanes) store(out + k, row.template at<0>(k));
+  if (k < depth) store(out + k, row.tail(k, depth - k), depth - k);
+}
+
+template <int J>
+void unpack_vectors(Int4Words words, FloatVector scales, float* out) {
+  store(out + lanes * J, nibbles<J>(words) * scales);
+  if constexpr (J + 1 < 8) unpack_vectors<J + 1>(words, scales, out);
+}
+
+void unpack_row(Int4Row row, std::size_t depth, float* out) {
+  std::size_t k = 0;
+  for (; k + int4_step <= depth; k += int4_step) {
+    unpack_vectors<0>(load_int4(row.values + k / 2), load_int4_scales(row.scales + k / 32), out + k);
+  }
+  if (k < depth) {
+    unpack_vectors<0>(load_int4_half(row.values + k / 2), load_int4_scales_half(row.scales + k / 32),
+                      out + k);
+  }
+}
+
+void unpack(const WeightMatrix& w, std::size_t n, std::size_t rows, std::size_t k, std::size_t depth,
+            float* panel) {
+  with_rows_of(w, [&](const auto& source) {
+    for (std::size_t i = 0; i < rows; ++i) {
+      unpack_row(source.row(n + i).from(k), depth, panel + i * panel_depth);
+    }
+  });
+}
+
+template <int Rows, int Columns>
+void multiply_tile(const float* x, std::size_t x_stride, const float* panel, std::size_t depth,
+                   bool accumulate, float* sums) {
+  PlainRow<float> rows[Columns];
+  for (int c = 0; c < Columns; ++c) rows[c] = {panel + static_cast<std::size_t>(c) * panel_depth};
+  DotTile<Rows, Columns> tile;
+  tile.run(x, x_stride, rows, depth);
+  float block[Rows * Columns];
+  tile.reduce(block);
+  for (int r = 0; r < Rows; ++r) {
+    float* out = sums + static_cast<std::size_t>(r) * panel_rows;
+    for (int c = 0; c < Columns; ++c) out[c] = (accumulate ? out[c] : 0.0F) + block[r * Columns + c];
+  }
+}
+
+template <int Rows>
+void multiply_rows(const float* x, std::size_t x_stride, const float* panel, std::size_t n, std::size_t depth,
+                   bool accumulate, float* sums) {
+  std::size_t c = 0;
+  for (; c + tile_columns <= n; c += tile_columns) {
+    multiply_tile<Rows, tile_columns>(x, x_stride, panel + c * panel_depth, depth, accumulate, sums + c);
+  }
+  for (; c < n; ++c)
+    multiply_tile<Rows, 1>(x, x_stride, panel + c * panel_depth, depth, accumulate, sums + c);
+}
+
+void multiply(const float* x, std::size_t x_stride, std::size_t m, const float* panel, std::size_t n,
+              std::size_t depth, bool accumulate, float* sums) {
+  std::size_t r = 0;
+  for (; r + tile_rows <= m; r += tile_rows) {
+    multiply_rows<tile_rows>(x + r * x_stride, x_stride, panel, n, depth, accumulate, sums + r * panel_rows);
+  }
+  for (; r < m; ++r) {
+    multiply_rows<1>(x + r * x_stride, x_stride, panel, n, depth, accumulate, sums + r * panel_rows);
+  }
+}
+
+void finish(const WeightMatrix& w, const float* sums, std::size_t m, std::size_t begin, std::size_t n,
+            const float* bias, bool accumulate, float* y, std::size_t y_stride) {
+  with_rows_of(w, [&](const auto& source) {
+    for (std::size_t r = 0; r < m; ++r) {
+      float* out = y + r * y_stride + begin;
+      for (std::size_t c = 0; c < n; ++c) {
+        out[c] = finished(sums[r * panel_rows + c], source.scale(begin + c),
+                          bias == nullptr ? nullptr : bias + begin + c, accumulate ? out + c : nullptr);
+      }
+    }
+  });
+}
+
+}  // namespace
+
+const GemmKernels& gemm_kernels() {
+  static constexpr GemmKernels kernels{interleave_int4, unpack, multiply, finish};
+  return kernels;
+}
+
+}  // namespace internvl::INTERNVL_ISA

@@ -1,0 +1,83 @@
+#include "kernels/gemm/linear.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "kernels/gemm/gemm.h"
+
+namespace internvl {
+namespace {
+
+constexpr std::size_t int4_step = 64;
+
+std::size_t rounded_up(std::size_t k) { return (k + int4_step - 1) / int4_step * int4_step; }
+
+// Bytes of weights that a thread takes at a time: large enough that taking costs nothing, small enough that
+// threads end together.
+constexpr std::size_t gemv_bytes = 32768;
+
+void multiply_few(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, InstructionSet set) {
+  const GemvKernels& kernels = gemv_kernels(set);
+  const std::size_t row_bytes = std::max<std::size_t>(w.columns * (w.type == DataType::float32 ? 4 : 1), 1);
+  const std::size_t grain = std::max<std::size_t>(gemv_bytes / row_bytes / 12, 1) * 12;
+  team.for_each_range(w.rows, grain,
+                      [&](std::size_t begin, std::size_t end) { kernels.multiply(job, w, begin, end); });
+}
+
+void multiply_many(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,
+                   InstructionSet set) {
+  const GemmKernels& kernels = gemm_kernels(set);
+  std::atomic<std::size_t> next{0};
+  team.run([&](int thread) {
+    float* panel = workspace.panel(thread);
+    float* sums = workspace.sums(thread);
+    for (;;) {
+      const std::size_t begin = next.fetch_add(panel_rows, std::memory_order_relaxed);
+      if (begin >= w.rows) return;
+      const std::size_t n = std::min(panel_rows, w.rows - begin);
+      for (std::size_t first = 0; first < job.rows; first += gemm_rows) {
+        const std::size_t m = std::min(gemm_rows, job.rows - first);
+        for (std::size_t k = 0; k < w.columns; k += panel_depth) {
+          const std::size_t depth = std::min(panel_depth, w.columns - k);
+          kernels.unpack(w, begin, n, k, depth, panel);
+          kernels.multiply(job.x + first * job.x_stride + k, job.x_stride, m, panel, n,
+                           w.type == DataType::int4 ? rounded_up(depth) : depth, k != 0, sums);
+        }
+        kernels.finish(w, sums, m, begin, n, job.bias, job.accumulate, job.y + first * job.y_stride,
+                       job.y_stride);
+      }
+    }
+  });
+}
+
+}  // namespace
+
+LinearWorkspace::LinearWorkspace(const ThreadTeam& team, std::size_t most_rows, std::size_t most_columns)
+    : most_rows_(most_rows),
+      thread_elements_(panel_elements + std::min(most_rows, gemm_rows) * panel_rows),
+      panels_(static_cast<std::size_t>(team.size()) * thread_elements_),
+      interleaved_(most_rows * rounded_up(most_columns)) {}
+
+float* LinearWorkspace::sums(int thread) { return panel(thread) + panel_elements; }
+
+void linear(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,
+            InstructionSet set) {
+  LinearRows ordered = job;
+  if (w.type == DataType::int4) {
+    const GemmKernels& kernels = gemm_kernels(set);
+    const std::size_t stride = rounded_up(w.columns);
+    team.for_each_range(job.rows, 16, [&](std::size_t begin, std::size_t end) {
+      kernels.interleave_int4(job.x + begin * job.x_stride, job.x_stride, end - begin, w.columns,
+                              workspace.interleaved() + begin * stride, stride);
+    });
+    ordered.x = workspace.interleaved();
+    ordered.x_stride = stride;
+  }
+  if (job.rows <= gemv_rows) {
+    multiply_few(ordered, w, team, set);
+  } else {
+    multiply_many(ordered, w, team, workspace, set);
+  }
+}
+
+}  // namespace internvl

@@ -1,0 +1,69 @@
+#include "kernels/gemm/dot_tile.h"
+#include "kernels/gemm/weight_rows.h"
+#include "kernels/gemv/gemv.h"
+
+namespace internvl::INTERNVL_ISA {
+namespace {
+
+// Rows of W at once: enough independent sums to hide the latency of an fma.
+template <int Rows>
+constexpr int columns_at_once = Rows <= 2                  ? 4
+                                : 12 / Rows > tile_columns ? tile_columns
+                                                           : 12 / Rows;
+
+template <int Rows, int Columns, class Source>
+void multiply_columns(const LinearRows& job, const Source& source, std::size_t n) {
+  using Row = Source::Row;
+  Row rows[Columns];
+  for (int c = 0; c < Columns; ++c) rows[c] = source.row(n + static_cast<std::size_t>(c));
+  float totals[Rows * Columns] = {};
+  for (std::size_t k = 0; k < source.columns; k += sum_block) {
+    const std::size_t count = source.columns - k < sum_block ? source.columns - k : sum_block;
+    Row block[Columns];
+    for (int c = 0; c < Columns; ++c) block[c] = rows[c].from(k);
+    DotTile<Rows, Columns> tile;
+    tile.run(job.x + k, job.x_stride, block, count);
+    float sums[Rows * Columns];
+    tile.reduce(sums);
+    for (int i = 0; i < Rows * Columns; ++i) totals[i] += sums[i];
+  }
+  for (int r = 0; r < Rows; ++r) {
+    float* y = job.y + static_cast<std::size_t>(r) * job.y_stride + n;
+    for (int c = 0; c < Columns; ++c) {
+      y[c] = finished(totals[r * Columns + c], source.scale(n + static_cast<std::size_t>(c)),
+                      job.bias == nullptr ? nullptr : job.bias + n + c, job.accumulate ? y + c : nullptr);
+    }
+  }
+}
+
+template <int Rows, class Source>
+void multiply_rows(const LinearRows& job, const Source& source, std::size_t begin, std::size_t end) {
+  constexpr int columns = columns_at_once<Rows>;
+  std::size_t n = begin;
+  for (; n + columns <= end; n += columns) multiply_columns<Rows, columns>(job, source, n);
+  for (; n < end; ++n) multiply_columns<Rows, 1>(job, source, n);
+}
+
+void multiply(const LinearRows& job, const WeightMatrix& w, std::size_t begin, std::size_t end) {
+  with_rows_of(w, [&](const auto& source) {
+    switch (job.rows) {
+      case 1:
+        return multiply_rows<1>(job, source, begin, end);
+      case 2:
+        return multiply_rows<2>(job, source, begin, end);
+      case 3:
+        return multiply_rows<3>(job, source, begin, end);
+      default:
+        return multiply_rows<4>(job, source, begin, end);
+    }
+  });
+}
+
+}  // namespace
+
+const GemvKernels& gemv_kernels() {
+  static constexpr GemvKernels kernels{multiply};
+  return kernels;
+}
+
+}  // namespace internvl::INTERNVL_ISA

@@ -1,0 +1,16 @@
+#pragma once
+
+#include <cstddef>
+
+#include "kernels/dispatch.h"
+
+namespace internvl {
+
+struct NormKernels {
+  // out[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i] for one row of n elements; `out` may be `x`.
+  void (*rms_norm)(const float* x, const float* weight, std::size_t n, float eps, float* out);
+};
+
+INTERNVL_DECLARE_KERNELS(NormKernels, norm_kernels)
+
+}  // namespace internvl

@@ -1,0 +1,458 @@
+#include "model/decoder.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <mutex>
+#include <utility>
+
+#include "kernels/activation/activation.h"
+#include "kernels/attention/attention.h"
+#include "kernels/gemm/gemm.h"
+#include "kernels/norm/norm.h"
+#include "kernels/rope/rope.h"
+#include "runtime/error.h"
+
+namespace internvl {
+namespace {
+
+constexpr std::size_t int4_block = 32;
+constexpr std::size_t span_keys = span_blocks * cache_block;
+// Rows that a thread takes at a time in the small steps between the matrices.
+constexpr std::size_t row_grain = 8;
+
+DecoderFacts checked(const DecoderFacts& facts) {
+  const bool possible = facts.hidden_size > 0 && facts.layers > 0 && facts.heads > 0 && facts.kv_heads > 0 &&
+                        facts.intermediate_size > 0 && facts.vocab_size > 0 &&
+                        facts.heads % facts.kv_heads == 0;
+  if (!possible) {
+    throw BundleError(
+        "the manifest describes an impossible language model: every size must be positive and "
+        "the heads a multiple of the kv heads. Export the bundle again.");
+  }
+  if (facts.head_dim == 0 || facts.head_dim % 8 != 0 || facts.head_dim > most_head_dim) {
+    throw BundleError("the language model's head_dim is " + std::to_string(facts.head_dim) +
+                      "; the native engine takes multiples of 8 up to " + std::to_string(most_head_dim) +
+                      ". Use engine=\"onnxruntime\".");
+  }
+  return facts;
+}
+
+const std::byte* aligned(const Tensor& tensor, std::size_t alignment) {
+  if (reinterpret_cast<std::uintptr_t>(tensor.bytes.data()) % alignment != 0) {
+    throw BundleError("tensor '" + std::string(tensor.name) + "' does not lie at a multiple of " +
+                      std::to_string(alignment) + " bytes in its file. Export the bundle again.");
+  }
+  return tensor.bytes.data();
+}
+
+const std::byte* typed(const Tensor& tensor, DataType type, std::size_t alignment) {
+  if (tensor.type != type) {
+    throw BundleError("tensor '" + std::string(tensor.name) + "' is " + std::string(name_of(tensor.type)) +
+                      " where " + std::string(name_of(type)) + " is expected. Export the bundle again.");
+  }
+  return aligned(tensor, alignment);
+}
+
+std::string layer_name(std::size_t layer, const char* name) {
+  return "llm.layers." + std::to_string(layer) + "." + name;
+}
+
+// Floats of the state of one tile of attention.
+constexpr std::size_t state_elements(std::size_t head_dim) { return attention_rows * (2 + head_dim); }
+
+AttentionState state_at(float* memory) {
+  return {memory, memory + attention_rows, memory + 2 * attention_rows};
+}
+
+}  // namespace
+
+Decoder::Decoder(const DecoderFacts& facts, std::shared_ptr<const WeightFile> weights,
+                 std::shared_ptr<ThreadTeam> team, const DecoderOptions& options)
+    : facts_(checked(facts)),
+      weights_(std::move(weights)),
+      team_(std::move(team)),
+      set_(instruction_set()),
+      chunk_(std::max<std::size_t>(options.prefill_chunk, 1)),
+      embedding_(matrix("llm.embed_tokens.weight", facts.vocab_size, facts.hidden_size)),
+      head_(weights_->contains("llm.lm_head.weight")
+                ? matrix("llm.lm_head.weight", facts.vocab_size, facts.hidden_size)
+                : embedding_),
+      norm_(vector("llm.norm.weight", facts.hidden_size)),
+      layers_(load_layers()),
+      rope_(facts.rope, facts.head_dim),
+      cache_(options.cache_type, facts.layers, facts.kv_heads, facts.head_dim, options.cache_tokens),
+      linear_(*team_, chunk_,
+              std::max({facts.hidden_size, facts.heads * facts.head_dim, facts.intermediate_size})),
+      hidden_(chunk_ * facts.hidden_size),
+      normed_(chunk_ * facts.hidden_size),
+      qkv_(chunk_ * facts.qkv_rows()),
+      attention_(chunk_ * facts.heads * facts.head_dim),
+      gate_up_(chunk_ * 2 * facts.intermediate_size),
+      cosines_(chunk_ * (facts.head_dim / 2)),
+      sines_(cosines_.size()) {
+  if (embedding_.scales != nullptr) {
+    throw BundleError(
+        "tensor 'llm.embed_tokens.weight' holds integers; a table is fp32, fp16 or bf16. "
+        "Export the bundle again.");
+  }
+}
+
+WeightMatrix Decoder::matrix(const std::string& name, std::size_t rows, std::size_t columns) const {
+  const auto n = static_cast<std::int64_t>(rows);
+  const auto k = static_cast<std::int64_t>(columns);
+  const Tensor tensor = weights_->tensor(name, std::array{n, k});
+  WeightMatrix found{tensor.type, nullptr, nullptr, rows, columns};
+  switch (tensor.type) {
+    case DataType::float32:
+      found.values = aligned(tensor, 4);
+      break;
+    case DataType::float16:
+    case DataType::bfloat16:
+      found.values = aligned(tensor, 2);
+      break;
+    case DataType::int8:
+      found.values = tensor.bytes.data();
+      found.scales = typed(weights_->tensor(name + ".scales", std::array{n}), DataType::float32, 4);
+      break;
+    case DataType::int4:
+      if (columns % int4_block != 0) {
+        throw BundleError("tensor '" + name + "' is int4 with rows of " + std::to_string(columns) +
+                          " elements, which is not a multiple of " + std::to_string(int4_block) +
+                          ". Export the bundle in another precision.");
+      }
+      found.values = tensor.bytes.data();
+      found.scales =
+          typed(weights_->tensor(name + ".scales", std::array{n, k / static_cast<std::int64_t>(int4_block)}),
+                DataType::float16, 2);
+      break;
+  }
+  return found;
+}
+
+const float* Decoder::vector(const std::string& name, std::size_t size) const {
+  const Tensor tensor = weights_->tensor(name, std::array{static_cast<std::int64_t>(size)});
+  return reinterpret_cast<const float*>(typed(tensor, DataType::float32, 4));
+}
+
+std::vector<Decoder::Layer> Decoder::load_layers() const {
+  const std::size_t hidden = facts_.hidden_size;
+  const std::size_t inner = facts_.intermediate_size;
+  std::vector<Layer> layers;
+  for (std::size_t i = 0; i < facts_.layers; ++i) {
+    const auto name = [&](const char* tensor) { return layer_name(i, tensor); };
+    layers.push_back({
+        .attention_norm = vector(name("attention_norm.weight"), hidden),
+        .qkv = matrix(name("qkv.weight"), facts_.qkv_rows(), hidden),
+        .qkv_bias = facts_.qkv_bias ? vector(name("qkv.bias"), facts_.qkv_rows()) : nullptr,
+        .q_norm = facts_.qk_norm ? vector(name("q_norm.weight"), facts_.head_dim) : nullptr,
+        .k_norm = facts_.qk_norm ? vector(name("k_norm.weight"), facts_.head_dim) : nullptr,
+        .o_proj = matrix(name("o_proj.weight"), hidden, facts_.heads * facts_.head_dim),
+        .mlp_norm = vector(name("mlp_norm.weight"), hidden),
+        .gate_up = matrix(name("gate_up.weight"), 2 * inner, hidden),
+        .down = matrix(name("down.weight"), hidden, inner),
+    });
+  }
+  return layers;
+}
+
+std::size_t Decoder::free_tokens() {
+  const std::lock_guard turn(turn_);
+  return cache_.free_blocks() * cache_block;
+}
+
+SequenceId Decoder::new_sequence() {
+  const std::lock_guard turn(turn_);
+  return cache_.new_sequence();
+}
+
+SequenceId Decoder::fork(SequenceId sequence) {
+  const std::lock_guard turn(turn_);
+  return cache_.fork(sequence);
+}
+
+void Decoder::drop(SequenceId sequence) {
+  const std::lock_guard turn(turn_);
+  cache_.drop(sequence);
+}
+
+std::size_t Decoder::length(SequenceId sequence) {
+  const std::lock_guard turn(turn_);
+  return cache_.length(sequence);
+}
+
+void Decoder::prefill(SequenceId sequence, const float* embeddings, std::size_t n, bool all_logits,
+                      float* logits, const Progress& progress) {
+  if (n == 0) throw PromptError("there are no embeddings to prefill with; expected at least one row.");
+  std::unique_lock turn(turn_);
+  KvCache::Reservation room(cache_, {&sequence, 1}, n);
+  const std::size_t start = cache_.length(sequence);
+  for (std::size_t done = 0; done < n;) {
+    const std::size_t count = std::min(chunk_, n - done);
+    const bool last = done + count == n;
+    std::copy_n(embeddings + done * facts_.hidden_size, count * facts_.hidden_size, hidden_.data());
+    const Run run{cache_.blocks(sequence), start + done, count, 0, start + n};
+    const std::size_t needed = all_logits ? 0 : last ? count - 1 : count;
+    forward({&run, 1}, count, needed);
+    if (needed < count) project(needed, count - needed, logits + (all_logits ? done * facts_.vocab_size : 0));
+    done += count;
+    if (progress && !last) {
+      turn.unlock();
+      try {
+        progress(done);
+      } catch (...) {
+        turn.lock();
+        throw;
+      }
+      turn.lock();
+    }
+  }
+  room.commit();
+}
+
+void Decoder::decode(std::span<const SequenceId> sequences, std::span<const std::int64_t> tokens,
+                     float* logits) {
+  if (sequences.size() != tokens.size() || sequences.empty()) {
+    throw PromptError("there are " + std::to_string(sequences.size()) + " sequences and " +
+                      std::to_string(tokens.size()) +
+                      " tokens to decode; expected one token for each, and at "
+                      "least one.");
+  }
+  const std::lock_guard turn(turn_);
+  KvCache::Reservation room(cache_, sequences, 1);
+  std::vector<Run> runs;
+  for (std::size_t done = 0; done < sequences.size();) {
+    const std::size_t count = std::min(chunk_, sequences.size() - done);
+    runs.clear();
+    for (std::size_t i = 0; i < count; ++i) {
+      const SequenceId sequence = sequences[done + i];
+      const std::size_t position = cache_.length(sequence);
+      look_up(tokens[done + i], hidden_.data() + i * facts_.hidden_size);
+      runs.push_back({cache_.blocks(sequence), position, 1, i, position + 1});
+    }
+    forward(runs, count, 0);
+    project(0, count, logits + done * facts_.vocab_size);
+    done += count;
+  }
+  room.commit();
+}
+
+void Decoder::look_up(std::int64_t token, float* out) const {
+  if (token < 0 || static_cast<std::uint64_t>(token) >= facts_.vocab_size) {
+    throw PromptError("token id " + std::to_string(token) + " is outside of the vocabulary of " +
+                      std::to_string(facts_.vocab_size) + ". Use the tokenizer of this bundle.");
+  }
+  const GemmKernels& kernels = gemm_kernels(set_);
+  for (std::size_t k = 0; k < facts_.hidden_size; k += panel_depth) {
+    kernels.unpack(embedding_, static_cast<std::size_t>(token), 1, k,
+                   std::min(panel_depth, facts_.hidden_size - k), out + k);
+  }
+}
+
+void Decoder::embed(std::span<const std::int64_t> tokens, const float* features, std::size_t feature_rows,
+                    std::int64_t image_token, float* embeddings) const {
+  const auto places = static_cast<std::size_t>(std::count(tokens.begin(), tokens.end(), image_token));
+  if (places != feature_rows) {
+    throw PromptError("the prompt has " + std::to_string(places) + " image context tokens and there are " +
+                      std::to_string(feature_rows) +
+                      " rows of image features; expected as many. Give every image its place in the prompt.");
+  }
+  for (const std::int64_t token : tokens) {
+    if (token == image_token) {
+      std::copy_n(features, facts_.hidden_size, embeddings);
+      features += facts_.hidden_size;
+    } else {
+      look_up(token, embeddings);
+    }
+    embeddings += facts_.hidden_size;
+  }
+}
+
+void Decoder::multiply(const float* x, std::size_t x_stride, std::size_t rows, const WeightMatrix& w,
+                       const float* bias, bool accumulate, float* y) {
+  linear({x, x_stride, rows, bias, accumulate, y, w.rows}, w, *team_, linear_, set_);
+}
+
+void Decoder::forward(std::span<const Run> runs, std::size_t rows, std::size_t needed) {
+  const std::size_t hidden = facts_.hidden_size;
+  const std::size_t inner = facts_.intermediate_size;
+  const std::size_t query_size = facts_.heads * facts_.head_dim;
+  const ActivationKernels& activation = activation_kernels(set_);
+  for (const Run& run : runs) {
+    const std::size_t angles = run.row * (facts_.head_dim / 2);
+    rope_.fill(run.position, run.count, run.length, &cosines_[angles], &sines_[angles]);
+  }
+  std::vector<Run> needed_runs;
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    const Layer& layer = layers_[i];
+    normalise(layer.attention_norm, hidden_.data(), rows, normed_.data());
+    multiply(normed_.data(), hidden, rows, layer.qkv, layer.qkv_bias, false, qkv_.data());
+    rotate_and_store(layer, i, runs, rows);
+    if (needed > 0 && i + 1 == layers_.size()) {
+      if (needed == rows) return;
+      for (Run run : runs) {
+        const std::size_t skip = needed > run.row ? std::min(needed - run.row, run.count) : 0;
+        if (skip == run.count) continue;
+        run.position += skip;
+        run.row += skip;
+        run.count -= skip;
+        needed_runs.push_back(run);
+      }
+      runs = needed_runs;
+    }
+    const std::size_t first = i + 1 == layers_.size() ? needed : 0;
+    const std::size_t count = rows - first;
+    float* stream = hidden_.data() + first * hidden;
+    attend(i, runs);
+    multiply(attention_.data() + first * query_size, query_size, count, layer.o_proj, nullptr, true, stream);
+    normalise(layer.mlp_norm, stream, count, normed_.data());
+    multiply(normed_.data(), hidden, count, layer.gate_up, nullptr, false, gate_up_.data());
+    team_->for_each_range(count, row_grain, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t row = begin; row < end; ++row) {
+        float* gate = &gate_up_[row * 2 * inner];
+        activation.silu_multiply(gate, gate + inner, inner, gate);
+      }
+    });
+    multiply(gate_up_.data(), 2 * inner, count, layer.down, nullptr, true, stream);
+  }
+}
+
+void Decoder::normalise(const float* weight, const float* x, std::size_t rows, float* out) {
+  const NormKernels& kernels = norm_kernels(set_);
+  const std::size_t n = facts_.hidden_size;
+  team_->for_each_range(rows, row_grain, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t row = begin; row < end; ++row) {
+      kernels.rms_norm(x + row * n, weight, n, facts_.norm_eps, out + row * n);
+    }
+  });
+}
+
+void Decoder::rotate_and_store(const Layer& layer, std::size_t index, std::span<const Run> runs,
+                               std::size_t rows) {
+  const NormKernels& norms = norm_kernels(set_);
+  const RopeKernels& rope = rope_kernels(set_);
+  const std::size_t d = facts_.head_dim;
+  const std::size_t rotated = facts_.heads + facts_.kv_heads;  // queries and keys lie side by side
+  team_->for_each_range(rows, row_grain, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t row = begin; row < end; ++row) {
+      const Run& run = *std::prev(
+          std::upper_bound(runs.begin(), runs.end(), row,
+                           [](std::size_t wanted, const Run& other) { return wanted < other.row; }));
+      float* qkv = &qkv_[row * facts_.qkv_rows()];
+      if (facts_.qk_norm) {
+        for (std::size_t head = 0; head < rotated; ++head) {
+          const float* weight = head < facts_.heads ? layer.q_norm : layer.k_norm;
+          norms.rms_norm(qkv + head * d, weight, d, facts_.norm_eps, qkv + head * d);
+        }
+      }
+      rope.rotate(qkv, rotated, d, &cosines_[row * (d / 2)], &sines_[row * (d / 2)]);
+      const std::size_t position = run.position + (row - run.row);
+      const float* keys = qkv + facts_.heads * d;
+      const float* values = qkv + rotated * d;
+      for (std::size_t head = 0; head < facts_.kv_heads; ++head) {
+        cache_.write(run.blocks[position / cache_block], position % cache_block, index, head, keys + head * d,
+                     values + head * d);
+      }
+    }
+  });
+}
+
+void Decoder::attend_span(std::size_t layer, const Tile& tile, std::size_t span,
+                          const AttentionState& state) const {
+  const AttentionKernels& kernels = attention_kernels(set_);
+  const std::size_t kv_head = tile.head / (facts_.heads / facts_.kv_heads);
+  std::array<const float*, attention_rows> queries{};
+  std::array<std::size_t, attention_rows> visible{};
+  std::size_t rows = 0;
+  for (std::size_t p = 0; p < tile.positions; ++p) {
+    const float* row = &qkv_[(tile.run->row + tile.offset + p) * facts_.qkv_rows()];
+    for (std::size_t h = 0; h < tile.heads; ++h) {
+      queries[rows] = row + (tile.head + h) * facts_.head_dim;
+      visible[rows++] = tile.run->position + tile.offset + p + 1;
+    }
+  }
+  std::array<const std::byte*, span_blocks> blocks{};
+  const std::size_t first = span * span_blocks;
+  const std::size_t count = std::min(span_blocks, tile.run->blocks.size() - first);
+  for (std::size_t b = 0; b < count; ++b)
+    blocks[b] = cache_.keys(tile.run->blocks[first + b], layer, kv_head);
+  const QueryRows job{rows, queries.data(), visible.data(), facts_.head_dim,
+                      1.0F / std::sqrt(static_cast<float>(facts_.head_dim))};
+  const auto kernel = cache_.type() == CacheType::float32 ? kernels.attend_float32 : kernels.attend_bfloat16;
+  kernel(job, blocks.data(), first * cache_block, count, state);
+}
+
+void Decoder::finish_tile(const Tile& tile, const AttentionState& state) {
+  std::array<float*, attention_rows> out{};
+  std::size_t rows = 0;
+  for (std::size_t p = 0; p < tile.positions; ++p) {
+    const std::size_t row = tile.run->row + tile.offset + p;
+    for (std::size_t h = 0; h < tile.heads; ++h) {
+      out[rows++] = &attention_[(row * facts_.heads + tile.head + h) * facts_.head_dim];
+    }
+  }
+  attention_kernels(set_).finish(rows, facts_.head_dim, state, out.data());
+}
+
+void Decoder::attend(std::size_t layer, std::span<const Run> runs) {
+  const AttentionKernels& kernels = attention_kernels(set_);
+  const std::size_t group = facts_.heads / facts_.kv_heads;
+  const std::size_t heads_at_once = std::min(group, attention_rows);
+  const std::size_t positions_at_once = attention_rows / heads_at_once;
+  tiles_.clear();
+  std::size_t spans = 0;
+  for (const Run& run : runs) {
+    for (std::size_t offset = 0; offset < run.count; offset += positions_at_once) {
+      const std::size_t positions = std::min(positions_at_once, run.count - offset);
+      const std::size_t seen = run.position + offset + positions;
+      for (std::size_t kv_head = 0; kv_head < facts_.kv_heads; ++kv_head) {
+        for (std::size_t head = 0; head < group; head += heads_at_once) {
+          tiles_.push_back({&run, offset, positions, kv_head * group + head,
+                            std::min(heads_at_once, group - head), (seen + span_keys - 1) / span_keys});
+          spans += tiles_.back().spans;
+        }
+      }
+    }
+  }
+  const std::size_t elements = state_elements(facts_.head_dim);
+  const auto threads = static_cast<std::size_t>(team_->size());
+  if (spans == tiles_.size() || tiles_.size() >= 4 * threads) {
+    team_->for_each_range(tiles_.size(), 1, [&](std::size_t begin, std::size_t) {
+      const Tile& tile = tiles_[begin];
+      float memory[2 * state_elements(most_head_dim)];
+      const AttentionState state = state_at(memory);
+      const AttentionState next = state_at(memory + elements);
+      attend_span(layer, tile, 0, state);
+      for (std::size_t span = 1; span < tile.spans; ++span) {
+        attend_span(layer, tile, span, next);
+        kernels.merge(tile.positions * tile.heads, facts_.head_dim, state, next);
+      }
+      finish_tile(tile, state);
+    });
+    return;
+  }
+  // Few queries over a long cache: the spans of a tile are work for several threads.
+  span_states_.resize(std::max(span_states_.size(), spans * elements));
+  team_->for_each_range(spans, 1, [&](std::size_t begin, std::size_t) {
+    std::size_t span = begin;
+    std::size_t tile = 0;
+    while (span >= tiles_[tile].spans) span -= tiles_[tile++].spans;
+    attend_span(layer, tiles_[tile], span, state_at(&span_states_[begin * elements]));
+  });
+  float* first = span_states_.data();
+  for (const Tile& tile : tiles_) {
+    for (std::size_t span = 1; span < tile.spans; ++span) {
+      kernels.merge(tile.positions * tile.heads, facts_.head_dim, state_at(first),
+                    state_at(first + span * elements));
+    }
+    finish_tile(tile, state_at(first));
+    first += tile.spans * elements;
+  }
+}
+
+void Decoder::project(std::size_t first, std::size_t rows, float* logits) {
+  normalise(norm_, hidden_.data() + first * facts_.hidden_size, rows, normed_.data());
+  multiply(normed_.data(), facts_.hidden_size, rows, head_, nullptr, false, logits);
+}
+
+}  // namespace internvl

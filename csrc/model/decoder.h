@@ -1,0 +1,148 @@
+// The language model: prefill and decode over a paged KV cache.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/gemm/linear.h"
+#include "kernels/gemm/weight_matrix.h"
+#include "kv_cache/kv_cache.h"
+#include "model/decoder_facts.h"
+#include "runtime/thread_team.h"
+#include "runtime/turn_lock.h"
+#include "runtime/weight_file.h"
+
+namespace internvl {
+
+struct DecoderOptions {
+  std::size_t cache_tokens;  // room of the KV cache, all sequences together
+  CacheType cache_type = CacheType::float32;
+  std::size_t prefill_chunk = 256;  // tokens that are computed at once; bounds the memory of activations
+};
+
+// Computes from the weights where they lie in the file; activations are fp32.
+//
+// The logits after a token depend on the tokens before it and on nothing else, bit for bit: not on how they
+// were cut into calls or chunks, on the sequences decoded beside, or on the number of threads. The one
+// exception is dynamic rope scaling beyond its trained length, whose angles depend on the length at each
+// call.
+//
+// One decoder may be used from several threads; they take turns. A call that throws leaves every sequence as
+// it was.
+class Decoder {
+ public:
+  // Throws BundleError if a tensor is missing or has another shape or type than the facts ask for.
+  Decoder(const DecoderFacts& facts, std::shared_ptr<const WeightFile> weights,
+          std::shared_ptr<ThreadTeam> team, const DecoderOptions& options);
+
+  const DecoderFacts& facts() const { return facts_; }
+  std::size_t cache_tokens() const { return cache_.tokens(); }
+  // Tokens that new sequences can still take: free blocks of the cache.
+  std::size_t free_tokens();
+
+  SequenceId new_sequence();
+  SequenceId fork(SequenceId sequence);
+  void drop(SequenceId sequence);
+  std::size_t length(SequenceId sequence);
+
+  // Called between chunks of a prefill with the number of tokens done; what it throws ends the prefill.
+  // Other calls may come to their turn meanwhile.
+  using Progress = std::function<void(std::size_t done)>;
+
+  // Appends embeddings [n, hidden_size], n >= 1, to a sequence. Writes the logits after the last of them
+  // [1, vocab_size], or after each [n, vocab_size].
+  // Throws CacheFullError if there is no room, PromptError if the sequence is unknown or in use.
+  void prefill(SequenceId sequence, const float* embeddings, std::size_t n, bool all_logits, float* logits,
+               const Progress& progress = {});
+
+  // Appends tokens[i] to sequences[i], all different, and writes the logits after each [count, vocab_size].
+  // Throws CacheFullError, PromptError.
+  void decode(std::span<const SequenceId> sequences, std::span<const std::int64_t> tokens, float* logits);
+
+  // Looks up embeddings [tokens, hidden_size]. Where `image_token` stands, the next row of
+  // features [feature_rows, hidden_size] is put in its place.
+  // Throws PromptError if a token is outside of the vocabulary or the rows do not match the places.
+  void embed(std::span<const std::int64_t> tokens, const float* features, std::size_t feature_rows,
+             std::int64_t image_token, float* embeddings) const;
+
+ private:
+  struct Layer {
+    const float* attention_norm;
+    WeightMatrix qkv;
+    const float* qkv_bias;  // null without
+    const float* q_norm;    // null without
+    const float* k_norm;
+    WeightMatrix o_proj;
+    const float* mlp_norm;
+    WeightMatrix gate_up;
+    WeightMatrix down;
+  };
+
+  // Tokens that stand one after the other in one sequence, as rows of the residual stream.
+  struct Run {
+    std::span<const BlockId> blocks;
+    std::size_t position;  // of the first
+    std::size_t count;
+    std::size_t row;     // of the first
+    std::size_t length;  // of the sequence after the call
+  };
+
+  // Query rows that one call of the attention kernel takes: heads of one group at neighbouring positions.
+  struct Tile {
+    const Run* run;
+    std::size_t offset;  // of the first position, in the run
+    std::size_t positions;
+    std::size_t head;  // the first
+    std::size_t heads;
+    std::size_t spans;  // of the cache, that the last position sees
+  };
+
+  WeightMatrix matrix(const std::string& name, std::size_t rows, std::size_t columns) const;
+  const float* vector(const std::string& name, std::size_t size) const;
+  std::vector<Layer> load_layers() const;
+  void look_up(std::int64_t token, float* out) const;
+  // Takes the first `rows` rows of hidden_ through all layers and appends their keys and values. Afterwards
+  // only the rows from `needed` on are right: the last layer computes no others.
+  void forward(std::span<const Run> runs, std::size_t rows, std::size_t needed);
+  void normalise(const float* weight, const float* x, std::size_t rows, float* out);
+  void rotate_and_store(const Layer& layer, std::size_t index, std::span<const Run> runs, std::size_t rows);
+  void attend(std::size_t layer, std::span<const Run> runs);
+  void attend_span(std::size_t layer, const Tile& tile, std::size_t span, const AttentionState& state) const;
+  void finish_tile(const Tile& tile, const AttentionState& state);
+  void multiply(const float* x, std::size_t x_stride, std::size_t rows, const WeightMatrix& w,
+                const float* bias, bool accumulate, float* y);
+  // Logits of `rows` rows of hidden_ from row `first` on.
+  void project(std::size_t first, std::size_t rows, float* logits);
+
+  DecoderFacts facts_;
+  std::shared_ptr<const WeightFile> weights_;
+  std::shared_ptr<ThreadTeam> team_;
+  InstructionSet set_;
+  std::size_t chunk_;
+  WeightMatrix embedding_;
+  WeightMatrix head_;
+  const float* norm_;
+  std::vector<Layer> layers_;
+  RopeTable rope_;
+  KvCache cache_;
+  TurnLock turn_;
+
+  // Activations of one chunk.
+  LinearWorkspace linear_;
+  std::vector<float> hidden_;     // [chunk, hidden_size], the residual stream
+  std::vector<float> normed_;     // [chunk, hidden_size]
+  std::vector<float> qkv_;        // [chunk, qkv_rows]
+  std::vector<float> attention_;  // [chunk, heads * head_dim]
+  std::vector<float> gate_up_;    // [chunk, 2 * intermediate_size]
+  std::vector<float> cosines_;    // [chunk, head_dim / 2]
+  std::vector<float> sines_;
+  std::vector<Tile> tiles_;
+  std::vector<float> span_states_;  // of spans that are computed apart
+};
+
+}  // namespace internvl

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstddef>
+
+#include "kernels/rope/rope_table.h"
+
+namespace internvl {
+
+// What a language model is: a pre-norm decoder with grouped-query attention and a SiLU-gated MLP.
+// Mirrors LanguageModel of the bundle's manifest.
+struct DecoderFacts {
+  std::size_t hidden_size;
+  std::size_t layers;
+  std::size_t heads;
+  std::size_t kv_heads;
+  std::size_t head_dim;
+  std::size_t intermediate_size;
+  std::size_t vocab_size;
+  float norm_eps;
+  bool qkv_bias;
+  bool qk_norm;  // RMSNorm over each query and key head, before the rotation
+  RopeFacts rope;
+
+  std::size_t qkv_rows() const { return (heads + 2 * kv_heads) * head_dim; }
+};
+
+}  // namespace internvl

@@ -1,0 +1,121 @@
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "check.h"
+#include "kernels/gemm/linear.h"
+#include "random_weights.h"
+
+namespace internvl {
+namespace {
+
+struct Shape {
+  std::size_t m, n, k;
+};
+
+// x is kept in memory of exactly its size and y has a margin, so that a kernel that reads or writes too far
+// is seen by the sanitizers or here.
+std::vector<float> computed(const std::vector<float>& x, std::size_t m, const WeightMatrix& w, int threads,
+                            const float* bias, const std::vector<float>* addend) {
+  ThreadTeam team(threads);
+  LinearWorkspace workspace(team, m, w.columns);
+  const std::size_t stride = w.rows + 3;
+  std::vector<float> y(m * stride, -7.0F);
+  if (addend != nullptr) {
+    for (std::size_t r = 0; r < m; ++r) {
+      for (std::size_t c = 0; c < w.rows; ++c) y[r * stride + c] = (*addend)[r * w.rows + c];
+    }
+  }
+  linear({x.data(), w.columns, m, bias, addend != nullptr, y.data(), stride}, w, team, workspace);
+  std::vector<float> packed;
+  for (std::size_t r = 0; r < m; ++r) {
+    packed.insert(packed.end(), y.begin() + r * stride, y.begin() + r * stride + w.rows);
+    for (std::size_t c = w.rows; c < stride; ++c) CHECK(y[r * stride + c] == -7.0F);
+  }
+  return packed;
+}
+
+bool same_bits(const float* a, const float* b, std::size_t count) {
+  return std::memcmp(a, b, count * sizeof(float)) == 0;
+}
+
+const std::vector<Shape> shapes = {{1, 1, 1},   {1, 7, 5},     {2, 50, 33},   {3, 13, 8},    {4, 49, 97},
+                                   {5, 3, 100}, {6, 100, 64},  {7, 97, 1030}, {9, 48, 2049}, {16, 5, 31},
+                                   {17, 1, 72}, {300, 10, 40}, {33, 145, 96}, {2, 4, 1024}};
+
+TEST("a linear layer is within the rounding bound of a plain fp64 loop, for every weight type and shape") {
+  for (const DataType type : test::weight_types) {
+    for (Shape shape : shapes) {
+      if (type == DataType::int4) shape.k = (shape.k + 31) / 32 * 32;
+      const test::RandomWeights w(type, shape.n, shape.k, 11);
+      const std::vector<float> x = test::random_floats(shape.m * shape.k, 12);
+      const std::vector<float> bias = test::random_floats(shape.n, 13);
+      const std::vector<float> addend = test::random_floats(shape.m * shape.n, 14);
+      for (const int epilogue : {0, 1, 2, 3}) {
+        const std::vector<float> y =
+            computed(x, shape.m, w.matrix, 2, (epilogue & 1) != 0 ? bias.data() : nullptr,
+                     (epilogue & 2) != 0 ? &addend : nullptr);
+        // Longest chain: a lane's products, the tree, the blocks, scale, bias and addend; a product and its
+        // sum round once or (portable) twice.
+        const double chain = 2.0 * std::ceil(std::min<double>(static_cast<double>(shape.k), 1024) / 8) + 3 +
+                             std::ceil(static_cast<double>(shape.k) / 1024) + 4;
+        const double unit = std::ldexp(1.0, -24);
+        for (std::size_t r = 0; r < shape.m; ++r) {
+          for (std::size_t c = 0; c < shape.n; ++c) {
+            double sum = 0;
+            double magnitude = 0;
+            for (std::size_t k = 0; k < shape.k; ++k) {
+              const double product = x[r * shape.k + k] * w.exact[c * shape.k + k];
+              sum += product;
+              magnitude += std::abs(product);
+            }
+            if ((epilogue & 1) != 0) {
+              sum += bias[c];
+              magnitude += std::abs(bias[c]);
+            }
+            if ((epilogue & 2) != 0) {
+              sum += addend[r * shape.n + c];
+              magnitude += std::abs(addend[r * shape.n + c]);
+            }
+            CHECK(std::abs(y[r * shape.n + c] - sum) <= chain * unit * magnitude * 1.01 + 1e-37);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST("a row of the result is the same bits whatever the other rows and the number of threads") {
+  for (const DataType type : test::weight_types) {
+    for (const std::size_t k : {96, 1056, 4864}) {
+      const std::size_t n = 101;
+      const std::size_t rows = 261;
+      const test::RandomWeights w(type, n, k, 21);
+      const std::vector<float> x = test::random_floats(rows * k, 22);
+      const std::vector<float> bias = test::random_floats(n, 23);
+      const std::vector<float> all = computed(x, rows, w.matrix, 3, bias.data(), nullptr);
+      for (const std::size_t m : {1, 2, 3, 4, 5, 7, 8, 64}) {
+        for (const std::size_t first : {std::size_t{0}, std::size_t{17}, rows - m}) {
+          const std::vector<float> some(x.begin() + first * k, x.begin() + (first + m) * k);
+          const std::vector<float> y = computed(some, m, w.matrix, 1, bias.data(), nullptr);
+          CHECK(same_bits(y.data(), all.data() + first * n, m * n));
+        }
+      }
+    }
+  }
+}
+
+TEST("a NaN in one row stays in that row") {
+  for (const DataType type : test::weight_types) {
+    const test::RandomWeights w(type, 50, 96, 31);
+    std::vector<float> x = test::random_floats(6 * 96, 32);
+    x[2 * 96 + 95] = NAN;
+    const std::vector<float> y = computed(x, 6, w.matrix, 2, nullptr, nullptr);
+    for (std::size_t i = 0; i < y.size(); ++i) CHECK(std::isnan(y[i]) == (i / 50 == 2));
+  }
+}
+
+}  // namespace
+}  // namespace internvl
+
+int main() { return internvl::test::run_all(); }
