@@ -22,6 +22,7 @@ from internvl_rt.errors import (
 )
 
 if TYPE_CHECKING:
+    from internvl_rt.export import export
     from internvl_rt.generation import AnswerStream
     from internvl_rt.grounding import Box, parse_boxes
     from internvl_rt.images import TiledImage, tile_image

@@ -73,6 +73,7 @@ def _write_bundle(folder: Path) -> None:
             intermediate_size=256,
             vocab_size=4096,
         ),
+        tiling=dataclasses.replace(full.tiling, max_tiles=4),
         prompt=prompt_facts(tokenizer, full.prompt.template, None),
     )
     folder.parent.mkdir(parents=True, exist_ok=True)

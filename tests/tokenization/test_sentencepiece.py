@@ -66,7 +66,7 @@ nasty = st.lists(st.sampled_from([*" -=a\t\n▁", "中", "한", "😀", *UNUSED[
 @given(text=anything | nasty)
 def test_any_text(pair: Pair, text: str) -> None:
     expected, converted = pair
-    if text in UNUSED:
+    if text.strip(" ▁") in UNUSED:
         return  # alone it has no dummy prefix: test_a_user_defined_symbol_alone
     assert encode(converted, text) == expected.encode(text)
 

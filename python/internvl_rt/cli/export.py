@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -58,5 +57,6 @@ def command(
         return
     if checkpoint is None or out is None:
         raise typer.BadParameter("give CHECKPOINT and OUT, or --synthetic NAME and OUT.")
-    exporter: Any = import_module("internvl_rt.export")
-    exporter(checkpoint, out, weights=weights, vision=vision, dialect=dialect, overwrite=overwrite)
+    from internvl_rt.export import export
+
+    export(checkpoint, out, weights=weights, vision=vision, dialect=dialect, overwrite=overwrite)

@@ -1,0 +1,360 @@
+"""Every command of the command line, on tiny bundles."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from internvl_rt.cli import main
+
+
+@dataclass(frozen=True)
+class Done:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+
+class Run:
+    """Runs a command in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object, status: int = 0) -> Done:
+        self._capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main([str(argument) for argument in arguments])
+        captured = self._capsys.readouterr()
+        done = Done(int(left.value.code or 0), captured.out, captured.err)
+        assert done.status == status, captured.err
+        assert "Traceback" not in captured.err
+        return done
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    return Run(capsys)
+
+
+def in_new_process(arguments: Sequence[object], **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "internvl_rt", *map(str, arguments)], capture_output=True, text=True, **options
+    )
+
+
+def test_help_names_every_command(run: Run) -> None:
+    text = run("--help").out
+    for command in ("export", "chat", "bench", "inspect", "doctor", "demo"):
+        assert command in text
+        assert run(command, "--help").out
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").out.startswith("internvl-rt 0.")
+
+
+def test_the_command_line_as_a_module() -> None:
+    done = in_new_process(["--version"])
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("engine", ["native", "onnxruntime"])
+def test_chat_answers(run: Run, tiny_bundle: Path, photo_file: Path, engine: str) -> None:
+    arguments = ("chat", tiny_bundle, "What?", "-i", photo_file, "--engine", engine, "--max-new-tokens", 6)
+    plain = run(*arguments)
+    document = run(*arguments, "--json").document
+    assert plain.out.strip() == document["text"]
+    assert "tiles" in plain.err
+    assert 0 < document["usage"]["new_tokens"] == len(document["token_ids"]) <= 6
+    assert document["timings"]["vit"] > 0
+    assert document["finish_reason"] in ("length", "stop")
+    assert document["image_sizes"] == [[150, 90]]
+
+
+def test_chat_samples(run: Run, tiny_bundle: Path) -> None:
+    options = ("--sample", "--temperature", 2, "--top-p", 0.9, "--top-k", 0, "--max-new-tokens", 8, "--json")
+    first, again, other = (
+        run("chat", tiny_bundle, "Hello", *options, "--seed", seed).document["token_ids"]
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_a_conversation(
+    run: Run, tiny_bundle: Path, photo_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [
+        "First?",
+        "",
+        f"/image {photo_file}",
+        "Second?",
+        "/image nothing.png",
+        "Third?",
+        "/new",
+        "First?",
+    ]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
+    done = run("chat", tiny_bundle, "--max-new-tokens", 4, "--max-tiles", 1, "--system", "")
+    answers = done.out.splitlines()
+    assert len(answers) == 4
+    assert answers[0] == answers[3], "/new starts over"
+    assert "nothing.png does not exist" in done.err
+    assert f"[{photo_file}: 1 tiles" in done.err
+    used = [line for line in done.err.splitlines() if "prompt tokens" in line]
+    assert [line.split(" tiles")[0] for line in used] == ["[0", "[1", "[1", "[0"]
+
+
+def test_a_conversation_says_what_chat_says(
+    run: Run, tiny_bundle: Path, photo_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import internvl_rt as ivl
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("First?\nSecond?\n/quit\nNever?"))
+    done = run("chat", tiny_bundle, "-i", photo_file, "--max-new-tokens", 8, "--max-tiles", 1)
+    with ivl.load(tiny_bundle) as model:
+        settings: dict[str, Any] = {"max_tiles": 1, "max_new_tokens": 8}
+        first = model.chat("First?", [photo_file], **settings).text
+        history = [("<image>\nFirst?", first)]
+        second = model.chat("Second?", [photo_file], history=history, **settings).text
+    assert done.out == f"{first}\n{second}\n"
+
+
+def test_inspect(run: Run, tiny_bundle: Path) -> None:
+    text = run("inspect", tiny_bundle).out
+    for word in ("InternVL2_5-1B", "qwen2", "fp32", "KV cache", "internvl2_5"):
+        assert word in text
+    document = run("inspect", tiny_bundle, "--json", "--context", 100, "--verify").document
+    # 2 layers, keys and values, 2 heads of 16, 4 bytes each.
+    assert document["kv_bytes_per_token"] == 2 * 2 * 2 * 16 * 4
+    assert document["cache_bytes"] == 100 * document["kv_bytes_per_token"]
+    assert document["weights_verified"] is True
+    stored = sum(part["bytes"] for part in document["parts"])
+    assert 0 < stored <= document["weights_bytes"] == (tiny_bundle / "weights.safetensors").stat().st_size
+    assert document["weights_bytes"] - stored < 16384, "header and padding are all that is not a part"
+    assert document["manifest"]["llm"]["vocab_size"] == 331
+
+
+def test_doctor(run: Run) -> None:
+    document = run("doctor", "--json").document
+    assert document["healthy"] is True
+    assert document["cores"] >= 1
+    assert document["instruction_set"] in document["instruction_sets"]
+    assert "CPUExecutionProvider" in document["providers"]
+    assert document["memory_bytes"] > document["available_bytes"] > 0
+    text = run("doctor").out
+    assert "ONNX Runtime" in text
+    assert document["cpu"][:10] in text
+
+
+def test_doctor_on_a_machine_that_lacks_something(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    from internvl_rt import doctor
+
+    def version(name: str) -> str:
+        if name in ("sentencepiece", "matplotlib"):
+            raise metadata.PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    document = run("doctor", "--json", status=1).document
+    assert {finding["level"] for finding in document["findings"]} >= {"problem", "note"}
+    assert any("pip install sentencepiece" in finding["text"] for finding in document["findings"])
+    assert any("internvl-rt[plot]" in finding["text"] for finding in document["findings"])
+
+
+SHORT = (
+    "--repeats",
+    2,
+    "--warmup",
+    0,
+    "--new-tokens",
+    4,
+    "--prompt-tokens",
+    40,
+    "--cache-fill",
+    16,
+    "--cache-fill",
+    64,
+)
+
+
+def test_bench(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    plot = tmp_path / "bench.png"
+    engines = ("--engine", "native", "--engine", "onnxruntime")
+    done = run("bench", tiny_bundle, *SHORT, *engines, "--image-size", "320x200", "--json", "--plot", plot)
+    document = done.document
+    assert [engine["engine"] for engine in document["engines"]] == ["native", "onnxruntime"]
+    for engine in document["engines"]:
+        stages = {stage["name"]: stage for stage in engine["stages"]}
+        assert list(stages) == [
+            "decode_image",
+            "tile",
+            "vit",
+            "vit per tile",
+            "projector",
+            "prefill",
+            "first_token",
+            "per_token",
+            "total",
+            "prefill 40 text tokens",
+            "decode at 16 tokens",
+            "decode at 64 tokens",
+        ]
+        for stage in stages.values():
+            assert 0 < stage["min"] <= stage["p50"] <= stage["p95"] <= stage["p99"] <= stage["max"]
+        assert stages["total"]["repeats"] == 2
+        assert stages["decode at 16 tokens"]["repeats"] == 3
+        assert stages["vit per tile"]["p50"] == pytest.approx(stages["vit"]["p50"] / engine["tiles"])
+        speed = stages["prefill 40 text tokens"]
+        assert speed["tokens_per_second"] == pytest.approx(40_000 / speed["p50"])
+        assert engine["memory"]["peak"] > 10_000_000
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_bench_as_a_table(run: Run, tiny_bundle: Path, photo_file: Path) -> None:
+    text = run("bench", tiny_bundle, *SHORT, "-i", photo_file, "--max-tiles", 1).out
+    for word in ("vit per tile", "p99", "peak memory", "decode at 64 tokens", "1 tiles"):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--repeats", 0), "repeats must be at least 1"),
+        (("--prompt-tokens", 100_000), "lower prompt_tokens"),
+        (("--engine", "magic"), "this release has the engines"),
+        (("--image", "nothing.jpg"), "nothing.jpg: cannot be read"),
+        (("--plot", "picture.bmp2"), "name ends in one of"),
+        (("--plot", "/nowhere/at/all.png"), "there is no folder"),
+        ((*SHORT, "--max-tiles", 0), "tiles"),
+    ],
+)
+def test_bench_with_bad_options(run: Run, tiny_bundle: Path, options: Sequence[Any], says: str) -> None:
+    done = run("bench", tiny_bundle, *options, "--json", status=1)
+    assert says in done.err
+    assert done.out == ""
+
+
+def test_bench_without_matplotlib(run: Run, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from internvl_rt.bench import plot
+
+    monkeypatch.setattr(plot, "find_spec", lambda name: None)
+    assert "pip install 'internvl-rt[plot]'" in run("bench", tiny_bundle, "--plot", "a.png", status=1).err
+
+
+def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = run("demo", "--max-new-tokens", 3, "--json").document
+    assert "random" in first["note"]
+    assert [answer["question"] for answer in first["answers"]] == [
+        "What is on the table?",
+        "What colour is the ball?",
+    ]
+    folder = next((tmp_path / "internvl_rt").iterdir())
+    made = (folder / "manifest.json").stat().st_mtime_ns
+    again = run("demo", "Why?", "--max-new-tokens", 3, "--engine", "onnxruntime")
+    assert "random" in again.err
+    assert again.out.startswith("> Why?\n")
+    assert (folder / "manifest.json").stat().st_mtime_ns == made, "it was kept"
+    (folder / "vit.onnx").write_bytes(b"damaged")
+    assert (
+        run("demo", "--max-new-tokens", 3, "--json").document["answers"][0]["token_ids"]
+        == (first["answers"][0]["token_ids"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("chat", "/nowhere", "Hello"), "there is no such folder"),
+        (("inspect", "/nowhere"), "internvl-rt export"),
+        (("bench", "/nowhere"), "there is no such folder"),
+        (("export", "/nowhere", "/tmp/unused-bundle"), "/nowhere"),
+        (("export", "--synthetic", "InternVL9-1B", "/tmp/unused-bundle"), "InternVL9-1B"),
+    ],
+)
+def test_errors_are_one_line_on_stderr(run: Run, arguments: Sequence[str], says: str) -> None:
+    done = run(*arguments, status=1)
+    assert done.out == ""
+    assert done.err.count("\n") == 1
+    assert done.err.startswith("internvl-rt: ")
+    assert says in done.err
+
+
+def test_a_bad_picture_is_one_line_on_stderr(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.jpg").write_text("notes")
+    done = run("chat", tiny_bundle, "What?", "-i", tmp_path / "notes.jpg", "--json", status=1)
+    assert (done.out, done.err.count("\n")) == ("", 1)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("chat",),
+        ("chat", "bundle", "Hello", "--max-new-tokens", "many"),
+        ("chat", "bundle", "--json"),
+        ("export",),
+        ("export", "only-one"),
+        ("export", "--synthetic", "InternVL2_5-1B"),
+        ("export", "--synthetic", "InternVL2_5-1B", "a", "b"),
+        ("bench", "bundle", "--image-size", "big"),
+        ("nonsense",),
+    ],
+)
+def test_wrong_usage_exits_with_2(run: Run, arguments: Sequence[str]) -> None:
+    assert run(*arguments, status=2).out == ""
+
+
+def test_export_a_synthetic_bundle(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command passes on what it was given; the exporter has tests of its own, at sizes that fit here."""
+    from internvl_rt.export import synthetic
+
+    given: list[Any] = []
+    monkeypatch.setattr(synthetic, "export_synthetic", lambda *a, **k: given.append((a, k)))
+    run(
+        "export",
+        "--synthetic",
+        "InternVL2_5-1B",
+        tmp_path,
+        "--weights",
+        "int4",
+        "--vision",
+        "bf16",
+        "--overwrite",
+    )
+    ((arguments, options),) = given
+    assert arguments == ("InternVL2_5-1B", tmp_path)
+    assert (options["weights"], options["vision"], options["overwrite"]) == ("int4", "bf16", True)
+
+
+def test_ctrl_c_stops_without_a_traceback(tiny_bundle: Path) -> None:
+    import signal
+    import time
+
+    arguments = ["chat", str(tiny_bundle), "Hello", "--max-new-tokens", "100000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "internvl_rt", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert "internvl_rt/model.py" not in err
