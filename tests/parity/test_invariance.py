@@ -11,7 +11,7 @@ import pytest
 
 from bundle.tiny import write_tiny
 from internvl_rt.engines.engine import Engine
-from parity.engines import ENGINES, opened, relative_error
+from parity.compare import ENGINES, opened, relative_error
 
 HIDDEN = 64
 

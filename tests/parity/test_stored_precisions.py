@@ -15,7 +15,7 @@ import pytest
 from bundle.tiny import tiny_manifest
 from internvl_rt.bundle.manifest import Manifest
 from internvl_rt.export.synthetic import write_synthetic
-from parity.engines import ENGINES, assert_greedy_agrees, greedy, opened, relative_error
+from parity.compare import ENGINES, assert_greedy_agrees, greedy, opened, relative_error
 from reference.stored import reference_of_bundle
 
 PRECISIONS = ["fp32", "fp16", "bf16", "int8", "int4"]
