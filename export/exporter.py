@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +17,22 @@ from internvl_rt.bundle.ranges import check_ranges
 from internvl_rt.bundle.tensors import POSITION_EMBEDDING, TensorSpec
 from internvl_rt.bundle.weights import TensorPlace
 from internvl_rt.errors import BundleError, CheckpointError
-from internvl_rt.export.checkpoint import Checkpoint, open_checkpoint
+from internvl_rt.export.checkpoint import Checkpoint, CheckpointTensor, open_checkpoint
+from internvl_rt.export.checkpoint.tensor import RowIndex
 from internvl_rt.export.config import read_config
 from internvl_rt.export.graphs import write_graphs
 from internvl_rt.export.interpolate import interpolate_positions
 from internvl_rt.export.precision import choose_precision
 from internvl_rt.export.progress import progress_bar
 from internvl_rt.export.quantise import encode_rows, to_float32
-from internvl_rt.export.recipes import Recipe, find_format, has_lm_head, make_recipes, read_rows, read_whole
+from internvl_rt.export.recipes import Recipe, find_format, has_lm_head, make_recipes, read_whole, row_ranges
 from internvl_rt.export.tokenizers import convert_tokenizer, prepends_bos, prompt_facts
 from internvl_rt.export.writer import ROW_BYTES, EncodedRows, generator, plan_layout, write_bundle
 
 DIALECTS = ("onnx24",)
+
+MAX_THREADS = 8
+"""More would wait for the disk, and each needs the memory of its rows."""
 
 
 def export(
@@ -88,17 +96,22 @@ def export(
         write_graphs(folder, manifest, places)
         tokenizer.save(str(folder / TOKENIZER_FILE))
 
-    with progress_bar(plan_layout(manifest)[-1].end, progress) as advance:
+    with source.pool, progress_bar(plan_layout(manifest)[-1].end, progress) as advance:
         return write_bundle(Path(out), manifest, source, write_others, overwrite=overwrite, advance=advance)
 
 
-@dataclass(frozen=True)
 class CheckpointSource:
-    """The weights of a checkpoint in the layout and the precision of a bundle."""
+    """The weights of a checkpoint in the layout and the precision of a bundle.
 
-    checkpoint: Checkpoint
-    recipes: dict[str, Recipe]
-    manifest: Manifest
+    Threads read and round the rows that come next while the caller writes those that are ready.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, recipes: dict[str, Recipe], manifest: Manifest) -> None:
+        self.checkpoint = checkpoint
+        self.recipes = recipes
+        self.manifest = manifest
+        self._threads = min(MAX_THREADS, os.cpu_count() or 1)
+        self.pool = ThreadPoolExecutor(self._threads, "export")
 
     def encode(self, spec: TensorSpec, precision: Precision) -> Iterator[EncodedRows]:
         """All rows of a tensor, about ``ROW_BYTES`` of float32 at a time."""
@@ -109,5 +122,14 @@ class CheckpointSource:
                 values = interpolate_positions(values[0], self.manifest.vision.grid)
             yield EncodedRows(to_float32(values.reshape(spec.shape), spec.name))
             return
-        for rows in read_rows(self.checkpoint, recipe, spec, ROW_BYTES):
-            yield EncodedRows(*encode_rows(rows, precision, recipe[0].name))
+        ahead: deque[Future[EncodedRows]] = deque()
+        for tensor, index in row_ranges(self.checkpoint, recipe, prod(spec.shape[1:]), ROW_BYTES):
+            ahead.append(self.pool.submit(_encode, tensor, index, precision))
+            if len(ahead) > self._threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _encode(tensor: CheckpointTensor, index: RowIndex, precision: Precision) -> EncodedRows:
+    return EncodedRows(*encode_rows(tensor.rows(index), precision, tensor.name))

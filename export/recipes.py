@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +25,7 @@ from internvl_rt.export.architectures import (
     LanguageArchitecture,
 )
 from internvl_rt.export.checkpoint import Checkpoint, CheckpointTensor
+from internvl_rt.export.checkpoint.tensor import RowIndex
 from internvl_rt.export.config import ModelConfig
 
 
@@ -76,7 +76,7 @@ def make_recipes(
         CheckpointError: if a tensor is missing or has another shape than the configuration implies, or the
             checkpoint has a tensor that the model does not: then it is another model.
     """
-    recipes = {spec.name: _recipe(spec, config, names, manifest) for spec in tensor_specs(manifest)}
+    recipes = {spec.name: make_recipe(spec, config, names, manifest) for spec in tensor_specs(manifest)}
     used = set()
     for recipe in recipes.values():
         for piece in recipe:
@@ -108,7 +108,8 @@ def _check(checkpoint: Checkpoint, piece: Piece) -> CheckpointTensor:
     return tensor
 
 
-def _recipe(spec: TensorSpec, config: ModelConfig, names: CheckpointFormat, manifest: Manifest) -> Recipe:
+def make_recipe(spec: TensorSpec, config: ModelConfig, names: CheckpointFormat, manifest: Manifest) -> Recipe:
+    """The recipe of one tensor, by the names of its format and architecture."""
     part, _, rest = spec.name.partition(".")
     if part == "vit":
         return _vision_recipe(spec, rest, config, names)
@@ -191,16 +192,23 @@ def _language_name(names: CheckpointFormat, name: str) -> str:
     return names.language + name
 
 
-def read_rows(
-    checkpoint: Checkpoint, recipe: Recipe, spec: TensorSpec, max_bytes: int
-) -> Iterator[npt.NDArray[np.generic]]:
-    """The rows of a tensor in order, at most about ``max_bytes`` of float32 at once, in the file's types."""
-    step = max(1, max_bytes // (4 * max(1, prod(spec.shape[1:]))))
+def row_ranges(
+    checkpoint: Checkpoint, recipe: Recipe, columns: int, max_bytes: int
+) -> Iterator[tuple[CheckpointTensor, RowIndex]]:
+    """Which rows of which tensors follow each other in a tensor of the bundle.
+
+    Args:
+        checkpoint: where the tensors are.
+        recipe: of the tensor.
+        columns: elements of a row.
+        max_bytes: of float32 in one range, about.
+    """
+    step = max(1, max_bytes // (4 * max(1, columns)))
     for piece in recipe:
         tensor = checkpoint.tensors[piece.name]
         for first in range(0, piece.shape[0], step):
             last = min(first + step, piece.shape[0])
-            yield tensor.rows(slice(first, last) if piece.order is None else piece.order[first:last])
+            yield tensor, slice(first, last) if piece.order is None else piece.order[first:last]
 
 
 def read_whole(checkpoint: Checkpoint, recipe: Recipe) -> npt.NDArray[np.generic]:

@@ -193,7 +193,7 @@ def write_checkpoint(
         head = [n for n in tensors if n.endswith(("lm_head.weight", "language_model.output.weight"))]
         for name in head:
             del tensors[name]
-    config = _authors_config(model) if layout == "authors" else _native_config(model)
+    config = authors_config(model) if layout == "authors" else _native_config(model)
     config.update(config_changes or {})
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     save_weights(folder, {n: torch.from_numpy(w).to(torch_dtype) for n, w in tensors.items()}, files, shards)
@@ -334,7 +334,7 @@ def _rename(
                 out[f"{to}.{written}.{parameter}"] = weights[f"{of}.{name}.{parameter}"]
 
 
-def _authors_config(model: Model) -> dict[str, Any]:
+def authors_config(model: Model) -> dict[str, Any]:
     classes = {
         "internlm2": "InternLM2ForCausalLM",
         "qwen2": "Qwen2ForCausalLM",
