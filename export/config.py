@@ -16,7 +16,9 @@ from internvl_rt.export.fields import Fields
 NATIVE_TEMPLATE = "internvl-hf"
 """Native checkpoints have no template's name in their configuration; they all share this one."""
 
-NATIVE_PREPROCESSOR = "preprocessor_config.json"
+IMAGE_PROCESSOR_FILE = "preprocessor_config.json"
+PROCESSOR_FILE = "processor_config.json"
+"""Of newer transformers releases, with the image processor's settings inside."""
 
 
 @dataclass(frozen=True)
@@ -128,11 +130,7 @@ def _read_native(config: Fields, folder: Path) -> ModelConfig:
     architecture = _architecture(text_config)
     tokens = (image_size // max(1, vision.patch_size) // _downsample(config)) ** 2
     config.require("image_seq_length", config.integer("image_seq_length", tokens), tokens)
-    min_tiles, max_tiles = 1, 12
-    if (folder / NATIVE_PREPROCESSOR).is_file():
-        processor = Fields(read_json(folder / NATIVE_PREPROCESSOR), str(folder / NATIVE_PREPROCESSOR))
-        min_tiles = processor.integer("min_patches", min_tiles)
-        max_tiles = processor.integer("max_patches", max_tiles)
+    processor = _image_processor(folder)
     return ModelConfig(
         format="internvl",
         architecture=architecture,
@@ -140,10 +138,29 @@ def _read_native(config: Fields, folder: Path) -> ModelConfig:
         stored_image_size=image_size,
         projector=Projector(_downsample(config), "v2"),
         llm=_language_model(text_config, architecture),
-        tiling=Tiling(image_size, min_tiles, max_tiles, thumbnail=True, dynamic=True),
+        tiling=Tiling(
+            tile_size=image_size,
+            min_tiles=processor.integer("min_patches", 1),
+            max_tiles=processor.integer("max_patches", 12),
+            thumbnail=True,
+            dynamic=True,
+        ),
         template=NATIVE_TEMPLATE,
         system_message=None,
     )
+
+
+def _image_processor(folder: Path) -> Fields:
+    """The settings of the native image processor; without a file, it has the defaults."""
+    path = folder / IMAGE_PROCESSOR_FILE
+    if path.is_file():
+        return Fields(read_json(path), str(path))
+    path = folder / PROCESSOR_FILE
+    if path.is_file():
+        processor = Fields(read_json(path), str(path))
+        if processor.values.get("image_processor") is not None:
+            return processor.inner("image_processor")
+    return Fields({}, str(path))
 
 
 def _norm_type(vision_config: Fields, default: NormType) -> NormType:

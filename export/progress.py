@@ -19,7 +19,7 @@ def progress_bar(total_bytes: int, shown: bool | None) -> Iterator[Advance]:
         total_bytes: of the weights file.
         shown: None shows it if standard error is a terminal.
     """
-    console = Console(stderr=True)
+    console = Console(stderr=True, force_terminal=shown or None)
     if not (console.is_terminal if shown is None else shown):
         yield _ignore
         return

@@ -7,7 +7,6 @@ different models. Every chunk of every tensor has its own seed: the result does 
 from __future__ import annotations
 
 import functools
-import importlib
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from internvl_rt.bundle.manifest import TOKENIZER_FILE, Manifest, Precision
 from internvl_rt.bundle.tensors import INT4_BLOCK, LM_HEAD, TensorSpec
 from internvl_rt.bundle.weights import TensorPlace
 from internvl_rt.export.family import PROJECTOR, TILING, family_model
+from internvl_rt.export.graphs import write_graphs
 from internvl_rt.export.precision import choose_precision
 from internvl_rt.export.progress import progress_bar
 from internvl_rt.export.quantise import BFLOAT16
@@ -133,7 +133,7 @@ def write_synthetic(
 
     def write_others(folder: Path, manifest: Manifest, places: dict[str, TensorPlace]) -> None:
         if graphs:
-            importlib.import_module("internvl_rt.export.graphs").write_graphs(folder, manifest, places)
+            write_graphs(folder, manifest, places)
         if tokenizer is not None:
             tokenizer.save(str(folder / TOKENIZER_FILE))
 

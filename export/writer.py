@@ -190,9 +190,22 @@ def staged(out: Path, overwrite: bool) -> Iterator[Path]:
     What an export that was killed left behind is removed by the next one to the same place.
 
     Raises:
-        BundleError: if ``out`` exists and is not an empty folder, unless it is a bundle and ``overwrite``.
+        BundleError: if ``out`` exists and is not an empty folder, unless it is a bundle and ``overwrite``; or
+            if the disk refuses.
     """
-    out = Path.cwd() / out
+    out = out.resolve()
+    try:
+        with _staged(out, overwrite) as folder:
+            yield folder
+    except OSError as error:
+        raise BundleError(
+            f"{out}: the bundle cannot be written here ({error}). Check the disk and the folder's permissions, "
+            "or choose another place; in a mount point, name a folder inside of it."
+        ) from error
+
+
+@contextlib.contextmanager
+def _staged(out: Path, overwrite: bool) -> Iterator[Path]:
     _check_out(out, overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(out)
@@ -214,7 +227,7 @@ def staged(out: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
-    if not out.exists() and not out.is_symlink():
+    if not out.exists():
         return
     if not out.is_dir():
         raise BundleError(f"{out}: is there and is not a folder. Choose another place for the bundle.")
@@ -268,7 +281,7 @@ def write_bundle(
         advance: is told about every piece of the weights that was written.
 
     Raises:
-        BundleError: if the manifest is impossible, ``out`` is taken, or the disk is full.
+        BundleError: if the manifest is impossible, ``out`` is taken, or the disk is full or refuses.
         CheckpointError: from the source.
     """
     check_ranges(manifest, str(out))

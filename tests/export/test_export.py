@@ -291,6 +291,16 @@ def test_rope_parameters_of_newer_transformers(tmp_path: Path) -> None:
     assert (rope.theta, rope.scaling, rope.factor) == (5e5, "dynamic", 3.0)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_tiling_of_native_checkpoints(tmp_path: Path, nested: bool) -> None:
+    write_checkpoint(tmp_path / "in", TINY_QWEN2, layout="native_second")
+    settings = {"min_patches": 2, "max_patches": 5}
+    name = "processor_config.json" if nested else "preprocessor_config.json"
+    (tmp_path / "in" / name).write_text(json.dumps({"image_processor": settings} if nested else settings))
+    tiling = open_bundle(export(tmp_path / "in", tmp_path / "out")).manifest.tiling
+    assert (tiling.min_tiles, tiling.max_tiles, tiling.thumbnail) == (2, 5, True)
+
+
 def test_the_package_is_the_function(tmp_path: Path) -> None:
     import internvl_rt.export
 

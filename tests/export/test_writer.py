@@ -35,9 +35,10 @@ from internvl_rt.export.architectures import AUTHORS
 from internvl_rt.export.checkpoint import Checkpoint
 from internvl_rt.export.config import read_config
 from internvl_rt.export.exporter import export
+from internvl_rt.export.progress import progress_bar
 from internvl_rt.export.quantise import dequantise_int4, dequantise_int8
 from internvl_rt.export.recipes import make_recipe
-from internvl_rt.export.synthetic import RandomSource, export_synthetic
+from internvl_rt.export.synthetic import RandomSource, export_synthetic, write_synthetic
 
 
 @pytest.mark.parametrize("weights", ["fp32", "bf16", "int8", "int4"])
@@ -114,15 +115,43 @@ def test_an_interrupted_export_leaves_nothing(tmp_path: Path, error: BaseExcepti
                 raise error
             yield from RandomSource(0).encode(spec, precision)
 
+    error_type = error if isinstance(error, type) else type(error)
     out = write_tiny(tmp_path / "out", seed=5)
     before = open_bundle(out).manifest
     for target in (tmp_path / "new", out):
-        with pytest.raises(error if isinstance(error, type) else type(error)):
+        with pytest.raises(BundleError if isinstance(error, OSError) else error_type):
             writer.write_bundle(
                 target, tiny_manifest(), Interrupted(), lambda *_: None, overwrite=target == out
             )
     assert names(tmp_path) == ["out"]
     assert open_bundle(out, verify=True).manifest == before
+
+
+def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BundleError, match="cannot be written here"):
+        write_tiny(tmp_path / "file" / "out")
+
+
+def test_a_link_to_a_bundle_is_followed(tmp_path: Path) -> None:
+    write_tiny(tmp_path / "target", seed=1)
+    before = (tmp_path / "target" / "weights.safetensors").read_bytes()
+    (tmp_path / "link").symlink_to("target")
+    write_synthetic(tiny_manifest(), tmp_path / "link", tokenizer=None, graphs=False, overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target" / "weights.safetensors").read_bytes() != before
+    assert names(tmp_path) == ["link", "target"]
+
+
+def test_the_progress_bar_names_tensors_and_reaches_the_end(capfd: pytest.CaptureFixture[str]) -> None:
+    with progress_bar(1000, True) as advance:
+        advance("llm.layers.7.down.weight", 400)
+        advance("llm.norm.weight", 600)
+    shown = capfd.readouterr().err
+    assert "llm.norm.weight" in shown
+    with progress_bar(1000, None) as advance:  # not a terminal
+        advance("llm.norm.weight", 1000)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_killed_export_leaves_no_bundle_and_the_next_one_cleans_up(tmp_path: Path) -> None:
