@@ -199,7 +199,7 @@ def staged(out: Path, overwrite: bool) -> Iterator[Path]:
             yield folder
     except OSError as error:
         raise BundleError(
-            f"{out}: the bundle cannot be written here ({error}). Check the disk and the folder's permissions, "
+            f"{out}: the bundle cannot be written here ({error}). Check the disk and the permissions, "
             "or choose another place; in a mount point, name a folder inside of it."
         ) from error
 
