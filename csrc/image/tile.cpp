@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -14,12 +15,11 @@
 namespace internvl {
 namespace {
 
-// One picture to be resized: the grid, or the thumbnail.
+// One picture to be resized: to the grid, or to the thumbnail.
 struct Resize {
+  ImageView source;
   ResampleFilter horizontal;
   ResampleFilter vertical;
-  std::size_t first_tile;
-  std::size_t tile_columns;
 };
 
 // Output rows [begin, end) of one resize.
@@ -49,8 +49,8 @@ struct Scratch {
 // slides down.
 class RowWindow {
  public:
-  RowWindow(const ImageView& image, const Resize& resize, const ResampleKernels& kernels, Scratch& scratch)
-      : image_(image), resize_(resize), kernels_(kernels), scratch_(scratch), stride_(row_bytes(resize)) {
+  RowWindow(const Resize& resize, const ResampleKernels& kernels, Scratch& scratch)
+      : resize_(resize), kernels_(kernels), scratch_(scratch), stride_(row_bytes(resize)) {
     scratch.columns.resize(
         std::max(scratch.columns.size(), (resize.horizontal.chunk_source() + 1) * rgb_channels * row_block));
     // The row after the last may be read with weight 0.
@@ -78,11 +78,11 @@ class RowWindow {
   std::uint8_t* place(std::size_t row) { return scratch_.window.data() + row * stride_; }
 
   void fill() {
-    const std::size_t height = static_cast<std::size_t>(image_.height);
+    const std::size_t height = static_cast<std::size_t>(resize_.source.height);
     const std::uint8_t* source[row_block];
     for (std::size_t row = 0; row < row_block; ++row) {
       const std::size_t y = std::min(end_ + row, height - 1);
-      source[row] = image_.pixels + static_cast<std::ptrdiff_t>(y) * image_.row_stride;
+      source[row] = resize_.source.pixels + static_cast<std::ptrdiff_t>(y) * resize_.source.row_stride;
     }
     if (resize_.horizontal.is_identity()) {
       for (std::size_t row = 0; row < row_block; ++row) {
@@ -95,7 +95,6 @@ class RowWindow {
     end_ = std::min(end_ + row_block, height);
   }
 
-  const ImageView& image_;
   const Resize& resize_;
   const ResampleKernels& kernels_;
   Scratch& scratch_;
@@ -104,29 +103,22 @@ class RowWindow {
   std::size_t end_ = 0;
 };
 
-// One row of one tile: the tile, the row's number in it, and its pixels.
-using TileRowSink = FunctionRef<void(std::size_t tile, std::size_t y, const std::uint8_t* rgb)>;
+using RowSink = FunctionRef<void(const Resize& resize, std::size_t y, const std::uint8_t* rgb)>;
 
-void resize_band(const ImageView& image, const Band& band, std::size_t tile_size,
-                 const ResampleKernels& kernels, Scratch& scratch, TileRowSink sink) {
+void resize_band(const Band& band, const ResampleKernels& kernels, Scratch& scratch, RowSink sink) {
   const Resize& resize = *band.resize;
-  RowWindow window(image, resize, kernels, scratch);
+  RowWindow window(resize, kernels, scratch);
   // The normalisation may read a little past the last pixel.
   scratch.row.resize(std::max(scratch.row.size(), window.stride() + row_block));
   for (std::size_t y = band.begin; y < band.end; ++y) {
-    const std::uint8_t* row = nullptr;
     if (resize.vertical.is_identity()) {
-      row = window.rows(y, y + 1);
-    } else {
-      const std::uint8_t* rows = window.rows(resize.vertical.first(y), resize.vertical.end(y));
-      kernels.vertical(rows, window.stride(), resize.vertical.weights(y), resize.vertical.taps(y).pairs,
-                       window.stride(), scratch.row.data());
-      row = scratch.row.data();
+      sink(resize, y, window.rows(y, y + 1));
+      continue;
     }
-    for (std::size_t column = 0; column < resize.tile_columns; ++column) {
-      sink(resize.first_tile + y / tile_size * resize.tile_columns + column, y % tile_size,
-           row + column * tile_size * rgb_channels);
-    }
+    const std::uint8_t* rows = window.rows(resize.vertical.first(y), resize.vertical.end(y));
+    kernels.vertical(rows, window.stride(), resize.vertical.weights(y), resize.vertical.taps(y).pairs,
+                     window.stride(), scratch.row.data());
+    sink(resize, y, scratch.row.data());
   }
 }
 
@@ -144,20 +136,8 @@ void add_bands(const Resize& resize, std::size_t rows, std::vector<Band>& bands)
   }
 }
 
-void for_each_tile_row(const ImageView& image, const TilePlan& plan, ThreadTeam& team, TileRowSink sink) {
+void for_each_row(std::span<const Resize> resizes, ThreadTeam& team, RowSink sink) {
   const ResampleKernels& kernels = resample_kernels(instruction_set());
-  const auto width = static_cast<std::size_t>(image.width);
-  const auto height = static_cast<std::size_t>(image.height);
-  const auto tile_size = static_cast<std::size_t>(plan.tile_size);
-  const auto columns = static_cast<std::size_t>(plan.grid.columns);
-  const auto rows = static_cast<std::size_t>(plan.grid.rows);
-  std::vector<Resize> resizes;
-  resizes.push_back(
-      {ResampleFilter(width, columns * tile_size), ResampleFilter(height, rows * tile_size), 0, columns});
-  if (plan.thumbnail) {
-    resizes.push_back(
-        {ResampleFilter(width, tile_size), ResampleFilter(height, tile_size), columns * rows, 1});
-  }
   const auto threads = static_cast<std::size_t>(team.size());
   std::vector<Band> bands;
   for (const Resize& resize : resizes) {
@@ -168,7 +148,51 @@ void for_each_tile_row(const ImageView& image, const TilePlan& plan, ThreadTeam&
   team.run([&](int) {
     Scratch scratch;
     for (std::size_t band = next++; band < bands.size(); band = next++) {
-      resize_band(image, bands[band], tile_size, kernels, scratch, sink);
+      resize_band(bands[band], kernels, scratch, sink);
+    }
+  });
+}
+
+// A picture more than a hundred times as tall as wide is what Pillow shrinks vertically first, in a step of
+// its own.
+bool shrinks_vertically_first(const ImageView& image, std::size_t new_height) {
+  return image.height > 100 * image.width && new_height < static_cast<std::size_t>(image.height);
+}
+
+// A resize of the picture; `shrunk` holds the picture of the vertical step if there is one.
+Resize make_resize(const ImageView& image, std::size_t new_width, std::size_t new_height, ThreadTeam& team,
+                   std::vector<std::uint8_t>& shrunk) {
+  const auto width = static_cast<std::size_t>(image.width);
+  const auto height = static_cast<std::size_t>(image.height);
+  if (!shrinks_vertically_first(image, new_height)) {
+    return {image, ResampleFilter(width, new_width), ResampleFilter(height, new_height)};
+  }
+  const std::size_t row = width * rgb_channels;
+  shrunk.resize(new_height * row);
+  const Resize step{image, ResampleFilter(width, width), ResampleFilter(height, new_height)};
+  for_each_row({&step, 1}, team, [&](const Resize&, std::size_t y, const std::uint8_t* rgb) {
+    std::memcpy(shrunk.data() + y * row, rgb, row);
+  });
+  const ImageView source{shrunk.data(), static_cast<std::int64_t>(new_height), image.width,
+                         static_cast<std::ptrdiff_t>(row)};
+  return {source, ResampleFilter(width, new_width), ResampleFilter(new_height, new_height)};
+}
+
+// One row of one tile: the tile, the row's number in it, and its pixels.
+using TileRowSink = FunctionRef<void(std::size_t tile, std::size_t y, const std::uint8_t* rgb)>;
+
+void for_each_tile_row(const ImageView& image, const TilePlan& plan, ThreadTeam& team, TileRowSink sink) {
+  const auto side = static_cast<std::size_t>(plan.tile_size);
+  const auto columns = static_cast<std::size_t>(plan.grid.columns);
+  const auto rows = static_cast<std::size_t>(plan.grid.rows);
+  std::vector<std::uint8_t> shrunk[2];
+  std::vector<Resize> resizes;
+  resizes.push_back(make_resize(image, columns * side, rows * side, team, shrunk[0]));
+  if (plan.thumbnail) resizes.push_back(make_resize(image, side, side, team, shrunk[1]));
+  for_each_row(resizes, team, [&](const Resize& resize, std::size_t y, const std::uint8_t* rgb) {
+    if (&resize != resizes.data()) return sink(columns * rows, y, rgb);
+    for (std::size_t column = 0; column < columns; ++column) {
+      sink(y / side * columns + column, y % side, rgb + column * side * rgb_channels);
     }
   });
 }

@@ -4,7 +4,9 @@
 // RGB. A thread resizes a band of rows at a time and keeps only the horizontally resized rows that the next
 // output row needs; each output row goes straight to where it belongs, normalised if asked for. So beside
 // input and output a thread needs (taps of the vertical pass + 32) rows of the resized picture, whatever the
-// size of the picture.
+// size of the picture. The one exception is Pillow's too: a picture more than a hundred times as tall as wide
+// is shrunk vertically first, in a step of its own, which takes a picture of the new height and the old
+// width.
 #pragma once
 
 #include <array>

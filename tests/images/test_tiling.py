@@ -87,6 +87,10 @@ def test_photographs(path: Path) -> None:
 @example(width=7000, height=70, max_tiles=40, size=112, threads=1)
 @example(width=70, height=7000, max_tiles=40, size=112, threads=3)
 @example(width=10000, height=100, max_tiles=12, size=448, threads=2)
+@example(width=2, height=200, max_tiles=1, size=14, threads=1)
+@example(width=2, height=201, max_tiles=1, size=14, threads=1)  # Pillow shrinks such vertically first
+@example(width=14, height=1500, max_tiles=12, size=14, threads=3)
+@example(width=30, height=3001, max_tiles=40, size=48, threads=2)
 @example(width=2, height=5000, max_tiles=1, size=2, threads=2)
 def test_any_size(width: int, height: int, max_tiles: int, size: int, threads: int) -> None:
     check(noisy_picture(width, height), max_tiles, size, threads)
