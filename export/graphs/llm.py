@@ -30,8 +30,10 @@ class _Step:
     sin: str
     mask: str
     write_indices: str
-    head_shape: str
-    """[batch, n, -1, head_dim]"""
+    query_shape: str
+    """[batch, n, heads, head_dim]"""
+    key_shape: str
+    """[batch, n, kv_heads, head_dim]"""
 
 
 def build_llm(ops: Onnx24, llm: LanguageModel, tied: bool) -> None:
@@ -61,12 +63,18 @@ def build_llm(ops: Onnx24, llm: LanguageModel, tied: bool) -> None:
 def _step(ops: Onnx24, llm: LanguageModel, embeddings: str) -> _Step:
     graph = ops.graph
     length = graph.op("Shape", [embeddings], "llm.length", start=0, end=2)
+
+    def head_shape(name: str, heads: int) -> str:
+        # The heads are spelled out: TensorRT refuses attention over a number of heads that it cannot see.
+        return graph.op("Concat", [length, graph.integers([heads, llm.head_dim])], name, axis=0)
+
     return _Step(
         cos=graph.input(COS, ops.compute, ["batch", "n", llm.head_dim // 2]),
         sin=graph.input(SIN, ops.compute, ["batch", "n", llm.head_dim // 2]),
         mask=graph.input(MASK, TensorProto.BOOL, ["batch", 1, "n", "capacity"]),
         write_indices=graph.input(WRITE_INDICES, TensorProto.INT64, ["batch"]),
-        head_shape=graph.op("Concat", [length, graph.integers([-1, llm.head_dim])], "llm.head_shape", axis=0),
+        query_shape=head_shape("llm.query_shape", llm.heads),
+        key_shape=head_shape("llm.key_shape", llm.kv_heads),
     )
 
 
@@ -94,15 +102,9 @@ def _attend(ops: Onnx24, llm: LanguageModel, step: _Step, u: str, layer: int) ->
 
     queries, keys = llm.heads * llm.head_dim, llm.kv_heads * llm.head_dim
     qkv = ops.linear(u, name("qkv"), bias=llm.qkv_bias)
-    q, k, v = (
-        graph.op(
-            "Transpose",
-            [graph.op("Reshape", [value, step.head_shape], f"{value}.by_head")],
-            f"{value}.heads",
-            perm=[0, 2, 1, 3],
-        )
-        for value in graph.split(qkv, [queries, keys, keys], [name("q"), name("k"), name("v")])
-    )
+    q, k, v = graph.split(qkv, [queries, keys, keys], [name("q"), name("k"), name("v")])
+    q = _by_head(ops, q, step.query_shape)
+    k, v = (_by_head(ops, value, step.key_shape) for value in (k, v))
     if llm.qk_norm:
         # Over each head's channels, before rope.
         q = ops.rms_norm(q, name("q_norm"), llm.norm_eps)
@@ -119,3 +121,9 @@ def _attend(ops: Onnx24, llm: LanguageModel, step: _Step, u: str, layer: int) ->
     x = ops.attention(q, updated[0], updated[1], name("attention"), mask=step.mask)
     x = graph.op("Transpose", [x], name("attention.tokens"), perm=[0, 2, 1, 3])
     return graph.reshape(x, [-1, queries], name("attention.merged"))
+
+
+def _by_head(ops: Onnx24, value: str, shape: str) -> str:
+    """[tokens, heads * head_dim] to [batch, heads, n, head_dim]."""
+    split = ops.graph.op("Reshape", [value, shape], f"{value}.by_head")
+    return ops.graph.op("Transpose", [split], f"{value}.heads", perm=[0, 2, 1, 3])

@@ -10,7 +10,7 @@ import pytest
 
 from bundle.tiny import tiny_manifest
 from internvl_rt.bundle.bundle import open_bundle
-from internvl_rt.bundle.manifest import GRAPH_FILES, WEIGHTS_FILE, Manifest
+from internvl_rt.bundle.manifest import GRAPH_FILES, LLM_GRAPH, WEIGHTS_FILE, Manifest
 from internvl_rt.bundle.tensors import EMBED_TOKENS
 from internvl_rt.export.synthetic import write_synthetic
 
@@ -71,3 +71,20 @@ def test_graphs_do_not_depend_on_the_run(tmp_path: Path) -> None:
     second = write(tmp_path / "b", variant("300m"))
     for file in GRAPH_FILES:
         assert (first / file).read_bytes() == (second / file).read_bytes()
+
+
+def test_the_number_of_heads_is_known_before_the_graph_runs(tmp_path: Path) -> None:
+    """TensorRT and OpenVINO refuse grouped-query attention over a number of heads that they cannot see."""
+    manifest = variant("300m")
+    model = onnx.load(write(tmp_path, manifest) / LLM_GRAPH, load_external_data=False)
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    heads = {
+        value.name: value.type.tensor_type.shape.dim[1].dim_value
+        for value in [*inferred.value_info, *inferred.output]
+        if len(value.type.tensor_type.shape.dim) == 4
+    }
+    attentions = [node for node in inferred.node if node.op_type == "Attention"]
+    assert len(attentions) == manifest.llm.layers
+    for node in attentions:
+        kv_heads = manifest.llm.kv_heads
+        assert [heads[name] for name in node.input[:3]] == [manifest.llm.heads, kv_heads, kv_heads]
