@@ -21,6 +21,7 @@ from internvl_rt.engines.onnxruntime.session import Session
 from internvl_rt.errors import (
     BundleError,
     CacheFullError,
+    DeviceError,
     ImageError,
     InternVLError,
     PromptError,
@@ -162,6 +163,18 @@ def test_a_full_cache_changes_nothing(engine: OnnxEngine) -> None:
     again = engine.new_sequence()
     engine.prefill(again, prompt(9, seed=1))
     np.testing.assert_array_equal(engine.decode([again], [2]), logits)
+
+
+def test_no_memory_for_a_longer_sequence(engine: OnnxEngine) -> None:
+    sequence = engine.new_sequence()
+    engine.prefill(sequence, prompt(3))
+    cache = _cache(engine, sequence)
+    before = list(cache.buffers)
+    with pytest.raises(DeviceError, match="no memory for the keys and values"):
+        cache.make_room(1 << 44)
+    assert cache.capacity == GRANULARITY
+    assert all(a is b for a, b in zip(before, cache.buffers, strict=True))
+    engine.decode([sequence], [1])
 
 
 def test_every_token_of_the_cache_can_be_used(engine: OnnxEngine) -> None:

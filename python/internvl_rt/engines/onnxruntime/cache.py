@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
 from internvl_rt.bundle.manifest import LanguageModel
 from internvl_rt.engines.engine import Float32Array
+from internvl_rt.errors import DeviceError
 
 GRANULARITY = 256
 """Tokens by which a sequence's buffers grow: attention reads whole buffers, so more would cost time, and
@@ -28,7 +31,7 @@ class SequenceCache:
         """Grows the buffers, if they must, to hold ``tokens`` tokens; what is in them is copied.
 
         Raises:
-            MemoryError: if the machine has no more memory; nothing has changed then.
+            DeviceError: if the machine has no more memory; nothing has changed then.
         """
         if tokens <= self.capacity:
             return
@@ -36,14 +39,24 @@ class SequenceCache:
         shape = (1, self._llm.kv_heads, capacity, self._llm.head_dim)
         # Zeros, because attention multiplies the places behind the mask by zero, and zero times NaN is NaN.
         # Fresh pages are zero and take no memory until they are written.
-        larger = [np.zeros(shape, np.float32) for _ in self.buffers]
+        try:
+            larger = [np.zeros(shape, np.float32) for _ in self.buffers]
+        except MemoryError as error:
+            raise DeviceError(
+                f"there is no memory for the keys and values of {capacity} tokens "
+                f"({len(self.buffers) * prod(shape) * 4 / 1e9:.1f} GB). Drop sequences or shorten the prompt."
+            ) from error
         for index, buffer in enumerate(larger):
             buffer[:, :, : self.length] = self.buffers[index][:, :, : self.length]
             self.buffers[index] = buffer  # frees the old one, so that no more than one is there twice
         self.capacity = capacity
 
     def copy(self) -> SequenceCache:
-        """A sequence with the same content."""
+        """A sequence with the same content.
+
+        Raises:
+            DeviceError: if the machine has no more memory.
+        """
         copy = SequenceCache(self._llm)
         copy.make_room(self.length)
         for mine, theirs in zip(copy.buffers, self.buffers, strict=True):
