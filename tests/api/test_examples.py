@@ -1,0 +1,44 @@
+"""The examples run as they are."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(name: str, *arguments: object) -> str:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *map(str, arguments)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_chat(tiny_bundle: Path, photo_file: Path) -> None:
+    out = run("chat.py", tiny_bundle, photo_file, "First?", "Second?", "--max-new-tokens", 5)
+    assert "tiles, encoded in" in out
+    assert out.index("> First?") < out.index("> Second?")
+
+
+def test_camera_loop_on_drawn_frames(tiny_bundle: Path) -> None:
+    out = run("camera_loop.py", tiny_bundle, "--answers", 3, "--rate", 100)
+    assert out.count("vision") == 3
+    assert "3 answers, p50" in out
+
+
+def test_camera_loop_on_a_folder(tiny_bundle: Path, photo_bytes: bytes, tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(photo_bytes)
+    assert "2 answers, p50" in run("camera_loop.py", tiny_bundle, "--frames", tmp_path, "--answers", 2)
+
+
+def test_camera_loop_goes_on_after_broken_frames(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(b"half a fr")
+    out = run("camera_loop.py", tiny_bundle, "--frames", tmp_path, "--answers", 3, "--rate", 100)
+    assert out.count("frame skipped: ") == 3
+
+
+def test_every_example_is_tested() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {"chat.py", "camera_loop.py"}
