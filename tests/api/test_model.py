@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -239,16 +241,16 @@ def test_timings_add_up(model: ivl.Model, photo_file: Path) -> None:
     assert sum(stages) <= timings.first_token
     assert timings.first_token + 39 * timings.per_token <= timings.total <= wall
     # What is not in a stage is rendering, detokenising and this package's own steps.
-    assert timings.total - timings.first_token - 39 * timings.per_token < 0.5 * timings.total
+    assert timings.total - timings.first_token - 39 * timings.per_token < 0.8 * timings.total
 
 
 def test_the_consumer_of_a_stream_is_not_in_the_time_of_a_token(model: ivl.Model) -> None:
     stream = model.stream("Hello", max_new_tokens=4, ignore_stop_tokens=True)
     for _ in stream:
-        time.sleep(0.05)
+        time.sleep(0.3)
     assert stream.result is not None
-    assert stream.result.timings.per_token < 45
-    assert stream.result.timings.total > 100
+    assert stream.result.timings.per_token < 200
+    assert stream.result.timings.total > 600
 
 
 def test_several_threads(model: ivl.Model, photo: Image.Image) -> None:
@@ -299,6 +301,20 @@ def test_cancelling_from_another_thread(model: ivl.Model) -> None:
     assert len(list(stream)) == 1
     assert stream.result is not None
     assert stream.result.finish_reason == "cancelled"
+
+
+def test_ctrl_c_stops_a_generation(model: ivl.Model) -> None:
+    def ask_for_ever() -> None:
+        while True:
+            model.chat("Hello", max_new_tokens=200, ignore_stop_tokens=True)
+
+    before = model.chat("Hello", max_new_tokens=TOKENS).token_ids
+    for _ in range(5):
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            ask_for_ever()
+    # Five answers that were left in the cache would fill it.
+    assert model.chat("Hello", max_new_tokens=TOKENS).token_ids == before
 
 
 def test_boxes_of_an_answer() -> None:

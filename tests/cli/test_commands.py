@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -342,19 +341,35 @@ def test_export_a_synthetic_bundle(run: Run, tmp_path: Path, monkeypatch: pytest
     assert (options["weights"], options["vision"], options["overwrite"]) == ("int4", "bf16", True)
 
 
-def test_ctrl_c_stops_without_a_traceback(tiny_bundle: Path) -> None:
-    import signal
-    import time
+@pytest.mark.parametrize("arguments", [("Hello",), ("Hello", "--json")])
+def test_ctrl_c_during_an_answer(
+    run: Run, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str]
+) -> None:
+    from internvl_rt.sampling import TokenChooser
 
-    arguments = ["chat", str(tiny_bundle), "Hello", "--max-new-tokens", "100000"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "internvl_rt", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    def interrupted(self: TokenChooser, logits: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TokenChooser, "choose", interrupted)
+    done = run("chat", tiny_bundle, *arguments, status=130)
+    assert done.out.strip() == ""
+
+
+def test_ctrl_c_in_a_conversation_ends_the_answer_alone(
+    run: Run, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from internvl_rt.sampling import TokenChooser
+
+    choose, calls = TokenChooser.choose, iter([KeyboardInterrupt])
+
+    def interrupted_once(self: TokenChooser, logits: Any) -> int:
+        for error in calls:
+            raise error
+        return choose(self, logits)
+
+    monkeypatch.setattr(TokenChooser, "choose", interrupted_once)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("First?\nSecond?\n"))
+    done = run("chat", tiny_bundle, "--max-new-tokens", 4)
+    assert done.err.count("prompt tokens") == 1, (
+        "the second question was answered, and the first was forgotten"
     )
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert "internvl_rt/model.py" not in err

@@ -1,0 +1,59 @@
+"""The command line from a checkpoint's folder to an answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from export.checkpoints import TINY_INTERNLM2, TINY_QWEN2, Layout, Model, write_checkpoint
+from internvl_rt.cli import main
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return int(left.value.code or 0), captured.out, captured.err
+
+
+@pytest.mark.parametrize("layout", ["authors", "native_second"])
+@pytest.mark.parametrize("checkpoint", [TINY_INTERNLM2, TINY_QWEN2], ids=["internlm2", "qwen2"])
+@pytest.mark.parametrize("weights", ["fp32", "int4"])
+def test_from_a_checkpoint_to_an_answer(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    photo_file: Path,
+    checkpoint: Model,
+    layout: Layout,
+    weights: str,
+) -> None:
+    write_checkpoint(tmp_path / "in", checkpoint, layout=layout)
+    status, _, err = run(capsys, "export", tmp_path / "in", tmp_path / "out", "--weights", weights)
+    assert status == 0, err
+    answers = []
+    for engine in ("native", "onnxruntime"):
+        status, out, err = run(
+            capsys,
+            *("chat", tmp_path / "out", "Hello?", "-i", photo_file, "--engine", engine),
+            *("--max-tiles", 1, "--max-new-tokens", 4, "--system", "", "--json"),
+        )
+        assert status == 0, err
+        answers.append(json.loads(out)["token_ids"])
+    assert answers[0] == answers[1]
+    # A second export does not overwrite the first unless that is asked for.
+    status, out, err = run(capsys, "export", tmp_path / "in", tmp_path / "out")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert run(capsys, "export", tmp_path / "in", tmp_path / "out", "--overwrite")[0] == 0
+
+
+def test_a_truncated_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "in", TINY_QWEN2)
+    weights = tmp_path / "in" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    status, out, err = run(capsys, "export", tmp_path / "in", tmp_path / "out")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert "model.safetensors" in err
+    assert not (tmp_path / "out").exists()
