@@ -52,8 +52,6 @@ def load(
     """
     _check_device(device)
     check_engine(engine)
-    if threads is not None:
-        threads = _positive("threads", threads, 1024)
     bundle = open_bundle(path, verify=verify)
     cache_tokens, context_tokens = context_of(bundle.manifest, cache_tokens, max_context)
     return assemble(bundle, engine, cache_tokens, context_tokens, threads)[0]
@@ -67,7 +65,10 @@ def assemble(
     Raises:
         BundleError: if the tokenizer does not fit the manifest, or the engine does not take the bundle.
         DeviceError: if this release has no such engine.
+        PromptError: if ``threads`` is out of range.
     """
+    if threads is not None:
+        threads = _positive("threads", threads, 1024)
     tokenizer = PromptTokenizer.from_bundle(bundle.folder)
     try:
         renderer = PromptRenderer(tokenizer, bundle.manifest.prompt, bundle.manifest.tokens_per_tile)

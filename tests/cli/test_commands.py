@@ -237,6 +237,8 @@ def test_bench_as_a_table(run: Run, tiny_bundle: Path, photo_file: Path) -> None
         (("--repeats", 0), "repeats must be at least 1"),
         (("--prompt-tokens", 100_000), "lower prompt_tokens"),
         (("--engine", "magic"), "this release has the engines"),
+        (("--cache-tokens", 0), "cache_tokens must be from 1"),
+        ((*SHORT, "--threads", 0), "threads must be from 1"),
         (("--image", "nothing.jpg"), "nothing.jpg: cannot be read"),
         (("--plot", "picture.bmp2"), "name ends in one of"),
         (("--plot", "/nowhere/at/all.png"), "there is no folder"),

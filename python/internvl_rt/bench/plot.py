@@ -50,7 +50,12 @@ def write_plot(report: BenchReport, path: Path) -> None:
         bars = axes.barh(
             places, medians, height, xerr=[[0.0] * len(spread), spread], capsize=2, label=engine.engine
         )
-        axes.bar_label(bars, labels=[f" {median:.4g}" for median in medians], fontsize=8, padding=4)
+        axes.bar_label(
+            bars,
+            labels=[f" {median:,.{0 if median >= 100 else 2}f}" for median in medians],
+            fontsize=8,
+            padding=4,
+        )
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xscale("log")
