@@ -14,7 +14,7 @@ struct Grid {
 };
 
 // Bounds that keep memory and arithmetic in range whatever the caller passes.
-inline constexpr std::int64_t max_image_side = 1 << 20;
+inline constexpr std::int64_t max_image_side = 1'048'576;
 inline constexpr int max_tiles_limit = 1024;
 inline constexpr int max_tile_size = 4096;
 

@@ -49,9 +49,10 @@ ResampleFilter::ResampleFilter(std::size_t source, std::size_t outputs) : source
   std::vector<double> exact;
   for (std::size_t output = 0; output < outputs; ++output) {
     const double centre = (static_cast<double>(output) + 0.5) * scale;
-    const auto first = static_cast<std::int64_t>(std::max(centre - support + 0.5, 0.0));
-    const auto end =
-        std::min(static_cast<std::int64_t>(centre + support + 0.5), static_cast<std::int64_t>(source));
+    const double first_edge = std::max(centre - support + 0.5, 0.0);
+    const double end_edge = centre + support + 0.5;
+    const auto first = static_cast<std::int64_t>(first_edge);
+    const auto end = std::min(static_cast<std::int64_t>(end_edge), static_cast<std::int64_t>(source));
     exact.clear();
     double sum = 0.0;
     for (std::int64_t i = first; i < end; ++i) {

@@ -25,7 +25,7 @@ void turn_rows(const std::uint8_t* const* rows, std::size_t begin, std::size_t e
 Bytes weighted_sum(const std::uint8_t* rows, std::size_t stride, const TapPair* weights, std::size_t pairs) {
   WeightedSum sum;
   for (std::size_t pair = 0; pair < pairs; ++pair) {
-    sum.add(load(rows), load(rows + stride), weights[pair]);
+    sum.add(load_bytes(rows), load_bytes(rows + stride), weights[pair]);
     rows += 2 * stride;
   }
   return sum.result();
@@ -50,8 +50,9 @@ void horizontal(const std::uint8_t* const* rows, const FilterView& filter, std::
         const std::uint8_t* from = columns + (taps.first - first_pixel) * pixel_bytes;
         std::uint8_t* to = turned + (x - block) * pixel_bytes;
         for (std::size_t c = 0; c < rgb_channels; ++c) {
-          store(weighted_sum(from + c * row_block, pixel_bytes, filter.weights + taps.weights, taps.pairs),
-                to + c * row_block);
+          store_bytes(
+              weighted_sum(from + c * row_block, pixel_bytes, filter.weights + taps.weights, taps.pairs),
+              to + c * row_block);
         }
       }
       for (std::size_t c = 0; c < rgb_channels; ++c) {
@@ -64,7 +65,7 @@ void horizontal(const std::uint8_t* const* rows, const FilterView& filter, std::
 void vertical(const std::uint8_t* rows, std::size_t stride, const TapPair* weights, std::size_t pairs,
               std::size_t bytes, std::uint8_t* out) {
   for (std::size_t byte = 0; byte < bytes; byte += row_block) {
-    store(weighted_sum(rows + byte, stride, weights, pairs), out + byte);
+    store_bytes(weighted_sum(rows + byte, stride, weights, pairs), out + byte);
   }
 }
 

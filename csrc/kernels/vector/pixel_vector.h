@@ -1,6 +1,6 @@
 // The vector layer of the pixel kernels, for the instruction set that is being compiled:
 //
-//   Bytes             32 bytes; load(), store()
+//   Bytes             32 bytes; load_bytes(), store_bytes()
 //   WeightedSum       32 weighted sums of bytes; add() takes two rows and their two weights
 //   turn_in           the transpose of 32 rows x 16 bytes
 //   turn_out          the transpose of 16 columns x 32 bytes
@@ -9,6 +9,8 @@
 
 #if defined(INTERNVL_ISA_avx2)
 #include "kernels/vector/pixel_vector_avx2.h"
+#elif defined(INTERNVL_ISA_neon)
+#include "kernels/vector/pixel_vector_neon.h"
 #else
 #include "kernels/vector/pixel_vector_portable.h"
 #endif

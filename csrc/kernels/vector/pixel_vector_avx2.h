@@ -11,11 +11,11 @@ namespace internvl::INTERNVL_ISA {
 
 using Bytes = __m256i;
 
-inline Bytes load(const std::uint8_t* from) {
+inline Bytes load_bytes(const std::uint8_t* from) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
 }
 
-inline void store(Bytes bytes, std::uint8_t* to) {
+inline void store_bytes(Bytes bytes, std::uint8_t* to) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bytes);
 }
 
@@ -29,14 +29,14 @@ class WeightedSum {
   }
 
   void add(Bytes first, Bytes second, const TapPair& pair) {
-    std::int32_t bits;
+    std::int32_t bits = 0;
     __builtin_memcpy(&bits, pair.low, sizeof bits);
     const __m256i low_weights = _mm256_set1_epi32(bits);
     __builtin_memcpy(&bits, pair.high, sizeof bits);
     const __m256i high_weights = _mm256_set1_epi32(bits);
     const __m256i zero = _mm256_setzero_si256();
     const __m256i pairs[2] = {_mm256_unpacklo_epi8(first, second), _mm256_unpackhi_epi8(first, second)};
-    for (int i = 0; i < 2; ++i) {
+    for (std::size_t i = 0; i < 2; ++i) {
       // Only the low 16 bits of the high sums count, so they may wrap.
       high_[i] = _mm256_add_epi16(high_[i], _mm256_maddubs_epi16(pairs[i], high_weights));
       low_[2 * i] =
@@ -49,7 +49,7 @@ class WeightedSum {
   Bytes result() const {
     const __m256i zero = _mm256_setzero_si256();
     __m256i words[2];
-    for (int i = 0; i < 2; ++i) {
+    for (std::size_t i = 0; i < 2; ++i) {
       const __m256i first = _mm256_add_epi32(low_[2 * i], _mm256_unpacklo_epi16(zero, high_[i]));
       const __m256i second = _mm256_add_epi32(low_[2 * i + 1], _mm256_unpackhi_epi16(zero, high_[i]));
       words[i] =
@@ -68,11 +68,11 @@ class WeightedSum {
 inline void transpose_halves(__m256i (&vectors)[16]) {
   for (int round = 0; round < 4; ++round) {
     __m256i next[16];
-    for (int i = 0; i < 8; ++i) {
+    for (std::size_t i = 0; i < 8; ++i) {
       next[2 * i] = _mm256_unpacklo_epi8(vectors[i], vectors[i + 8]);
       next[2 * i + 1] = _mm256_unpackhi_epi8(vectors[i], vectors[i + 8]);
     }
-    for (int i = 0; i < 16; ++i) vectors[i] = next[i];
+    for (std::size_t i = 0; i < 16; ++i) vectors[i] = next[i];
   }
 }
 
@@ -82,18 +82,18 @@ inline __m128i load_half(const std::uint8_t* from) {
 
 inline void turn_in(const std::uint8_t* const* rows, std::size_t offset, std::uint8_t* columns) {
   __m256i vectors[16];
-  for (int i = 0; i < 16; ++i) {
+  for (std::size_t i = 0; i < 16; ++i) {
     vectors[i] = _mm256_set_m128i(load_half(rows[i + 16] + offset), load_half(rows[i] + offset));
   }
   transpose_halves(vectors);
-  for (int i = 0; i < 16; ++i) store(vectors[i], columns + i * row_block);
+  for (std::size_t i = 0; i < 16; ++i) store_bytes(vectors[i], columns + i * row_block);
 }
 
 inline void turn_out(const std::uint8_t* columns, std::uint8_t* out, std::size_t stride) {
   __m256i vectors[16];
-  for (int i = 0; i < 16; ++i) vectors[i] = load(columns + i * row_block);
+  for (std::size_t i = 0; i < 16; ++i) vectors[i] = load_bytes(columns + i * row_block);
   transpose_halves(vectors);
-  for (int i = 0; i < 16; ++i) {
+  for (std::size_t i = 0; i < 16; ++i) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i * stride), _mm256_castsi256_si128(vectors[i]));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out + (i + 16) * stride),
                      _mm256_extracti128_si256(vectors[i], 1));

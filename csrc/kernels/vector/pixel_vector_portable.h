@@ -12,13 +12,15 @@ struct Bytes {
   std::uint8_t values[row_block];
 };
 
-inline Bytes load(const std::uint8_t* from) {
+inline Bytes load_bytes(const std::uint8_t* from) {
   Bytes bytes;
   __builtin_memcpy(bytes.values, from, row_block);
   return bytes;
 }
 
-inline void store(const Bytes& bytes, std::uint8_t* to) { __builtin_memcpy(to, bytes.values, row_block); }
+inline void store_bytes(const Bytes& bytes, std::uint8_t* to) {
+  __builtin_memcpy(to, bytes.values, row_block);
+}
 
 class WeightedSum {
  public:
