@@ -24,8 +24,8 @@ void convert(float value, BFloat16& out) {
   std::memcpy(&bits, &value, sizeof(bits));
   const bool nan = (bits & 0x7FFFFFFFU) > 0x7F800000U;
   // To the nearest, ties to even; a NaN must not be rounded up into infinity.
-  const std::uint32_t rounded = nan ? bits | 0x400000U : bits + 0x7FFFU + (bits >> 16 & 1U);
-  out.bits = static_cast<std::uint16_t>(rounded >> 16);
+  const std::uint32_t rounded = nan ? bits | 0x400000U : bits + 0x7FFFU + (bits >> 16U & 1U);
+  out.bits = static_cast<std::uint16_t>(rounded >> 16U);
 }
 
 template <class T>

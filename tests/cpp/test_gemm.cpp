@@ -51,34 +51,31 @@ TEST("a linear layer is within the rounding bound of a plain fp64 loop, for ever
       const std::vector<float> x = test::random_floats(shape.m * shape.k, 12);
       const std::vector<float> bias = test::random_floats(shape.n, 13);
       const std::vector<float> addend = test::random_floats(shape.m * shape.n, 14);
-      for (const int epilogue : {0, 1, 2, 3}) {
-        const std::vector<float> y =
-            computed(x, shape.m, w.matrix, 2, (epilogue & 1) != 0 ? bias.data() : nullptr,
-                     (epilogue & 2) != 0 ? &addend : nullptr);
-        // Longest chain: a lane's products, the tree, the blocks, scale, bias and addend; a product and its
-        // sum round once or (portable) twice.
-        const double chain = 2.0 * std::ceil(std::min<double>(static_cast<double>(shape.k), 1024) / 8) + 3 +
-                             std::ceil(static_cast<double>(shape.k) / 1024) + 4;
-        const double unit = std::ldexp(1.0, -24);
-        for (std::size_t r = 0; r < shape.m; ++r) {
-          for (std::size_t c = 0; c < shape.n; ++c) {
-            double sum = 0;
-            double magnitude = 0;
-            for (std::size_t k = 0; k < shape.k; ++k) {
-              const double product = x[r * shape.k + k] * w.exact[c * shape.k + k];
-              sum += product;
-              magnitude += std::abs(product);
-            }
-            if ((epilogue & 1) != 0) {
-              sum += bias[c];
-              magnitude += std::abs(bias[c]);
-            }
-            if ((epilogue & 2) != 0) {
-              sum += addend[r * shape.n + c];
-              magnitude += std::abs(addend[r * shape.n + c]);
-            }
-            CHECK(std::abs(y[r * shape.n + c] - sum) <= chain * unit * magnitude * 1.01 + 1e-37);
+      const std::vector<float> plain = computed(x, shape.m, w.matrix, 2, nullptr, nullptr);
+      const std::vector<float> biased = computed(x, shape.m, w.matrix, 2, bias.data(), nullptr);
+      const std::vector<float> added = computed(x, shape.m, w.matrix, 2, nullptr, &addend);
+      const std::vector<float> both = computed(x, shape.m, w.matrix, 2, bias.data(), &addend);
+      // Longest chain: a lane's products, the tree, the blocks, scale, bias and addend; a product and its sum
+      // round once or (portable) twice.
+      const double chain = 2.0 * std::ceil(std::min<double>(static_cast<double>(shape.k), 1024) / 8) + 3 +
+                           std::ceil(static_cast<double>(shape.k) / 1024) + 4;
+      const double bound = chain * std::ldexp(1.0, -24) * 1.01;
+      for (std::size_t r = 0; r < shape.m; ++r) {
+        for (std::size_t c = 0; c < shape.n; ++c) {
+          double sum = 0;
+          double size = 0;
+          for (std::size_t k = 0; k < shape.k; ++k) {
+            const double product = x[r * shape.k + k] * w.exact[c * shape.k + k];
+            sum += product;
+            size += std::abs(product);
           }
+          const std::size_t i = r * shape.n + c;
+          const double b = bias[c];
+          const double a = addend[i];
+          CHECK(std::abs(plain[i] - sum) <= bound * size + 1e-37);
+          CHECK(std::abs(biased[i] - (sum + b)) <= bound * (size + std::abs(b)) + 1e-37);
+          CHECK(std::abs(added[i] - (sum + a)) <= bound * (size + std::abs(a)) + 1e-37);
+          CHECK(std::abs(both[i] - (sum + b + a)) <= bound * (size + std::abs(b) + std::abs(a)) + 1e-37);
         }
       }
     }
@@ -87,15 +84,14 @@ TEST("a linear layer is within the rounding bound of a plain fp64 loop, for ever
 
 TEST("a row of the result is the same bits whatever the other rows and the number of threads") {
   for (const DataType type : test::weight_types) {
-    for (const std::size_t k : {96, 1056, 4864}) {
-      const std::size_t n = 101;
-      const std::size_t rows = 261;
+    for (const Shape shape : {Shape{261, 53, 96}, Shape{21, 50, 1056}, Shape{9, 20, 4864}}) {
+      const auto [rows, n, k] = shape;
       const test::RandomWeights w(type, n, k, 21);
       const std::vector<float> x = test::random_floats(rows * k, 22);
       const std::vector<float> bias = test::random_floats(n, 23);
       const std::vector<float> all = computed(x, rows, w.matrix, 3, bias.data(), nullptr);
-      for (const std::size_t m : {1, 2, 3, 4, 5, 7, 8, 64}) {
-        for (const std::size_t first : {std::size_t{0}, std::size_t{17}, rows - m}) {
+      for (const std::size_t m : {1, 2, 3, 4, 5, 8}) {
+        for (const std::size_t first : {std::size_t{1}, rows - m}) {
           const std::vector<float> some(x.begin() + first * k, x.begin() + (first + m) * k);
           const std::vector<float> y = computed(some, m, w.matrix, 1, bias.data(), nullptr);
           CHECK(same_bits(y.data(), all.data() + first * n, m * n));

@@ -38,7 +38,7 @@ constexpr std::size_t lanes = 8;
 // Weights in int4 come 64 at a time: lane l of nibbles<j> is element 8 l + j, times 2^28.
 constexpr std::size_t int4_step = 64;
 // Undoes the factor of nibbles().
-constexpr float int4_unit = 1.0F / (1U << 28);
+constexpr float int4_unit = 1.0F / (1U << 28U);
 
 // exp with an error of at most 2 units in the last place for -87 <= x <= 88; 0 below and exp(88) above.
 inline FloatVector exp(FloatVector x) {

@@ -22,17 +22,17 @@ inline float bits_as_float(std::uint32_t bits) {
 
 inline float widen(float x) { return x; }
 inline float widen(std::int8_t x) { return static_cast<float>(x); }
-inline float widen(BFloat16 x) { return bits_as_float(static_cast<std::uint32_t>(x.bits) << 16); }
+inline float widen(BFloat16 x) { return bits_as_float(static_cast<std::uint32_t>(x.bits) << 16U); }
 inline float widen(Float16 x) {
-  const std::uint32_t sign = static_cast<std::uint32_t>(x.bits & 0x8000U) << 16;
-  const std::uint32_t exponent = (x.bits >> 10) & 0x1FU;
-  const std::uint32_t fraction = x.bits & 0x3FFU;
+  const std::uint32_t sign = (std::uint32_t{x.bits} & 0x8000U) << 16U;
+  const std::uint32_t exponent = (static_cast<std::uint32_t>(x.bits) >> 10U) & 0x1FU;
+  const std::uint32_t fraction = std::uint32_t{x.bits} & 0x3FFU;
   if (exponent == 0) {  // subnormal: fraction * 2^-24
     const float magnitude = static_cast<float>(fraction) * (1.0F / 16777216.0F);
     return sign == 0 ? magnitude : -magnitude;
   }
-  if (exponent == 0x1FU) return bits_as_float(sign | 0x7F800000U | fraction << 13);
-  return bits_as_float(sign | (exponent + 112U) << 23 | fraction << 13);
+  if (exponent == 0x1FU) return bits_as_float(sign | 0x7F800000U | fraction << 13U);
+  return bits_as_float(sign | (exponent + 112U) << 23U | fraction << 13U);
 }
 
 template <class Function>
@@ -91,7 +91,7 @@ inline FloatVector times_power_of_two(FloatVector x, FloatVector n) {
   return each_lane([&](int i) {
     // Whatever n is where x is NaN, the conversion must be defined.
     const float exponent = n.lane[i] >= -126.0F && n.lane[i] <= 127.0F ? n.lane[i] : 0.0F;
-    return x.lane[i] * bits_as_float(static_cast<std::uint32_t>(static_cast<int>(exponent) + 127) << 23);
+    return x.lane[i] * bits_as_float(static_cast<std::uint32_t>(static_cast<int>(exponent) + 127) << 23U);
   });
 }
 
@@ -131,7 +131,7 @@ inline Int4Words load_int4_half(const std::uint8_t* p) {
 template <int J>
 inline FloatVector nibbles(Int4Words words) {
   return each_lane([&](int i) {
-    return static_cast<float>(static_cast<std::int32_t>((words.word[i] << (28 - 4 * J)) & 0xF0000000U));
+    return static_cast<float>(static_cast<std::int32_t>((words.word[i] << (28U - 4U * J)) & 0xF0000000U));
   });
 }
 // The scales of two blocks of 32: s[0] in the lower four lanes, s[1] in the upper.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +14,11 @@ from internvl_rt.bundle.manifest import PROJECTOR_GRAPH, VIT_GRAPH, LanguageMode
 from internvl_rt.engines.engine import EncodedTiles, Float32Array
 from internvl_rt.errors import InternVLError, PromptError
 
+if TYPE_CHECKING:
+    from internvl_rt.engines.onnxruntime import OnnxVision
+
 PREFILL_CHUNK = 256
 """Prompt tokens that are computed at once: it bounds the memory of activations."""
-
-
-class _Vision(Protocol):
-    def encode_tiles(self, pixel_values: Float32Array) -> EncodedTiles: ...
 
 
 class NativeEngine:
@@ -194,10 +192,11 @@ def decoder_facts(llm: LanguageModel) -> _core.DecoderFacts:
     )
 
 
-def _load_vision(bundle: Bundle, threads: int | None) -> _Vision:
+def _load_vision(bundle: Bundle, threads: int | None) -> OnnxVision:
     # Imported late: ONNX Runtime takes longer to load than the language model.
-    vision: _Vision = import_module("internvl_rt.engines.onnxruntime.vision").OnnxVision(bundle, threads)
-    return vision
+    from internvl_rt.engines.onnxruntime import OnnxVision
+
+    return OnnxVision(bundle, threads)
 
 
 def _rows(array: Float32Array, name: str) -> Float32Array:

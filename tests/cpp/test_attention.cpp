@@ -1,0 +1,166 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "check.h"
+#include "kernels/attention/attention.h"
+#include "kv_cache/kv_cache.h"
+#include "random_weights.h"
+
+namespace internvl {
+namespace {
+
+// Keys and values of one sequence in a cache of one layer, and the same numbers as plain rows.
+struct Context {
+  std::size_t head_dim, length;
+  KvCache cache;
+  SequenceId sequence;
+  std::vector<float> keys, values;  // [length, head_dim]
+
+  Context(CacheType type, std::size_t d, std::size_t n, float size = 1.0F)
+      : head_dim(d),
+        length(n),
+        cache(type, 1, 1, d, n),
+        sequence(cache.new_sequence()),
+        keys(test::random_floats(n * d, 1, size)),
+        values(test::random_floats(n * d, 2)) {
+    if (type == CacheType::bfloat16) {
+      // Numbers that bfloat16 holds exactly, so that one reference serves both types.
+      for (std::vector<float>* numbers : {&keys, &values}) {
+        for (float& number : *numbers) {
+          std::uint32_t bits = 0;
+          std::memcpy(&bits, &number, 4);
+          bits &= 0xFFFF0000U;
+          std::memcpy(&number, &bits, 4);
+        }
+      }
+    }
+    KvCache::Reservation room(cache, {&sequence, 1}, n);
+    for (std::size_t i = 0; i < n; ++i) {
+      cache.write(cache.blocks(sequence)[i / cache_block], i % cache_block, 0, 0, &keys[i * d],
+                  &values[i * d]);
+    }
+    // What lies behind the sequence must not matter.
+    for (std::size_t i = n; i % cache_block != 0; ++i) {
+      const std::vector<float> poison(d, NAN);
+      cache.write(cache.blocks(sequence)[i / cache_block], i % cache_block, 0, 0, poison.data(),
+                  poison.data());
+    }
+    room.commit();
+  }
+};
+
+struct State {
+  std::vector<float> greatest, total, values;
+  State(std::size_t rows, std::size_t d) : greatest(rows), total(rows), values(rows * d) {}
+  AttentionState view() { return {greatest.data(), total.data(), values.data()}; }
+};
+
+// Rows i of queries see visible[i] keys.
+std::vector<float> attended(const Context& context, const std::vector<float>& queries,
+                            const std::vector<std::size_t>& visible) {
+  const AttentionKernels& kernels = attention_kernels(instruction_set());
+  const std::size_t d = context.head_dim;
+  const std::size_t rows = visible.size();
+  std::vector<float> out(rows * d);
+  std::vector<const float*> query_rows;
+  std::vector<float*> out_rows;
+  for (std::size_t r = 0; r < rows; ++r) {
+    query_rows.push_back(&queries[r * d]);
+    out_rows.push_back(&out[r * d]);
+  }
+  const QueryRows job{rows, query_rows.data(), visible.data(), d, 1 / std::sqrt(static_cast<float>(d))};
+  const auto blocks = context.cache.blocks(context.sequence);
+  State state(rows, d);
+  for (std::size_t first = 0; first < blocks.size(); first += span_blocks) {
+    std::vector<const std::byte*> span;
+    for (std::size_t b = first; b < std::min(first + span_blocks, blocks.size()); ++b) {
+      span.push_back(context.cache.keys(blocks[b], 0, 0));
+    }
+    State next(rows, d);
+    const auto attend =
+        context.cache.type() == CacheType::float32 ? kernels.attend_float32 : kernels.attend_bfloat16;
+    attend(job, span.data(), first * cache_block, span.size(), (first == 0 ? state : next).view());
+    if (first > 0) kernels.merge(rows, d, state.view(), next.view());
+  }
+  kernels.finish(rows, d, state.view(), out_rows.data());
+  return out;
+}
+
+// Holds `rows` queries over n keys against a softmax in fp64.
+void check_attention(CacheType type, std::size_t d, std::size_t n, std::size_t rows, float key_size) {
+  const Context context(type, d, n, key_size);
+  const std::vector<float> queries = test::random_floats(rows * d, 3);
+  std::vector<std::size_t> visible;
+  for (std::size_t r = 0; r < rows; ++r) visible.push_back(n > rows ? n - rows + r + 1 : std::min(r + 1, n));
+  const std::vector<float> out = attended(context, queries, visible);
+  const double unit = std::ldexp(1.0, -24);
+  const double scale = 1 / std::sqrt(static_cast<double>(d));
+  for (std::size_t r = 0; r < rows; ++r) {
+    std::vector<double> weights;
+    double greatest = -INFINITY;
+    double size = 0;  // of the products that a score sums
+    for (std::size_t i = 0; i < visible[r]; ++i) {
+      double score = 0;
+      double sum = 0;
+      for (std::size_t j = 0; j < d; ++j) {
+        const double product = static_cast<double>(queries[r * d + j]) * context.keys[i * d + j];
+        score += product;
+        sum += std::abs(product);
+      }
+      weights.push_back(score * scale);
+      greatest = std::max(greatest, score * scale);
+      size = std::max(size, sum * scale);
+    }
+    double total = 0;
+    for (double& weight : weights) total += weight = std::exp(weight - greatest);
+    // An error e of the scores changes weights by a factor within exp(2 e), and the total as much; the sums
+    // over keys and blocks and the exponentials add their own roundings.
+    const double chain = 2.0 * cache_block + 8.0 * static_cast<double>(n / cache_block + 1) + 24;
+    const double bound = 2 * (2 * (2.0 * static_cast<double>(d) + 2) * unit * size + chain * unit);
+    for (std::size_t j = 0; j < d; ++j) {
+      double exact = 0;
+      double sum = 0;
+      for (std::size_t i = 0; i < visible[r]; ++i) {
+        exact += weights[i] / total * context.values[i * d + j];
+        sum += weights[i] / total * std::abs(context.values[i * d + j]);
+      }
+      CHECK(std::abs(out[r * d + j] - exact) <= bound * sum + 1e-30);
+    }
+  }
+}
+
+TEST("attention is within its rounding bound of a plain fp64 softmax") {
+  for (const CacheType type : {CacheType::float32, CacheType::bfloat16}) {
+    for (const std::size_t d : {8, 24, 32, 64, 96, 128, 256}) {
+      for (const std::size_t n : {1, 2, 63, 64, 65, 200}) {
+        for (const std::size_t rows : {1, 7, 32}) check_attention(type, d, n, rows, 1.0F);
+      }
+    }
+    // Peaked distributions, and more than one span.
+    for (const std::size_t d : {24, 64}) {
+      for (const std::size_t n : {512, 513, 1100}) check_attention(type, d, n, 5, 12.0F);
+    }
+  }
+}
+
+TEST("a query's result is the same bits whatever other queries are computed with it") {
+  const std::size_t d = 64;
+  const std::size_t n = 700;
+  const Context context(CacheType::float32, d, n);
+  const std::vector<float> queries = test::random_floats(32 * d, 3);
+  std::vector<std::size_t> visible;
+  for (std::size_t r = 0; r < 32; ++r) visible.push_back(490 + 2 * r);  // across blocks and a span
+  const std::vector<float> all = attended(context, queries, visible);
+  for (std::size_t r = 0; r < 32; ++r) {
+    const std::vector<float> one(queries.begin() + r * d, queries.begin() + (r + 1) * d);
+    const std::vector<float> alone = attended(context, one, {visible[r]});
+    for (std::size_t j = 0; j < d; ++j) CHECK(alone[j] == all[r * d + j]);
+  }
+}
+
+}  // namespace
+}  // namespace internvl
+
+int main() { return internvl::test::run_all(); }

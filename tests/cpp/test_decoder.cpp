@@ -1,0 +1,267 @@
+#include <unistd.h>
+
+#include <array>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "check.h"
+#include "model/decoder.h"
+#include "random_weights.h"
+
+namespace internvl {
+namespace {
+
+DecoderFacts tiny_facts() {
+  return {.hidden_size = 64,
+          .layers = 2,
+          .heads = 6,
+          .kv_heads = 2,
+          .head_dim = 24,
+          .intermediate_size = 96,
+          .vocab_size = 50,
+          .norm_eps = 1e-6F,
+          .qkv_bias = true,
+          .qk_norm = true,
+          .rope = {1e4, false, 1.0, 4096}};
+}
+
+// A weight file of a tiny model: matrices of one type, vectors of fp32.
+class TinyWeights {
+ public:
+  explicit TinyWeights(DataType type, const std::string& without = "")
+      : path_(std::filesystem::temp_directory_path() /
+              ("internvl_decoder_" + std::to_string(::getpid()) + "_" + std::to_string(++files))),
+        without_(without) {
+    const DecoderFacts facts = tiny_facts();
+    matrix("llm.embed_tokens.weight", DataType::bfloat16, facts.vocab_size, facts.hidden_size);
+    matrix("llm.lm_head.weight", type, facts.vocab_size, facts.hidden_size);
+    vector("llm.norm.weight", facts.hidden_size);
+    for (std::size_t i = 0; i < facts.layers; ++i) {
+      const std::string layer = "llm.layers." + std::to_string(i) + ".";
+      vector(layer + "attention_norm.weight", facts.hidden_size);
+      matrix(layer + "qkv.weight", type, facts.qkv_rows(), facts.hidden_size);
+      vector(layer + "qkv.bias", facts.qkv_rows());
+      vector(layer + "q_norm.weight", facts.head_dim);
+      vector(layer + "k_norm.weight", facts.head_dim);
+      // 144 columns are not a multiple of 32.
+      matrix(layer + "o_proj.weight", type == DataType::int4 ? DataType::int8 : type, facts.hidden_size,
+             facts.heads * facts.head_dim);
+      vector(layer + "mlp_norm.weight", facts.hidden_size);
+      matrix(layer + "gate_up.weight", type, 2 * facts.intermediate_size, facts.hidden_size);
+      matrix(layer + "down.weight", type, facts.hidden_size, facts.intermediate_size);
+    }
+    std::ofstream(path_, std::ios::binary)
+        .write(reinterpret_cast<const char*>(bytes_.data()), static_cast<std::streamsize>(bytes_.size()));
+    file_ = std::make_shared<WeightFile>(path_, std::move(entries_));
+  }
+  ~TinyWeights() { std::filesystem::remove(path_); }
+  TinyWeights(const TinyWeights&) = delete;
+  TinyWeights& operator=(const TinyWeights&) = delete;
+  TinyWeights(TinyWeights&&) = delete;
+  TinyWeights& operator=(TinyWeights&&) = delete;
+
+  std::shared_ptr<const WeightFile> file() const { return file_; }
+
+ private:
+  void put(const std::string& name, DataType type, std::vector<std::int64_t> shape,
+           const std::vector<std::byte>& bytes) {
+    if (name == without_) return;
+    while (bytes_.size() % 64 != 0) bytes_.push_back(std::byte{0});
+    entries_.push_back({name, type, std::move(shape), bytes_.size(), bytes_.size() + bytes.size()});
+    bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
+  }
+  void matrix(const std::string& name, DataType type, std::size_t rows, std::size_t columns) {
+    const test::RandomWeights w(type, rows, columns, ++seed_);
+    const auto n = static_cast<std::int64_t>(rows);
+    const auto k = static_cast<std::int64_t>(columns);
+    put(name, type, {n, k}, w.values_bytes);
+    if (type == DataType::int8) put(name + ".scales", DataType::float32, {n}, w.scales_bytes);
+    if (type == DataType::int4) put(name + ".scales", DataType::float16, {n, k / 32}, w.scales_bytes);
+  }
+  void vector(const std::string& name, std::size_t size) {
+    const test::RandomWeights w(DataType::float32, 1, size, ++seed_);
+    put(name, DataType::float32, {static_cast<std::int64_t>(size)}, w.values_bytes);
+  }
+
+  static inline int files = 0;
+
+  std::filesystem::path path_;
+  std::string without_;
+  unsigned seed_ = 0;
+  std::vector<std::byte> bytes_;
+  std::vector<TensorEntry> entries_;
+  std::shared_ptr<const WeightFile> file_;
+};
+
+std::unique_ptr<Decoder> decoder_of(const TinyWeights& weights, std::size_t tokens = 2048,
+                                    std::size_t chunk = 32, int threads = 2) {
+  return std::make_unique<Decoder>(tiny_facts(), weights.file(), std::make_shared<ThreadTeam>(threads),
+                                   DecoderOptions{tokens, CacheType::float32, chunk});
+}
+
+std::vector<float> embeddings_of(std::size_t n, unsigned seed = 1) {
+  return test::random_floats(n * tiny_facts().hidden_size, seed);
+}
+
+std::vector<float> prefilled(Decoder& decoder, SequenceId sequence, const std::vector<float>& embeddings,
+                             bool all = true, const Decoder::Progress& progress = {}) {
+  const std::size_t n = embeddings.size() / tiny_facts().hidden_size;
+  std::vector<float> logits((all ? n : 1) * tiny_facts().vocab_size);
+  decoder.prefill(sequence, embeddings.data(), n, all, logits.data(), progress);
+  return logits;
+}
+
+std::vector<float> decoded(Decoder& decoder, const std::vector<SequenceId>& sequences,
+                           const std::vector<std::int64_t>& tokens) {
+  std::vector<float> logits(sequences.size() * tiny_facts().vocab_size);
+  decoder.decode(sequences, tokens, logits.data());
+  return logits;
+}
+
+TEST("prefill in chunks, decode and company give the same bits, for every weight type") {
+  const std::size_t vocab = tiny_facts().vocab_size;
+  for (const DataType type : test::weight_types) {
+    const TinyWeights weights(type);
+    const auto whole = decoder_of(weights, 2048, 700, 1);
+    const auto chunked = decoder_of(weights, 2048, 19, 3);
+    // Once over two spans of attention.
+    std::vector<float> start = embeddings_of(type == DataType::float32 ? 530 : 90);
+    const std::vector<std::int64_t> tokens{4, 8, 15, 16, 23, 42};
+    const SequenceId a = chunked->new_sequence();
+    std::vector<float> stepwise = prefilled(*chunked, a, start);
+    const SequenceId beside = chunked->fork(a);
+    for (const std::int64_t token : tokens) {
+      std::vector<float> rows = decoded(*chunked, {beside, a}, {1, token});
+      stepwise.insert(stepwise.end(), rows.begin() + static_cast<std::ptrdiff_t>(vocab), rows.end());
+    }
+    std::vector<float> more(tokens.size() * tiny_facts().hidden_size);
+    whole->embed(tokens, nullptr, 0, -1, more.data());
+    start.insert(start.end(), more.begin(), more.end());
+    const std::vector<float> at_once = prefilled(*whole, whole->new_sequence(), start);
+    CHECK(at_once.size() == stepwise.size());
+    for (std::size_t i = 0; i < at_once.size(); ++i)
+      CHECK(std::isfinite(at_once[i]) && at_once[i] == stepwise[i]);
+  }
+}
+
+TEST("a prefill that is ended leaves its sequence as it was, and lets others in between chunks") {
+  const TinyWeights weights(DataType::int8);
+  const auto decoder = decoder_of(weights);
+  const SequenceId sequence = decoder->new_sequence();
+  const SequenceId other = decoder->new_sequence();
+  prefilled(*decoder, sequence, embeddings_of(40));
+  const std::vector<float> before = decoded(*decoder, {decoder->fork(sequence)}, {7});
+  const std::size_t free = decoder->free_tokens();
+  std::vector<std::size_t> done;
+  const auto stop = [&](std::size_t tokens) {
+    done.push_back(tokens);
+    prefilled(*decoder, other, embeddings_of(1));
+    CHECK_THROWS(PromptError, decoder->drop(sequence));
+    CHECK(decoder->length(sequence) == 40);
+    if (done.size() == 2) throw std::runtime_error("enough");
+  };
+  CHECK_THROWS(std::runtime_error, prefilled(*decoder, sequence, embeddings_of(100), false, stop));
+  CHECK((done == std::vector<std::size_t>{32, 64}));
+  CHECK(decoder->length(sequence) == 40 && decoder->length(other) == 2);
+  CHECK(decoder->free_tokens() + cache_block == free);  // the other's block
+  CHECK(decoded(*decoder, {sequence}, {7}) == before);
+}
+
+TEST("a call that does not fit is a cache error and changes nothing") {
+  const TinyWeights weights(DataType::int8);
+  const auto decoder = decoder_of(weights, 2 * cache_block);
+  CHECK(decoder->cache_tokens() == 2 * cache_block);
+  const SequenceId a = decoder->new_sequence();
+  const SequenceId b = decoder->new_sequence();
+  prefilled(*decoder, a, embeddings_of(cache_block));
+  prefilled(*decoder, b, embeddings_of(cache_block));
+  CHECK_THROWS(CacheFullError, decoded(*decoder, {a, b}, {1, 2}));
+  CHECK_THROWS(CacheFullError, prefilled(*decoder, a, embeddings_of(1)));
+  CHECK(decoder->length(a) == cache_block && decoder->length(b) == cache_block);
+  decoder->drop(b);
+  decoded(*decoder, {a}, {1});
+  CHECK(decoder->length(a) == cache_block + 1);
+}
+
+TEST("tokens, counts and sequences that do not fit are prompt errors and change nothing") {
+  const TinyWeights weights(DataType::float32);
+  const auto decoder = decoder_of(weights);
+  const SequenceId sequence = decoder->new_sequence();
+  const auto vocab = static_cast<std::int64_t>(tiny_facts().vocab_size);
+  for (const std::int64_t token : {std::int64_t{-1}, vocab, std::int64_t{1} << 40}) {
+    CHECK_THROWS(PromptError, decoded(*decoder, {sequence}, {token}));
+  }
+  CHECK_THROWS(PromptError, decoded(*decoder, {sequence, sequence}, {1, 2}));
+  CHECK_THROWS(PromptError, decoded(*decoder, {sequence}, {1, 2}));
+  CHECK_THROWS(PromptError, decoded(*decoder, {}, {}));
+  CHECK_THROWS(PromptError, decoded(*decoder, {99}, {1}));
+  CHECK_THROWS(PromptError, prefilled(*decoder, 99, embeddings_of(1)));
+  CHECK_THROWS(PromptError, prefilled(*decoder, sequence, {}));
+  CHECK(decoder->length(sequence) == 0 && decoder->free_tokens() == decoder->cache_tokens());
+  std::vector<float> out(3 * tiny_facts().hidden_size);
+  const std::vector<std::int64_t> tokens{1, 7, 2};
+  const std::vector<float> features = embeddings_of(2);
+  CHECK_THROWS(PromptError, decoder->embed(tokens, nullptr, 0, 7, out.data()));
+  CHECK_THROWS(PromptError, decoder->embed(tokens, features.data(), 2, 7, out.data()));
+  decoder->embed(tokens, features.data(), 1, 7, out.data());
+  for (std::size_t i = 0; i < tiny_facts().hidden_size; ++i)
+    CHECK(out[tiny_facts().hidden_size + i] == features[i]);
+}
+
+TEST("weights that are not what the facts ask for are bundle errors") {
+  const TinyWeights missing(DataType::int4, "llm.layers.1.down.weight.scales");
+  CHECK_THROWS(BundleError, decoder_of(missing));
+  const TinyWeights weights(DataType::float16);
+  const auto load = [&](const DecoderFacts& facts) {
+    return std::make_unique<Decoder>(facts, weights.file(), std::make_shared<ThreadTeam>(1),
+                                     DecoderOptions{64});
+  };
+  load(tiny_facts());
+  DecoderFacts facts = tiny_facts();
+  facts.vocab_size = 51;
+  CHECK_THROWS(BundleError, load(facts));
+  facts = tiny_facts();
+  facts.layers = 3;
+  CHECK_THROWS(BundleError, load(facts));
+  facts = tiny_facts();
+  facts.head_dim = 20;
+  CHECK_THROWS(BundleError, load(facts));
+  facts = tiny_facts();
+  facts.kv_heads = 4;
+  CHECK_THROWS(BundleError, load(facts));
+}
+
+TEST("several threads share one decoder") {
+  const TinyWeights weights(DataType::int4);
+  const auto decoder = decoder_of(weights, 4096, 16);
+  const auto answer = [&](unsigned seed) {
+    const SequenceId sequence = decoder->new_sequence();
+    std::vector<float> logits =
+        prefilled(*decoder, sequence, embeddings_of(40 + seed, seed), false, [](std::size_t) {});
+    for (std::int64_t token = 0; token < 4; ++token) {
+      const std::vector<float> row = decoded(*decoder, {sequence}, {token + seed});
+      logits.insert(logits.end(), row.begin(), row.end());
+    }
+    decoder->drop(sequence);
+    return logits;
+  };
+  std::array<std::vector<float>, 4> wanted;
+  std::array<std::vector<float>, 4> found;
+  for (unsigned i = 0; i < 4; ++i) wanted[i] = answer(i);
+  std::vector<std::thread> threads;
+  for (unsigned i = 0; i < 4; ++i) threads.emplace_back([&, i] { found[i] = answer(i); });
+  for (std::thread& thread : threads) thread.join();
+  CHECK(found == wanted);
+  CHECK(decoder->free_tokens() == decoder->cache_tokens());
+}
+
+}  // namespace
+}  // namespace internvl
+
+int main() { return internvl::test::run_all(); }
