@@ -114,7 +114,7 @@ def main() -> None:
         print(json.dumps({"machine": machine, "cases": cases}, indent=2))
         return
     table = Table(title="Decoded picture to pixel_values, ms: median (least)")
-    for column in ("picture", "max", "tiles", "Pillow + NumPy", *(f"ours, {n} threads" for n in THREADS)):
+    for column in ("picture", "max", "tiles", "Pillow + NumPy", *(f"ours, threads={n}" for n in THREADS)):
         table.add_column(column, justify="right")
     for case in cases:
         row = [f"{case['width']}x{case['height']}", str(case["max_tiles"]), str(case["tiles"])]
