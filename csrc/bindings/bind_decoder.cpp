@@ -1,8 +1,8 @@
+#include <pybind11/functional.h>
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -47,7 +47,7 @@ Floats new_array(std::size_t rows, std::size_t columns) {
 }
 
 Floats prefill(Decoder& decoder, SequenceId sequence, const Floats& embeddings, bool all_logits,
-               const std::optional<std::function<void(std::size_t)>>& progress) {
+               const Decoder::Progress& progress) {
   check_rows(embeddings, decoder.facts().hidden_size, "embeddings");
   const auto n = static_cast<std::size_t>(embeddings.shape(0));
   Floats logits = new_array(all_logits ? n : 1, decoder.facts().vocab_size);
@@ -55,7 +55,7 @@ Floats prefill(Decoder& decoder, SequenceId sequence, const Floats& embeddings, 
   const float* in = embeddings.data();
   {
     const py::gil_scoped_release release;
-    decoder.prefill(sequence, in, n, all_logits, out, progress.value_or(nullptr));
+    decoder.prefill(sequence, in, n, all_logits, out, progress);
   }
   return logits;
 }

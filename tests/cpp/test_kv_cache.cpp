@@ -215,7 +215,8 @@ TEST("bfloat16 rounds to the nearest, ties to even, and keeps NaN and infinity")
   KvCache cache = small_cache(1, CacheType::bfloat16);
   const SequenceId sequence = cache.new_sequence();
   const KvCache::Reservation room(cache, {&sequence, 1}, 1);
-  const float key[head_dim] = {1.0F, 1.00390625F, 1.01171875F, 1.00390637F, -3.0e38F, INFINITY, NAN, 1.5e-38F};
+  const float key[head_dim] = {1.0F,     1.00390625F, 1.01171875F, 1.00390637F,
+                               -3.0e38F, INFINITY,    NAN,         1.5e-38F};
   const float wanted[head_dim] = {1.0F, 1.0F, 1.015625F, 1.0078125F, -2.99e38F, INFINITY, NAN, 1.5e-38F};
   cache.write(cache.blocks(sequence)[0], 0, 0, 0, key, key);
   const auto* stored = reinterpret_cast<const std::uint16_t*>(cache.keys(cache.blocks(sequence)[0], 0, 0));

@@ -23,6 +23,8 @@ from internvl_rt.bundle.manifest import Manifest, Rope
 from internvl_rt.export.synthetic import write_synthetic
 from reference.stored import reference_of_bundle
 
+torch.set_num_threads(1)  # the models are tiny: threads would only get into each other's way
+
 # Sizes that are multiples of nothing but what the format asks for.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "qwen2": {"heads": 6, "kv_heads": 2, "head_dim": 16, "qkv_bias": True},
