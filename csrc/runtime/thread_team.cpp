@@ -9,6 +9,7 @@
 #include <fstream>
 #include <set>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include "runtime/error.h"
@@ -80,11 +81,21 @@ ThreadTeam::ThreadTeam(int threads) {
   }
   if (threads == 0) threads = usable_cores();
   workers_.reserve(threads - 1);
-  for (int thread = 1; thread < threads; ++thread)
-    workers_.emplace_back([this, thread] { work_loop(thread); });
+  try {
+    for (int thread = 1; thread < threads; ++thread)
+      workers_.emplace_back([this, thread] { work_loop(thread); });
+  } catch (const std::system_error& error) {
+    // No destructor runs after this constructor, and those that have started wait for work.
+    const std::size_t started = workers_.size() + 1;
+    stop();
+    throw DeviceError("threads=" + std::to_string(threads) + ": the system gave only " +
+                      std::to_string(started) + " (" + error.what() + "). Ask for fewer.");
+  }
 }
 
-ThreadTeam::~ThreadTeam() {
+ThreadTeam::~ThreadTeam() { stop(); }
+
+void ThreadTeam::stop() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;

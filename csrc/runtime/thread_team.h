@@ -20,7 +20,7 @@ int usable_cores();
 class ThreadTeam {
  public:
   // `threads` counts the caller's own thread; 0 means usable_cores(). Throws DeviceError if it is negative or
-  // over 1024.
+  // over 1024, or the system has no room for as many.
   explicit ThreadTeam(int threads = 0);
   ~ThreadTeam();
   ThreadTeam(const ThreadTeam&) = delete;
@@ -42,6 +42,7 @@ class ThreadTeam {
                       FunctionRef<void(std::size_t begin, std::size_t end)> body);
 
  private:
+  void stop();
   void work_loop(int thread);
   void run_share(int thread);
 
