@@ -16,6 +16,11 @@ from internvl_rt.export.graphs.vit import build_vit
 
 __all__ = ["write_graphs"]
 
+VISION_OPSET = 23
+"""The lowest with Attention and RMSNormalization: ONNX Runtime 1.23, the last for Python 3.10, takes it."""
+LANGUAGE_OPSET = 24
+"""The lowest with TensorScatter."""
+
 
 def write_graphs(folder: Path, manifest: Manifest, places: Mapping[str, TensorPlace]) -> None:
     """Writes ``vit.onnx``, ``projector.onnx`` and ``llm.onnx`` in the dialect ``onnx24``, computing in fp32.
@@ -28,7 +33,8 @@ def write_graphs(folder: Path, manifest: Manifest, places: Mapping[str, TensorPl
     Raises:
         OSError: if a file cannot be written.
     """
-    vit, projector, llm = (Graph(name, places) for name in ("vit", "projector", "llm"))
+    vit, projector = (Graph(name, places, VISION_OPSET) for name in ("vit", "projector"))
+    llm = Graph("llm", places, LANGUAGE_OPSET)
     build_vit(Onnx24(vit), manifest.vision)
     build_projector(Onnx24(projector), manifest)
     build_llm(Onnx24(llm), manifest.llm, tied=LM_HEAD not in places)

@@ -13,7 +13,6 @@ from onnx import TensorProto, helper, numpy_helper
 from internvl_rt.bundle.manifest import WEIGHTS_FILE
 from internvl_rt.bundle.weights import TensorPlace
 
-OPSET = 24
 IR_VERSION = 10
 
 ELEMENT_TYPE: dict[str, int] = {
@@ -31,8 +30,9 @@ Shape = Sequence[int | str]
 class Graph:
     """Collects the nodes of one graph. Values are named after the node that makes them."""
 
-    def __init__(self, name: str, places: Mapping[str, TensorPlace]) -> None:
+    def __init__(self, name: str, places: Mapping[str, TensorPlace], opset: int) -> None:
         self.name = name
+        self._opset = opset
         self._places = places
         self._nodes: list[onnx.NodeProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
@@ -98,7 +98,7 @@ class Graph:
         )
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            opset_imports=[helper.make_opsetid("", self._opset)],
             ir_version=IR_VERSION,
             producer_name="internvl_rt",
         )

@@ -1,4 +1,4 @@
-"""The dialect ``onnx24``: the operations of a model as standard operators of opset 24.
+"""The dialect ``onnx24``: the operations of a model as standard operators of at most opset 24.
 
 The forms are those that ONNX Runtime, OpenVINO and TensorRT all take. In particular the cache is written by
 TensorScatter on [batch, kv_heads, capacity, head_dim], and Attention has one output, no causal flag, no past

@@ -44,7 +44,9 @@ def test_graphs_are_valid(tmp_path: Path, name: str, weights: str) -> None:
     for file in GRAPH_FILES:
         onnx.checker.check_model(str(folder / file), full_check=True)
         model = onnx.load(folder / file, load_external_data=False)
-        assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 24)]
+        # The native engine needs the first two alone, and ONNX Runtime ends at opset 23 on Python 3.10.
+        opset = 24 if file == LLM_GRAPH else 23
+        assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
         assert model.ir_version == 10
         names = [node.name for node in model.graph.node]
         assert len(set(names)) == len(names)
