@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -375,3 +376,26 @@ def test_ctrl_c_in_a_conversation_ends_the_answer_alone(
     assert done.err.count("prompt tokens") == 1, (
         "the second question was answered, and the first was forgotten"
     )
+
+
+def test_an_answer_on_a_terminal_that_lacks_its_characters(tiny_bundle: Path) -> None:
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = in_new_process(["chat", tiny_bundle, "Hello", "--max-new-tokens", 64], env=ascii_only)
+    assert done.returncode == 0, done.stderr
+    assert "?" in done.stdout
+    assert done.stdout.isascii()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_output_that_cannot_be_written_is_one_line_on_stderr(tiny_bundle: Path) -> None:
+    arguments = ["chat", str(tiny_bundle), "Hello", "--max-new-tokens", "2"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "internvl_rt", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert done.stderr.startswith("internvl-rt: ")

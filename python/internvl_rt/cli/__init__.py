@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -48,10 +49,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: what stands after ``internvl-rt``; those of the process where None.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Answers hold any character; a terminal that lacks one shows a question mark.
+            stream.reconfigure(errors="replace")
     try:
         app(args=None if arguments is None else list(arguments), prog_name="internvl-rt")
     except InternVLError as error:
         print(f"internvl-rt: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except OSError as error:
+        # What is left in the buffer of a full disk would fail once more when the process ends.
+        sys.stdout = io.StringIO()
+        print(f"internvl-rt: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -46,8 +46,8 @@ class Session:
         except Exception as error:
             raise BundleError(
                 f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it ({_first_line(error)}). "
-                "Export the bundle again, or update onnxruntime: language models need 1.24, and that Python 3.11; "
-                "the native engine needs less."
+                "Export the bundle again, or update onnxruntime: language models need 1.24, and that needs "
+                "Python 3.11; the native engine needs less."
             ) from error
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Mapping[str, npt.NDArray[Any]]) -> None:
