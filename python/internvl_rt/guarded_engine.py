@@ -1,7 +1,8 @@
-"""An engine that can be closed while other threads use it."""
+"""An engine that can be closed while other threads use it, and that a forked process cannot use."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from internvl_rt.engines.engine import EncodedTiles, Engine, Float32Array
-from internvl_rt.errors import InternVLError
+from internvl_rt.errors import DeviceError, InternVLError
 
 
 class GuardedEngine:
@@ -27,6 +28,7 @@ class GuardedEngine:
         self._condition = threading.Condition()
         self._calls = 0
         self._closed = False
+        self._process = os.getpid()
 
     @property
     def cache_tokens(self) -> int:
@@ -88,6 +90,12 @@ class GuardedEngine:
 
     @contextmanager
     def _call(self) -> Iterator[None]:
+        if os.getpid() != self._process:
+            # Threads do not survive a fork: the call would wait for them for ever.
+            raise DeviceError(
+                "this model was loaded before the process forked, and an engine's threads stay behind. Load "
+                "it in the new process, or start that with multiprocessing's 'spawn' method."
+            )
         with self._condition:
             if self._closed:
                 raise ClosedError("This model was closed. Load it again with internvl_rt.load(...).")
