@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from internvl_rt.bundle.manifest import LanguageModel, NormType, Projector, Rope, Tiling, Vision
+from internvl_rt.bundle.manifest import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    LanguageModel,
+    NormType,
+    Projector,
+    Rope,
+    Tiling,
+    Vision,
+)
 from internvl_rt.errors import CheckpointError
 from internvl_rt.export.architectures import LANGUAGE_ARCHITECTURES, LanguageArchitecture
 from internvl_rt.export.checkpoint import Checkpoint
@@ -144,6 +153,8 @@ def _read_native(config: Fields, folder: Path) -> ModelConfig:
             max_tiles=processor.integer("max_patches", 12),
             thumbnail=True,
             dynamic=True,
+            mean=processor.triple("image_mean", IMAGENET_MEAN),
+            std=processor.triple("image_std", IMAGENET_STD),
         ),
         template=NATIVE_TEMPLATE,
         system_message=None,

@@ -55,6 +55,14 @@ class Fields:
             return Fields({key: value[0]}, self.where).integer(key)
         return self.integer(key, default)
 
+    def triple(self, key: str, default: tuple[float, float, float]) -> tuple[float, float, float]:
+        """Three finite numbers, such as one for each colour."""
+        value = self._value(key, list(default))
+        if not isinstance(value, list) or len(value) != 3:
+            raise self.wrong(key, value, "three numbers")
+        red, green, blue = (Fields({key: number}, self.where).number(key) for number in value)
+        return red, green, blue
+
     def inner(self, key: str) -> Fields:
         """A nested object."""
         value = self.values.get(key)

@@ -301,6 +301,18 @@ def test_tiling_of_native_checkpoints(tmp_path: Path, nested: bool) -> None:
     assert (tiling.min_tiles, tiling.max_tiles, tiling.thumbnail) == (2, 5, True)
 
 
+def test_normalisation_of_native_checkpoints(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "in", TINY_QWEN2, layout="native_second")
+    settings = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.25, 1]}
+    path = tmp_path / "in" / "preprocessor_config.json"
+    path.write_text(json.dumps(settings))
+    tiling = open_bundle(export(tmp_path / "in", tmp_path / "out")).manifest.tiling
+    assert (tiling.mean, tiling.std) == ((0.5, 0.4, 0.3), (0.2, 0.25, 1.0))
+    path.write_text(json.dumps({"image_mean": [0.5, "x", 0.3]}))
+    with pytest.raises(CheckpointError, match="image_mean"):
+        export(tmp_path / "in", tmp_path / "other")
+
+
 def test_the_package_is_the_function(tmp_path: Path) -> None:
     import internvl_rt.export
 

@@ -29,6 +29,9 @@ LLM_GRAPH = "llm.onnx"
 TOKENIZER_FILE = "tokenizer.json"
 GRAPH_FILES = (VIT_GRAPH, PROJECTOR_GRAPH, LLM_GRAPH)
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 NormType = Literal["layer_norm", "rms_norm"]
 
@@ -119,8 +122,8 @@ class Tiling:
     max_tiles: int
     thumbnail: bool
     dynamic: bool
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
 
 
 @dataclass(frozen=True)

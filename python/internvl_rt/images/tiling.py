@@ -10,14 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from internvl_rt import _core
-from internvl_rt.bundle.manifest import Tiling
+from internvl_rt.bundle.manifest import IMAGENET_MEAN, IMAGENET_STD, Tiling
 from internvl_rt.errors import ImageError
 from internvl_rt.images.decode import ImageSource, RgbArray, decode_image
 
 Float32Array = npt.NDArray[np.float32]
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
