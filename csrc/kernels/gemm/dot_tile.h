@@ -29,6 +29,8 @@ struct PlainRow {
   }
   FloatVector tail(std::size_t k, std::size_t remaining) const { return load(values + k, remaining); }
   PlainRow from(std::size_t k) const { return {values + k}; }
+  const void* address(std::size_t k) const { return values + k; }
+  static constexpr std::size_t step_bytes = int4_step * sizeof(T);
 };
 
 // A row of int4 weights with a scale for every 32, in units of int4_unit.
@@ -47,20 +49,24 @@ struct Int4Row {
     return nibbles<J>(load_int4_half(values + k / 2)) * load_int4_scales_half(scales + k / 32);
   }
   Int4Row from(std::size_t k) const { return {values + k / 2, scales + k / 32}; }
+  const void* address(std::size_t k) const { return values + k / 2; }
+  static constexpr std::size_t step_bytes = int4_step / 2;
 };
 
+// Everything is inlined by force: the sums must live in registers, which a call would take from them.
 template <int Rows, int Columns>
 struct DotTile {
   FloatVector sum[Rows][Columns];
 
   // x: rows at a distance of `stride`; w[c]: the weights for all of them.
-  void add(const float* x, std::size_t stride, const FloatVector (&w)[Columns]) {
+  [[gnu::always_inline]] void add(const float* x, std::size_t stride, const FloatVector (&w)[Columns]) {
     for (int r = 0; r < Rows; ++r) {
       const FloatVector row = load(x + r * stride);
       for (int c = 0; c < Columns; ++c) sum[r][c] = fma(row, w[c], sum[r][c]);
     }
   }
-  void add_tail(const float* x, std::size_t stride, const FloatVector (&w)[Columns], std::size_t remaining) {
+  [[gnu::always_inline]] void add_tail(const float* x, std::size_t stride, const FloatVector (&w)[Columns],
+                                       std::size_t remaining) {
     for (int r = 0; r < Rows; ++r) {
       const FloatVector row = load(x + r * stride, remaining);
       for (int c = 0; c < Columns; ++c) sum[r][c] = fma(row, w[c], sum[r][c]);
@@ -68,19 +74,22 @@ struct DotTile {
   }
 
   template <int J, class Row>
-  void step(const float* x, std::size_t stride, const Row (&rows)[Columns], std::size_t k) {
+  [[gnu::always_inline]] void step(const float* x, std::size_t stride, const Row (&rows)[Columns],
+                                   std::size_t k) {
     FloatVector w[Columns];
     for (int c = 0; c < Columns; ++c) w[c] = rows[c].template at<J>(k);
     add(x + k + lanes * J, stride, w);
   }
   template <int J, class Row>
-  void half_step(const float* x, std::size_t stride, const Row (&rows)[Columns], std::size_t k) {
+  [[gnu::always_inline]] void half_step(const float* x, std::size_t stride, const Row (&rows)[Columns],
+                                        std::size_t k) {
     FloatVector w[Columns];
     for (int c = 0; c < Columns; ++c) w[c] = rows[c].template half_at<J>(k);
     add(x + k + lanes * J, stride, w);
   }
   template <class Row>
-  void eight_steps(const float* x, std::size_t stride, const Row (&rows)[Columns], std::size_t k) {
+  [[gnu::always_inline]] void eight_steps(const float* x, std::size_t stride, const Row (&rows)[Columns],
+                                          std::size_t k) {
     step<0>(x, stride, rows, k);
     step<1>(x, stride, rows, k);
     step<2>(x, stride, rows, k);
@@ -91,14 +100,28 @@ struct DotTile {
     step<7>(x, stride, rows, k);
   }
 
-  // Adds the products of `count` elements: one block of a sum, or less.
+  // Asks for the memory that lies `ahead` bytes behind the next step of every row.
   template <class Row>
-  void run(const float* x, std::size_t stride, const Row (&rows)[Columns], std::size_t count) {
+  [[gnu::always_inline]] static void prefetch(const Row (&rows)[Columns], std::size_t k, std::size_t ahead) {
+    for (int c = 0; c < Columns; ++c) {
+      const auto* line = static_cast<const char*>(rows[c].address(k)) + ahead;
+      for (std::size_t i = 0; i < Row::step_bytes; i += 64) __builtin_prefetch(line + i);
+    }
+  }
+
+  // Adds the products of `count` elements: one block of a sum, or less. With `ahead`, weights are asked for
+  // so many bytes before they are needed.
+  template <class Row>
+  [[gnu::always_inline]] void run(const float* x, std::size_t stride, const Row (&rows)[Columns],
+                                  std::size_t count, std::size_t ahead = 0) {
     for (int r = 0; r < Rows; ++r) {
       for (int c = 0; c < Columns; ++c) sum[r][c] = broadcast(0.0F);
     }
     std::size_t k = 0;
-    for (; k + int4_step <= count; k += int4_step) eight_steps(x, stride, rows, k);
+    for (; k + int4_step <= count; k += int4_step) {
+      if (ahead != 0) prefetch(rows, k, ahead);
+      eight_steps(x, stride, rows, k);
+    }
     if constexpr (Row::interleaved) {
       if (k < count) {
         half_step<0>(x, stride, rows, k);
@@ -121,7 +144,7 @@ struct DotTile {
   }
 
   // The sums of the lanes, row by row.
-  void reduce(float (&sums)[Rows * Columns]) const {
+  [[gnu::always_inline]] void reduce(float (&sums)[Rows * Columns]) const {
     const FloatVector* all = &sum[0][0];
     int i = 0;
     for (; i + 4 <= Rows * Columns; i += 4) reduce_add4(all[i], all[i + 1], all[i + 2], all[i + 3], sums + i);
