@@ -1,0 +1,79 @@
+"""The loss of packed question sequences, and how many of their answers would come out right."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+import torch
+from model import TabletopModel
+from prompts import Sequence
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn import functional as F
+
+from internvl_rt.tabletop.held_out import is_right
+
+
+def language_loss(
+    model: TabletopModel,
+    tokenizer: Tokenizer,
+    sequences: list[Sequence],
+    visual: Tensor,
+    context_id: int,
+    right: dict[str, list[float]] | None = None,
+) -> tuple[Tensor, int]:
+    """Summed cross-entropy over answer tokens, and their count; `visual` is [T, P / 4, H].
+
+    `right` collects per kind whether every token was predicted from the right ones before it,
+    which is the same as a right greedy answer. (For boxes the predicted digits are read and their
+    overlap counts, which is slightly kinder than a greedy answer.)
+    """
+    length = max(len(sequence.ids) for sequence in sequences)
+    count = len(sequences)
+    ids = np.zeros((count, length), np.int64)
+    positions = np.zeros((count, length), np.int64)
+    segments = np.full((count, length), -1, np.int64)
+    tiles: list[int] = []
+    for row, sequence in enumerate(sequences):
+        n = len(sequence.ids)
+        ids[row, :n] = sequence.ids
+        positions[row, :n] = sequence.positions
+        segments[row, :n] = sequence.segments
+        tiles += sequence.tiles
+    own = segments[:, :, None] == segments[:, None, :]
+    visible = (own | (segments[:, None, :] == 0)) & np.tri(length, dtype=bool)
+    # A sequence without a shared prefix starts at segment 1, and padding looks at itself.
+    mask = torch.as_tensor(visible | np.eye(length, dtype=bool))[:, None]
+    places = torch.as_tensor(np.flatnonzero(ids == context_id))
+    hidden = model.hidden(
+        torch.as_tensor(ids),
+        visual[torch.as_tensor(tiles, dtype=torch.int64)].flatten(0, 1),
+        places,
+        torch.as_tensor(positions),
+        mask,
+    )
+    at, spans = [], []
+    for row, sequence in enumerate(sequences):
+        for start, end, question in sequence.answers:
+            spans.append((len(at), len(at) + end - start, question))
+            at += range(row * length + start - 1, row * length + end - 1)
+    where = torch.as_tensor(at)
+    logits = model.language_model.lm_head(hidden.flatten(0, 1)[where])
+    wanted = torch.as_tensor(ids.reshape(-1)[np.array(at) + 1])
+    loss = F.cross_entropy(logits, wanted, reduction="sum")
+    if right is not None:
+        predicted = logits.detach().argmax(-1)
+        for start, end, question in spans:
+            same = bool((predicted[start:end] == wanted[start:end]).all())
+            if question.box is not None:
+                text = tokenizer.decode(
+                    predicted[start : end - 1].tolist(), skip_special_tokens=False
+                )
+                same = is_right(question, text)
+            right[question.kind].append(float(same))
+    return loss, len(at)
+
+
+def new_score() -> dict[str, list[float]]:
+    return defaultdict(list)

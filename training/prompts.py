@@ -1,0 +1,78 @@
+"""Prompts exactly as the runtime renders them, and training sequences that share a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from preprocess import TOKENS_PER_TILE
+from tokenizer import SYSTEM_MESSAGE
+from tokenizers import Tokenizer
+
+from internvl_rt.tabletop.questions import Question
+
+_SYSTEM = f"<|im_start|>system\n{SYSTEM_MESSAGE}<|im_end|>\n<|im_start|>user\n"
+_ASSISTANT = "<|im_end|>\n<|im_start|>assistant\n"
+END = "<|im_end|>"
+
+
+def render(question: str, tiles: list[int]) -> str:
+    """The template internvl2_5 with every `<image>` expanded; `tiles` counts those of each picture."""
+    if tiles and "<image>" not in question:
+        question = "<image>\n" + question
+    first, *others = question.split("<image>")
+    if len(others) != len(tiles):
+        raise ValueError(f"{len(others)} <image> markers for {len(tiles)} pictures")
+    text = first
+    for count, rest in zip(tiles, others, strict=True):
+        text += f"<img>{'<IMG_CONTEXT>' * (TOKENS_PER_TILE * count)}</img>{rest}"
+    return _SYSTEM + text + _ASSISTANT
+
+
+@dataclass
+class Sequence:
+    """One prompt prefix with several independent questions behind it.
+
+    `ids`, `positions`, `segments` int64 [n]: segment 0 is the prefix that all questions see, and
+    the positions of every question go on from the prefix, so each is computed as if it were alone.
+    `tiles` names the tiles of the batch whose tokens fill the image places, in order.
+    `answers` are (start, end, question): the tokens to be predicted, the stop token included.
+    """
+
+    ids: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    segments: NDArray[np.int64]
+    tiles: list[int]
+    answers: list[tuple[int, int, Question]]
+
+
+def sequence_of(
+    tokenizer: Tokenizer, questions: list[Question], tiles_per_picture: list[int], tiles: list[int]
+) -> Sequence:
+    """Packs questions about the same pictures; they share whatever their prompts begin with."""
+    prompts = [tokenizer.encode(render(q.text, tiles_per_picture)).ids for q in questions]
+    answers = [tokenizer.encode(q.answer + END).ids for q in questions]
+    shared = min(len(prompt) for prompt in prompts) - 1
+    for prompt in prompts[1:]:
+        same = next(i for i in range(shared + 1) if i == shared or prompt[i] != prompts[0][i])
+        shared = min(shared, same)
+    if len(prompts) == 1:
+        shared = 0
+    ids, positions, segments = prompts[0][:shared], list(range(shared)), [0] * shared
+    spans = []
+    for segment, (prompt, answer, question) in enumerate(
+        zip(prompts, answers, questions, strict=True), 1
+    ):
+        own = prompt[shared:] + answer
+        spans.append((len(ids) + len(prompt) - shared, len(ids) + len(own), question))
+        ids = ids + own
+        positions += range(shared, shared + len(own))
+        segments += [segment] * len(own)
+    return Sequence(
+        np.array(ids, np.int64),
+        np.array(positions, np.int64),
+        np.array(segments, np.int64),
+        tiles,
+        spans,
+    )
