@@ -1,6 +1,6 @@
 """Asks the torch model the held-out questions.
 
-    python training/evaluate.py [--checkpoint FOLDER] [--json FILE]
+python training/evaluate.py [--checkpoint FOLDER] [--json FILE]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from preprocess import PATCH, POOL, tile_picture
 from prompts import render
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
-from torch.nn import functional as F
+from torch.nn import functional
 
 from internvl_rt.tabletop.held_out import Evaluation, evaluate, held_out_questions
 
@@ -51,7 +51,7 @@ class TorchAnswers:
         self.model = TabletopModel(sizes).eval()
         tensors = {n: v.float() for n, v in load_file(folder / "model.safetensors").items()}
         assert tensors[PATCH_EMBEDDING].shape[-1] == PATCH
-        tensors[PATCH_EMBEDDING] = F.avg_pool2d(tensors[PATCH_EMBEDDING], POOL) * POOL**2
+        tensors[PATCH_EMBEDDING] = functional.avg_pool2d(tensors[PATCH_EMBEDDING], POOL) * POOL**2
         missing, unexpected = self.model.load_state_dict(tensors, strict=False)
         if unexpected or any(not name.startswith("dense.") for name in missing):
             raise ValueError(f"{folder}: missing {missing}, unexpected {unexpected}")

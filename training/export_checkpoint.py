@@ -1,6 +1,6 @@
 """Writes a trained model as a checkpoint in the authors' format, in bf16.
 
-    python training/export_checkpoint.py --run training/runs/first OUT
+python training/export_checkpoint.py --run training/runs/first OUT
 """
 
 from __future__ import annotations

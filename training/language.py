@@ -10,7 +10,7 @@ from model import TabletopModel
 from prompts import Sequence
 from tokenizers import Tokenizer
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from internvl_rt.tabletop.held_out import is_right
 
@@ -61,15 +61,13 @@ def language_loss(
     where = torch.as_tensor(at)
     logits = model.language_model.lm_head(hidden.flatten(0, 1)[where])
     wanted = torch.as_tensor(ids.reshape(-1)[np.array(at) + 1])
-    loss = F.cross_entropy(logits, wanted, reduction="sum")
+    loss = functional.cross_entropy(logits, wanted, reduction="sum")
     if right is not None:
         predicted = logits.detach().argmax(-1)
         for start, end, question in spans:
             same = bool((predicted[start:end] == wanted[start:end]).all())
             if question.box is not None:
-                text = tokenizer.decode(
-                    predicted[start : end - 1].tolist(), skip_special_tokens=False
-                )
+                text = tokenizer.decode(predicted[start : end - 1].tolist(), skip_special_tokens=False)
                 same = is_right(question, text)
             right[question.kind].append(float(same))
     return loss, len(at)

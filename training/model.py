@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from preprocess import CLASSES, GRID, MEAN, PATCH, PATCHES, POOL, STD, TARGETS
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class VisionEmbeddings(nn.Module):
         patches = pixels.reshape(tiles, 3, GRID, side, GRID, side)
         patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(tiles, PATCHES, 3 * side * side)
         kernel = self.patch_embedding
-        embedded = F.linear(patches, kernel.weight.flatten(1), kernel.bias)
+        embedded = functional.linear(patches, kernel.weight.flatten(1), kernel.bias)
         start = self.class_embedding.expand(tiles, 1, -1)
         return torch.cat((start, embedded), 1) + self.position_embedding
 
@@ -76,7 +76,7 @@ class VisionAttention(nn.Module):
         tiles, length, width = x.shape
         qkv = self.qkv(x).view(tiles, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = functional.scaled_dot_product_attention(q, k, v)
         out: Tensor = self.proj(mixed.transpose(1, 2).reshape(tiles, length, width))
         return out
 
@@ -88,7 +88,7 @@ class VisionMLP(nn.Module):
         self.fc2 = nn.Linear(sizes.vision_intermediate, sizes.vision_hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        out: Tensor = self.fc2(functional.gelu(self.fc1(x)))
         return out
 
 
@@ -145,9 +145,7 @@ class DenseHeads(nn.Module):
         return list(self.read(self.norm(features)).split(self.widths, -1))
 
 
-def dense_loss(
-    predicted: list[Tensor], classes: Tensor, edges: Tensor
-) -> tuple[Tensor, dict[str, float]]:
+def dense_loss(predicted: list[Tensor], classes: Tensor, edges: Tensor) -> tuple[Tensor, dict[str, float]]:
     """Args: heads' outputs [T, P, n]; classes int64 [T, 5, P]; edges [T, 4, P].
 
     Returns the loss and the share of patches read right, over things only, per target.
@@ -160,17 +158,17 @@ def dense_loss(
         thing = target > 0 if name in ("shape", "character") else target >= 0
         if name in ("shape", "character"):
             bare = target == 0
-            loss = F.cross_entropy(logits, target, reduction="none")
+            loss = functional.cross_entropy(logits, target, reduction="none")
             on = (loss * thing).sum() / thing.sum().clamp(min=1)
             total = total + weights[name] * (on + 0.3 * (loss * bare).sum() / bare.sum())
         elif bool(thing.any()):
-            total = total + weights[name] * F.cross_entropy(logits, target, ignore_index=-1)
+            total = total + weights[name] * functional.cross_entropy(logits, target, ignore_index=-1)
         if bool(thing.any()):
             right[name] = float((logits.argmax(-1) == target)[thing].float().mean())
     at = ~edges[:, 0].isnan()
     if bool(at.any()):
         error = predicted[-1][at] - edges.transpose(1, 2)[at]
-        total = total + 10.0 * F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.02)
+        total = total + 10.0 * functional.smooth_l1_loss(error, torch.zeros_like(error), beta=0.02)
         right["edge_error"] = float(error.detach().abs().mean())
     return total, right
 
@@ -209,7 +207,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), self.weight, 1e-6)
+        return functional.rms_norm(x, (x.shape[-1],), self.weight, 1e-6)
 
 
 class SelfAttention(nn.Module):
@@ -234,7 +232,7 @@ class SelfAttention(nn.Module):
         v = heads(self.v_proj(x), s.kv_heads)
         shared = s.heads // s.kv_heads
         k, v = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
         return out
 
@@ -252,7 +250,7 @@ class GatedMLP(nn.Module):
         self.down_proj = nn.Linear(sizes.intermediate, sizes.hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
         return out
 
 
@@ -323,9 +321,7 @@ class TabletopModel(nn.Module):
         out: Tensor = self.mlp1(self.vision_model(normalised(tiles)))
         return out
 
-    def hidden(
-        self, ids: Tensor, visual: Tensor, places: Tensor, positions: Tensor, mask: Tensor
-    ) -> Tensor:
+    def hidden(self, ids: Tensor, visual: Tensor, places: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         """Decoder output [B, n, H]; `visual` [m, H] fills the flat places [m] of ids [B, n]."""
         embedded = self.language_model.model.embed_tokens(ids)
         flat = embedded.flatten(0, 1).index_copy(0, places, visual)

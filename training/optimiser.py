@@ -32,9 +32,7 @@ class Optimiser:
         self.matrices: dict[tuple[int, int], list[tuple[str, nn.Parameter]]] = {}
         rest = []
         for name, parameter in chosen.items():
-            if parameter.dim() == 2 and not any(
-                word in name for word in ("embed", "lm_head", "dense")
-            ):
+            if parameter.dim() == 2 and not any(word in name for word in ("embed", "lm_head", "dense")):
                 self.matrices.setdefault((parameter.shape[0], parameter.shape[1]), []).append(
                     (name, parameter)
                 )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from preprocess import dense_targets, tile_picture
 from prompts import Sequence, sequence_of
@@ -39,9 +38,7 @@ def drawn(scene: Scene, rng: np.random.Generator, max_tiles: int, scale: float =
         most = int(rng.integers(1, 9))
         noise = rng.integers(-most, most, tiles.shape, dtype=np.int16, endpoint=True)
         tiles = np.clip(tiles + noise, 0, 255).astype(np.uint8)
-    return DrawnBatch(
-        tiles, np.stack([t[0] for t in targets]), np.stack([t[1] for t in targets])
-    )
+    return DrawnBatch(tiles, np.stack([t[0] for t in targets]), np.stack([t[1] for t in targets]))
 
 
 def canvas(rng: np.random.Generator) -> tuple[int, int]:

@@ -24,12 +24,7 @@ STD = np.array((0.229, 0.224, 0.225), np.float32)
 
 def choose_grid(width: int, height: int, max_tiles: int) -> tuple[int, int]:
     """(columns, rows) of the original pipeline, with its tie rule."""
-    grids = [
-        (i, j)
-        for i in range(1, max_tiles + 1)
-        for j in range(1, max_tiles + 1)
-        if i * j <= max_tiles
-    ]
+    grids = [(i, j) for i in range(1, max_tiles + 1) for j in range(1, max_tiles + 1) if i * j <= max_tiles]
     best, best_difference = (1, 1), float("inf")
     for i, j in sorted(grids, key=lambda grid: grid[0] * grid[1]):
         difference = abs(width / height - i / j)
@@ -56,9 +51,7 @@ def tile_picture(picture: Image.Image, max_tiles: int) -> TiledPicture:
         for column in range(columns):
             x, y = column * TILE, row * TILE
             tiles.append(resized.crop((x, y, x + TILE, y + TILE)))
-            areas.append(
-                (column / columns, row / rows, (column + 1) / columns, (row + 1) / rows)
-            )
+            areas.append((column / columns, row / rows, (column + 1) / columns, (row + 1) / rows))
     if len(tiles) > 1:
         tiles.append(_resized(picture, (TILE, TILE)))
         areas.append((0.0, 0.0, 1.0, 1.0))

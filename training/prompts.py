@@ -61,9 +61,7 @@ def sequence_of(
         shared = 0
     ids, positions, segments = prompts[0][:shared], list(range(shared)), [0] * shared
     spans = []
-    for segment, (prompt, answer, question) in enumerate(
-        zip(prompts, answers, questions, strict=True), 1
-    ):
+    for segment, (prompt, answer, question) in enumerate(zip(prompts, answers, questions, strict=True), 1):
         own = prompt[shared:] + answer
         spans.append((len(ids) + len(prompt) - shared, len(ids) + len(own), question))
         ids = ids + own

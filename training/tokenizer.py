@@ -35,10 +35,11 @@ _MORE_TEXTS = (
     " could people my than first water been call who now find long down day did get come made may"
     " part please describe picture image colour color show read say word text table object left"
     " right near between above below under behind front next",
-    "的 一 是 不 了 在 人 有 我 他 这 个 们 中 来 上 大 为 和 国 地 到 以 说 时 要 就 出 会 可 也 你 对 生 能"
-    " 而 子 那 得 于 着 下 自 之 年 过 发 后 作 里 用 道 行 所 然 家 种 事 成 方 多 经 么 去 法 学 如 都 同 现"
-    " 当 没 动 面 起 看 定 天 分 还 进 好 小 部 其 些 主 样 理 心 本 前 开 但 因 只 从 想 实 日 者 意 无 力 它"
-    " 与 长 把 机 十 民 第 公 此 已 工 使 情 明 性 知 全 三 又 关 点 正 业 外 将 两 高 间 由 问 很 最 重 并 物"
+    "的 一 是 不 了 在 人 有 我 他 这 个 们 中 来 上 大 为 和 国 地 到 以 说 时 要 就 出"
+    " 会 可 也 你 对 生 能 而 子 那 得 于 着 下 自 之 年 过 发 后 作 里 用 道 行 所 然 家"
+    " 种 事 成 方 多 经 么 去 法 学 如 都 同 现 当 没 动 面 起 看 定 天 分 还 进 好 小 部"
+    " 其 些 主 样 理 心 本 前 开 但 因 只 从 想 实 日 者 意 无 力 它 与 长 把 机 十 民 第"
+    " 公 此 已 工 使 情 明 性 知 全 三 又 关 点 正 业 外 将 两 高 间 由 问 很 最 重 并 物"
     " 手 应 向 头 文 体 相 见 什么 图片 描述 颜色 文字 左边 右边 多少 哪里 请 吗",
 )
 

@@ -86,7 +86,9 @@ def train_tower(run: Path, model: TabletopModel, pictures: int, batch: int, seed
     for step, drawn in enumerate(in_background(TowerBatches(seed, first, steps, batch)), first):
         features = model.vision_model(normalised(drawn.tiles))
         loss, right = dense_loss(
-            model.dense(features), torch.as_tensor(drawn.classes).long(), torch.as_tensor(drawn.edges)
+            model.dense(features),
+            torch.as_tensor(drawn.classes).long(),
+            torch.as_tensor(drawn.edges),
         )
         optimiser.zero_grad()
         loss.backward()
@@ -101,9 +103,7 @@ def train_tower(run: Path, model: TabletopModel, pictures: int, batch: int, seed
             saved = time.time()
 
 
-def train_language(
-    run: Path, model: TabletopModel, steps: int, seed: int, dense_weight: float
-) -> None:
+def train_language(run: Path, model: TabletopModel, steps: int, seed: int, dense_weight: float) -> None:
     """Language on top of the tower, which keeps learning and keeps its dense targets."""
     vision = [n for n, _ in model.named_parameters() if n.startswith(("vision_model", "dense"))]
     language = [n for n, _ in model.named_parameters() if n not in set(vision)]
@@ -132,7 +132,9 @@ def train_language(
         drawn, rate = batch.drawn, schedule(step, steps)
         features = model.vision_model(normalised(drawn.tiles))
         dense, read = dense_loss(
-            model.dense(features), torch.as_tensor(drawn.classes).long(), torch.as_tensor(drawn.edges)
+            model.dense(features),
+            torch.as_tensor(drawn.classes).long(),
+            torch.as_tensor(drawn.edges),
         )
 
         def asked(features: Tensor, groups: list[list[Sequence]]) -> Tensor:
@@ -196,9 +198,7 @@ def main() -> None:
     options.run.mkdir(parents=True, exist_ok=True)
     model = TabletopModel(Sizes())
     train_tower(options.run, model, options.tower_pictures, options.batch, options.seed)
-    train_language(
-        options.run, model, options.language_steps, options.seed, options.dense_weight
-    )
+    train_language(options.run, model, options.language_steps, options.seed, options.dense_weight)
 
 
 if __name__ == "__main__":

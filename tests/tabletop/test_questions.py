@@ -160,7 +160,7 @@ def test_evaluation_counts_per_kind() -> None:
 
     perfect = evaluate(oracle, QUESTIONS[::7])
     assert perfect.overall == KindAccuracy(len(QUESTIONS[::7]), len(QUESTIONS[::7]))
-    silent = evaluate(lambda text, images: "", QUESTIONS[::7])
+    silent = evaluate(lambda *_: "", QUESTIONS[::7])
     assert isinstance(silent, Evaluation)
     assert silent.overall.right == 0
     assert len(silent.mistakes) == len(QUESTIONS[::7])

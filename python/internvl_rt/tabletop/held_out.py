@@ -34,9 +34,7 @@ _SIZES = {
 _TILED_CANVASES = ((760, 380), (380, 760), (800, 800))
 _ONE_PICTURE_KINDS = ("objects", "count", "label", "box")
 
-_BOX = re.compile(
-    r"<ref>(?P<phrase>.*?)</ref>\s*<box>\[\[(\d+),\s*(\d+),\s*(\d+),\s*(\d+)\]\]</box>"
-)
+_BOX = re.compile(r"<ref>(?P<phrase>.*?)</ref>\s*<box>\[\[(\d+),\s*(\d+),\s*(\d+),\s*(\d+)\]\]</box>")
 
 Answer = Callable[[str, list[Image.Image]], str]
 
@@ -50,6 +48,7 @@ class KindAccuracy:
 
     @property
     def share(self) -> float:
+        """Right answers as a fraction, 0 to 1."""
         return self.right / self.asked if self.asked else 0.0
 
 
@@ -74,6 +73,7 @@ class Evaluation:
 
     @property
     def overall(self) -> KindAccuracy:
+        """All kinds together."""
         return KindAccuracy(
             sum(accuracy.right for accuracy in self.kinds.values()),
             sum(accuracy.asked for accuracy in self.kinds.values()),
@@ -102,6 +102,7 @@ def held_out_questions() -> list[Question]:
 
 
 def is_tiled(question: Question) -> bool:
+    """Whether its picture takes several tiles and a thumbnail."""
     return any((scene.width, scene.height) in _TILED_CANVASES for scene in question.scenes)
 
 

@@ -64,8 +64,7 @@ TEMPLATES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "box": {
         "en": (
-            "Please provide the bounding box coordinate of the region this sentence describes: "
-            "<ref>{}</ref>",
+            "Please provide the bounding box coordinate of the region this sentence describes: <ref>{}</ref>",
             "Where is the {}?",
         ),
         "zh": ("请给出<ref>{}</ref>的位置。", "{}在哪里？"),
@@ -125,23 +124,26 @@ class Question:
     scale: float = field(default=1.0, compare=False)
 
     def images(self) -> list[Image.Image]:
+        """The pictures to be asked about, in the order of the markers in the text."""
         return [draw(scene, self.scale) for scene in self.scenes]
 
 
 def named(thing: str, language: str) -> str:
-    """"red cube" as it stands in a sentence of the language."""
+    """The English name ("red cube") as it stands in a sentence of the language."""
     if language == "en":
         return thing
     return "".join(_ZH[word] for word in thing.split())
 
 
 def list_of(names: list[str], language: str) -> str:
+    """The answer that lists things, in the order given."""
     if not names:
         return NOTHING[language]
     return (", " if language == "en" else "、").join(named(name, language) for name in names)
 
 
 def box_answer(phrase: str, box: tuple[int, int, int, int]) -> str:
+    """The family's grounding form; `box` is in thousandths of the picture."""
     return f"<ref>{phrase}</ref><box>[[{', '.join(str(value) for value in box)}]]</box>"
 
 
@@ -294,9 +296,8 @@ class Sampler:
             for place in places
         )
 
-    def direction(
-        self, language: str, moving: tuple[tuple[Scene, ...], str, str]
-    ) -> Question:
+    def direction(self, language: str, moving: tuple[tuple[Scene, ...], str, str]) -> Question:
+        """Asks which way the mover of `frames` goes."""
         frames, name, direction = moving
         text = FOUR_FRAMES + self._template("direction", language, named(name, language))
         answer = _DIRECTION_ANSWERS[language][DIRECTIONS.index(direction)]

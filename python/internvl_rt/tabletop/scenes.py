@@ -67,6 +67,7 @@ class SceneObject:
 
     @property
     def name(self) -> str:
+        """Colour and shape, the words that answers use."""
         return f"{self.colour} {self.shape}"
 
     @property
@@ -161,7 +162,9 @@ def make_scene(
     """Places labels, then objects, without overlap, and tries again until all of them fit.
 
     Args:
-        width, height: the canvas in pixels; things are sized by the square root of its area.
+        rng: the stream that everything is drawn from.
+        width: of the canvas in pixels; things are sized by the square root of the canvas area.
+        height: of the canvas in pixels.
         objects: how many objects; their centres keep a distance along x, so that "from left to
             right" has one answer.
         label_lengths: one card per entry, with so many characters.
@@ -328,9 +331,7 @@ def _draw_cup(
     pen: ImageDraw.ImageDraw, x: float, y: float, w: float, h: float, rgb: Colour, _: Colour
 ) -> None:
     thick = max(2, round(0.09 * w))
-    pen.ellipse(
-        (x + 0.52 * w, y + 0.25 * h, x + w, y + 0.75 * h), outline=_shaded(rgb, 0.8), width=thick
-    )
+    pen.ellipse((x + 0.52 * w, y + 0.25 * h, x + w, y + 0.75 * h), outline=_shaded(rgb, 0.8), width=thick)
     body = [
         (x, y + 0.12 * h),
         (x + 0.76 * w, y + 0.12 * h),
