@@ -53,7 +53,7 @@ class TorchAnswers:
         assert tensors[PATCH_EMBEDDING].shape[-1] == PATCH
         tensors[PATCH_EMBEDDING] = functional.avg_pool2d(tensors[PATCH_EMBEDDING], POOL) * POOL**2
         missing, unexpected = self.model.load_state_dict(tensors, strict=False)
-        if unexpected or any(not name.startswith("dense.") for name in missing):
+        if unexpected or any(not name.startswith("dense") for name in missing):
             raise ValueError(f"{folder}: missing {missing}, unexpected {unexpected}")
 
     @torch.inference_mode()

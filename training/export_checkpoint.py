@@ -27,7 +27,7 @@ def checkpoint_tensors(model: TabletopModel) -> dict[str, Tensor]:
     """bf16 tensors under the authors' names; the dense heads stay behind."""
     tensors = {}
     for name, value in model.state_dict().items():
-        if name.startswith("dense."):
+        if name.startswith("dense"):
             continue
         if name == PATCH_EMBEDDING:
             # Each trained pixel was the mean of POOL x POOL pixels of the tile.
@@ -134,7 +134,7 @@ def main() -> None:
     state = torch.load(options.run / "language.pt", map_location="cpu")
     sizes = Sizes(**state["sizes"]) if "sizes" in state else Sizes()
     model = TabletopModel(sizes)
-    model.load_state_dict(state["model"])
+    model.load_state_dict(state["model"], strict=False)
     export_checkpoint(model, options.run / "tokenizer", options.out)
     print(f"{options.out}: {json.dumps(dataclasses.asdict(sizes))}")
 

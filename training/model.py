@@ -15,6 +15,9 @@ from preprocess import CLASSES, GRID, MEAN, PATCH, PATCHES, POOL, STD, TARGETS
 from torch import Tensor, nn
 from torch.nn import functional
 
+# Of the places of edges along a tile.
+BINS = 20
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -135,11 +138,11 @@ class VisionModel(nn.Module):
 class DenseHeads(nn.Module):
     """Reads off each patch what the generator knows of it; trained along, thrown away afterwards."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, width: int, patches: int = 1) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(sizes.vision_hidden)
-        self.widths = [CLASSES[name] for name in TARGETS] + [4]
-        self.read = nn.Linear(sizes.vision_hidden, sum(self.widths))
+        self.norm = nn.LayerNorm(width)
+        self.widths = [CLASSES[name] for name in TARGETS] + [4, 4 * BINS]
+        self.read = nn.Linear(width, patches * sum(self.widths))
 
     def forward(self, features: Tensor) -> list[Tensor]:
         return list(self.read(self.norm(features)).split(self.widths, -1))
@@ -166,9 +169,18 @@ def dense_loss(predicted: list[Tensor], classes: Tensor, edges: Tensor) -> tuple
         if bool(thing.any()):
             right[name] = float((logits.argmax(-1) == target)[thing].float().mean())
     at = ~edges[:, 0].isnan()
+    centres = (torch.arange(GRID) + 0.5) / GRID
+    centre = torch.stack((centres.repeat(GRID), centres.repeat_interleave(GRID))).repeat(2, 1)
+    sign = torch.tensor((-1.0, -1.0, 1.0, 1.0))[:, None]
     if bool(at.any()):
-        error = predicted[-1][at] - edges.transpose(1, 2)[at]
+        error = predicted[-2][at] - edges.transpose(1, 2)[at]
         total = total + 10.0 * functional.smooth_l1_loss(error, torch.zeros_like(error), beta=0.02)
+        # The places of the edges on the tile, in bins: answers spell them digit by digit, and a
+        # digit is easier to read off a class than off a number.
+        bins = ((centre + sign * edges) * BINS).clamp(0, BINS - 1).transpose(1, 2)[at].long()
+        logits = predicted[-1][at].view(-1, 4, BINS)
+        total = total + functional.cross_entropy(logits.flatten(0, 1), bins.flatten())
+        right["edge_bin"] = float((logits.argmax(-1) == bins).float().mean())
         right["edge_error"] = float(error.detach().abs().mean())
     return total, right
 
@@ -179,6 +191,19 @@ def normalised(tiles: NDArray[np.uint8] | Tensor) -> Tensor:
     scale = torch.tensor(1 / (255 * STD))
     shift = torch.tensor(-MEAN / STD)
     return (raw.float() * scale + shift).permute(0, 3, 1, 2)
+
+
+class TokenHeads(DenseHeads):
+    """The same, off each visual token for its four patches: the projector has to keep all of it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, patches=4)
+
+    def forward(self, visual: Tensor) -> list[Tensor]:
+        tiles, half = visual.shape[0], GRID // 2
+        read = self.read(self.norm(visual)).view(tiles, half, half, 2, 2, -1)
+        patches = read.permute(0, 1, 3, 2, 4, 5).reshape(tiles, PATCHES, -1)
+        return list(patches.split(self.widths, -1))
 
 
 class Projector(nn.Sequential):
@@ -301,7 +326,8 @@ class TabletopModel(nn.Module):
         self.vision_model = VisionModel(sizes)
         self.mlp1 = Projector(sizes)
         self.language_model = LanguageModel(sizes)
-        self.dense = DenseHeads(sizes)
+        self.dense = DenseHeads(sizes.vision_hidden)
+        self.dense_tokens = TokenHeads(sizes.hidden)
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2 and "embed" not in name and "dense" not in name:
                 nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5 * 0.7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -79,14 +80,18 @@ class LanguageBatch:
     rounds: list[list[list[Sequence]]]
 
 
-ROUNDS = 3
+ROUNDS = 2
 
 
-def _about_one_picture(sampler: Sampler, scene: Scene) -> list[Question]:
-    """Several questions that share one look at the picture."""
+def _about_one_picture(sampler: Sampler, scene: Scene, *, again: bool) -> list[Question]:
+    """Several questions that share one look at the picture.
+
+    What has one answer per picture is asked once: asked again, it is learnt by heart.
+    """
     rng = sampler.rng
-    kinds = ["objects", "count", "box"]
-    kinds.append("label" if scene.labels else ("objects", "count", "box")[rng.integers(3)])
+    kinds = ["count", "box"]
+    if not again:
+        kinds += ["objects", "label" if scene.labels else ("count", "box")[rng.integers(2)]]
     questions = []
     for kind in kinds:
         question = sampler.about(kind, LANGUAGES[rng.integers(2)], scene)
@@ -95,12 +100,16 @@ def _about_one_picture(sampler: Sampler, scene: Scene) -> list[Question]:
     return questions
 
 
-def language_batch(
-    tokenizer: Tokenizer, seed: int, index: int, tiled_share: float, long_labels: bool
-) -> LanguageBatch:
-    """About 16 tiles: single pictures and four frames, or pictures of several tiles."""
+def language_batch(tokenizer: Tokenizer, seed: int, index: int, done: float) -> LanguageBatch:
+    """About 16 tiles: single pictures and four frames, or pictures of several tiles.
+
+    `done`, 0 to 1, is how far training has come: few objects first, then more of them; pictures of
+    several tiles and labels of five and six characters at the end.
+    """
     rng = np.random.default_rng((TRAINING_STREAM, seed, 1, index))
     sampler = Sampler(rng)
+    sampler.max_objects = 2 if done < 0.1 else 3 if done < 0.25 else 4 if done < 0.4 else 5
+    tiled_share = 0.0 if done < 0.45 else 0.2
     drawings: list[DrawnBatch] = []
     scenes: list[tuple[Scene, list[int]]] = []
     tiles = 0
@@ -120,8 +129,8 @@ def language_batch(
             side = int(rng.integers(400, 640))
             shapes = ((2 * side, side), (side, 2 * side), (700 + side // 3, 700 + side // 3))
             size, max_tiles = shapes[rng.integers(3)], 4
-        sampler.max_label_length = 6 if long_labels and rng.random() < 0.15 else 4
-        scene = sampler.scene(size, with_label=bool(rng.random() < 0.55))
+        sampler.max_label_length = 6 if done > 0.5 and rng.random() < 0.15 else 4
+        scene = sampler.scene(size, with_label=bool(rng.random() < 0.6))
         scenes.append((scene, add(scene, max_tiles)))
     sampler.max_label_length = 4
     moving, frame_tiles = None, []
@@ -129,18 +138,21 @@ def language_batch(
         moving = sampler.frames(canvas(rng))
         frame_tiles = [add(frame, 1)[0] for frame in moving[0]]
     rounds = []
-    for _ in range(ROUNDS):
-        one, two, four = [], [_text_only(tokenizer, sampler)], []
+    for number in range(ROUNDS):
+        one, two, four = [], [], []
+        texts = [_text_only(tokenizer, sampler) for _ in range(4)]
         for scene, where in scenes:
-            questions = _about_one_picture(sampler, scene)
+            questions = _about_one_picture(sampler, scene, again=number > 0)
+            if not questions:
+                continue
             one.append(sequence_of(tokenizer, questions, [len(where)], where))
         singles = [(scene, where) for scene, where in scenes if len(where) == 1]
         order = rng.permutation(len(singles))
         for a, b in zip(order[:8:2], order[1:8:2], strict=False):
             two += _about_two_pictures(tokenizer, sampler, singles[a], singles[b])
-        if moving is not None:
+        if moving is not None and number == 0:
             four = _about_frames(tokenizer, sampler, moving, frame_tiles)
-        rounds.append([group for group in (one, two, four) if group])
+        rounds.append([group for group in (one, two, four, texts) if group])
     # Pictures full of labels keep the tower reading; they are for the dense targets only.
     drawings += [tower_picture(rng) for _ in range(2)]
     return LanguageBatch(_joined(drawings), rounds)
@@ -205,19 +217,23 @@ class TowerBatches(IterableDataset[DrawnBatch]):
 
 @dataclass
 class LanguageBatches(IterableDataset[LanguageBatch]):
-    """Batches `first` to `last`; pictures of several tiles and long labels come in later."""
+    """Batches `first` to `last`, from easy to hard by their number, or by the clock from `since`
+    to `until`."""
 
     tokenizer_file: str
     seed: int
     first: int
     last: int
+    since: float = 0.0
+    until: float | None = None
 
     def __iter__(self) -> Iterator[LanguageBatch]:
         tokenizer = Tokenizer.from_file(self.tokenizer_file)
         for index in range(self.first, self.last):
             done = index / self.last
-            tiled_share = 0.0 if done < 0.2 else 0.25
-            yield language_batch(tokenizer, self.seed, index, tiled_share, done > 0.3)
+            if self.until is not None:
+                done = (time.time() - self.since) / (self.until - self.since)
+            yield language_batch(tokenizer, self.seed, index, done)
 
 
 T = TypeVar("T")

@@ -175,6 +175,7 @@ class Sampler:
         rng: the stream; whoever makes it decides which side of the split it is (see `held_out`).
         held_out: print only labels that training never sees.
         max_label_length: of the labels that are asked about.
+        max_objects: in one picture; fewer make an easier start for training.
     """
 
     def __init__(
@@ -183,6 +184,7 @@ class Sampler:
         self.rng = rng
         self.held_out = held_out
         self.max_label_length = max_label_length
+        self.max_objects = MAX_OBJECTS
 
     def ask(self, kind: str, canvas: tuple[int, int] = (448, 448)) -> Question:
         """A new scene (or two, or four) and one question of the kind about it."""
@@ -226,9 +228,9 @@ class Sampler:
         lengths: tuple[int, ...] = ()
         if with_label:
             lengths = (self._label_length(),)
-            objects = int(self.rng.integers(0, 4))
+            objects = int(self.rng.integers(0, min(3, self.max_objects) + 1))
         else:
-            objects = int(self.rng.integers(1, MAX_OBJECTS + 1))
+            objects = int(self.rng.integers(1, self.max_objects + 1))
         return make_scene(
             self.rng,
             width=canvas[0],
@@ -261,7 +263,7 @@ class Sampler:
     def frames(self, canvas: tuple[int, int]) -> tuple[tuple[Scene, ...], str, str]:
         """Four frames in which one object moves: (frames, its name, the direction)."""
         while True:
-            objects = int(self.rng.integers(1, 4))
+            objects = int(self.rng.integers(1, min(3, self.max_objects) + 1))
             scene = make_scene(
                 self.rng, width=canvas[0], height=canvas[1], objects=objects, held_out=self.held_out
             )
