@@ -28,7 +28,10 @@ SPECIAL = (
     "<box>",
     "</box>",
 )
-FOLDER = checkpoint_folder()
+try:
+    FOLDER = checkpoint_folder()
+except FileNotFoundError:
+    pytest.skip("no trained checkpoint is shipped yet", allow_module_level=True)
 CONFIG: dict[str, Any] = json.loads((FOLDER / "config.json").read_text("utf-8"))
 VISION, LLM = CONFIG["vision_config"], CONFIG["llm_config"]
 

@@ -163,5 +163,7 @@ def checkpoint_folder() -> Path:
     """The finished checkpoint that ships with the package, in the authors' format."""
     folder = Path(str(resources.files("internvl_rt.tabletop"))) / "checkpoint"
     if not (folder / "model.safetensors").is_file():
-        raise FileNotFoundError(f"{folder} holds no model.safetensors; reinstall internvl-rt")
+        raise FileNotFoundError(
+            f"{folder} holds no model.safetensors; train one as training/README.md says, and export it there"
+        )
     return folder
