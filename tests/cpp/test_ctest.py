@@ -1,6 +1,7 @@
-"""The C++ unit tests are part of the test suite, and run once more under the sanitizers."""
+"""The C++ unit tests are part of the test suite, and run once more under the sanitizers and on 64-bit Arm."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -23,3 +24,12 @@ def test_cpp_unit_tests(preset: str) -> None:
     run("cmake", "--preset", preset)
     run("cmake", "--build", "--preset", preset)
     run("ctest", "--preset", preset)
+
+
+@pytest.mark.cpp
+@pytest.mark.skipif(
+    not (shutil.which("aarch64-linux-gnu-g++") and shutil.which("qemu-aarch64")),
+    reason="needs g++-aarch64-linux-gnu and qemu-user",
+)
+def test_cpp_unit_tests_on_arm() -> None:
+    test_cpp_unit_tests("aarch64")
