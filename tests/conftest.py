@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from PIL import Image
 
 import internvl_rt as ivl
 from bundle.tiny import write_tiny
+
+# A shell starts background jobs with interrupts ignored, and Python leaves them so: the tests that interrupt an
+# answer or an export would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ENGINES = ("native", "onnxruntime")
 
