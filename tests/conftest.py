@@ -14,8 +14,8 @@ from PIL import Image
 import internvl_rt as ivl
 from bundle.tiny import write_tiny
 
-# A shell starts background jobs with interrupts ignored, and Python leaves them so: the tests that interrupt an
-# answer or an export would wait for ever.
+# A shell starts background jobs with interrupts ignored, and Python leaves them so: the tests that interrupt
+# an answer or an export would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ENGINES = ("native", "onnxruntime")
