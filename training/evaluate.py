@@ -11,16 +11,16 @@ import json
 from pathlib import Path
 
 import torch
-from export_checkpoint import PATCH_EMBEDDING
-from model import Sizes, TabletopModel
 from PIL import Image
-from preprocess import PATCH, POOL, tile_picture
-from prompts import render
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch.nn import functional
 
+from export_checkpoint import PATCH_EMBEDDING
 from internvl_rt.tabletop.held_out import Evaluation, evaluate, held_out_questions
+from model import Sizes, TabletopModel
+from preprocess import PATCH, POOL, tile_picture
+from prompts import render
 
 
 class TorchAnswers:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from model import Sizes, TabletopModel
-from preprocess import POOL, TILE
 from safetensors.torch import save_file
-from tokenizer import SYSTEM_MESSAGE
 from tokenizers import Tokenizer
 from torch import Tensor
+
+from model import Sizes, TabletopModel
+from preprocess import POOL, TILE
+from tokenizer import SYSTEM_MESSAGE
 
 PATCH_EMBEDDING = "vision_model.embeddings.patch_embedding.weight"
 

@@ -6,13 +6,13 @@ from collections import defaultdict
 
 import numpy as np
 import torch
-from model import TabletopModel
-from prompts import Sequence
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
 
 from internvl_rt.tabletop.held_out import is_right
+from model import TabletopModel
+from prompts import Sequence
 
 # Of a token of an answer. A box takes 25 tokens of which the last digits stay uncertain, a count
 # takes one: unweighted, the boxes' noise is nearly all that the others get to see.

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from preprocess import CLASSES, GRID, MEAN, PATCH, PATCHES, POOL, STD, TARGETS
 from torch import Tensor, nn
 from torch.nn import functional
+
+from preprocess import CLASSES, GRID, MEAN, PATCH, PATCHES, POOL, STD, TARGETS
 
 # Of the places of edges along a tile.
 BINS = 20

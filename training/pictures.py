@@ -10,14 +10,14 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from preprocess import dense_targets, tile_picture
-from prompts import Sequence, sequence_of
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, IterableDataset
 
 from internvl_rt.tabletop.held_out import TRAINING_STREAM
 from internvl_rt.tabletop.questions import LANGUAGES, Question, Sampler
 from internvl_rt.tabletop.scenes import Scene, draw, make_scene
+from preprocess import dense_targets, tile_picture
+from prompts import Sequence, sequence_of
 
 
 @dataclass

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from preprocess import TOKENS_PER_TILE
-from tokenizer import SYSTEM_MESSAGE
 from tokenizers import Tokenizer
 
 from internvl_rt.tabletop.questions import Question
+from preprocess import TOKENS_PER_TILE
+from tokenizer import SYSTEM_MESSAGE
 
 _SYSTEM = f"<|im_start|>system\n{SYSTEM_MESSAGE}<|im_end|>\n<|im_start|>user\n"
 _ASSISTANT = "<|im_end|>\n<|im_start|>assistant\n"

@@ -19,6 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
 from export_checkpoint import export_checkpoint
 from language import language_loss, new_score
 from model import Sizes, TabletopModel, dense_loss, normalised, start_patches_from_pictures
@@ -33,8 +36,6 @@ from pictures import (
 )
 from prompts import Sequence
 from tokenizer import train_tokenizer, write_tokenizer
-from tokenizers import Tokenizer
-from torch import Tensor
 
 
 class Log:
