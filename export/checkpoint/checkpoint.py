@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from internvl_rt.bundle.manifest import MANIFEST_FILE
 from internvl_rt.bundle.safetensors import HeaderError, parse_json, read_header
 from internvl_rt.errors import CheckpointError
 from internvl_rt.export.checkpoint.tensor import CheckpointTensor, contiguous_strides
@@ -40,11 +41,21 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         CheckpointError: if there is no such folder, a file is missing, truncated or malformed, or a tensor
             stands in two files.
     """
-    folder = Path(path)
+    try:
+        folder = Path(path)
+    except TypeError as error:
+        raise CheckpointError(
+            f"a checkpoint is named by the path of its folder, a str or a Path; found {type(path).__name__}."
+        ) from error
     if not folder.is_dir():
         raise CheckpointError(
             f"{folder}: there is no such folder. Give the path of a downloaded checkpoint "
             "(`hf download OpenGVLab/InternVL2_5-1B --local-dir FOLDER` makes one)."
+        )
+    if (folder / MANIFEST_FILE).is_file() and not (folder / CONFIG_FILE).exists():
+        raise CheckpointError(
+            f"{folder}: is a bundle already. Use it as it is (`internvl-rt chat {folder}`), or give the "
+            "checkpoint that it was made from."
         )
     config = read_json(folder / CONFIG_FILE)
     files, index = _weight_files(folder)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from internvl_rt.errors import ImageError
+from internvl_rt.errors import ImageError, PromptError
 
 COORDINATE_RANGE = 1000.0
 """Coordinates are thousandths of the picture's width and height."""
@@ -44,8 +44,14 @@ def parse_boxes(text: str, image_size: tuple[int, int]) -> list[Box]:
         image_size: (width, height) of the original picture in pixels.
 
     Raises:
+        PromptError: if ``text`` is no text.
         ImageError: if the size is not two positive numbers.
     """
+    if not isinstance(text, str):
+        raise PromptError(
+            f"boxes are read from an answer's text, a str; found {type(text).__name__}. "
+            "Give answer.grounding_text, or call answer.boxes()."
+        )
     width, height = _checked_size(image_size)
     boxes: list[Box] = []
     label, end = "", 0

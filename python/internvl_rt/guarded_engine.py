@@ -35,6 +35,12 @@ class GuardedEngine:
         """Tokens that the KV cache holds, all sequences together."""
         return self._engine.cache_tokens
 
+    @property
+    def free_tokens(self) -> int:
+        """See ``Engine.free_tokens``."""
+        with self._call():
+            return self._engine.free_tokens
+
     def encode_tiles(self, pixel_values: Float32Array) -> EncodedTiles:
         """See ``Engine.encode_tiles``."""
         with self._call():

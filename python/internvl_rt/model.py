@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from internvl_rt.bundle.manifest import Manifest
 from internvl_rt.engines.engine import Engine, Float32Array
-from internvl_rt.errors import ImageError, PromptError
+from internvl_rt.errors import CacheFullError, ImageError, PromptError
 from internvl_rt.generation import AnswerStream, Question, answer_pieces, ms_since
 from internvl_rt.guarded_engine import GuardedEngine
 from internvl_rt.images import ImageSource, decode_image, tile_pixel_values
@@ -143,6 +143,7 @@ class Model:
             pictures = self._pictures(asked, max_tiles)
             rendered = self._renderer.render(asked, [picture.tiles for picture in pictures])
             self._check_length(len(rendered.input_ids), [picture.tiles for picture in pictures])
+            self._check_free(len(rendered.input_ids))
             features, timings = self._encode_pictures(pictures, cancelled)
             question = self._question(rendered.input_ids, features, checked, pictures, timings, started)
             yield from answer_pieces(self._engine, question, checked, self._context_tokens, cancelled)
@@ -247,6 +248,7 @@ class Model:
         ids = self._checked_ids(input_ids)
         features = self._checked_features(image_features)
         self._check_length(len(ids), [])
+        self._check_free(len(ids))
         started = perf_counter()
         question = self._question(ids, features, checked, [], Timings(), started)
         pieces = answer_pieces(self._engine, question, checked, self._context_tokens, threading.Event())
@@ -377,6 +379,16 @@ class Model:
             f"the prompt has {tokens} tokens, and prompt and answer together have a context of "
             f"{self._context_tokens}.{about} What helps: {', or '.join(advice)}."
         )
+
+    def _check_free(self, tokens: int) -> None:
+        """Raises CacheFullError before any picture is encoded for a prompt that does not fit now."""
+        free = self._engine.free_tokens
+        if tokens > free:
+            raise CacheFullError(
+                f"the prompt has {tokens} tokens, and {free} of the cache's {self.cache_tokens} are free. "
+                "Wait for other answers to end, shorten the prompt, or load the model with a larger "
+                "cache_tokens."
+            )
 
     def _check_fingerprint(self, features: ImageFeatures) -> None:
         if features.fingerprint != self._fingerprint:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from internvl_rt import Box, ImageError, parse_boxes
+from internvl_rt import Box, ImageError, PromptError, parse_boxes
 
 
 def test_the_form_with_grounding_tokens() -> None:
@@ -59,6 +59,12 @@ def test_what_is_not_a_box_is_passed_over(text: str) -> None:
 
 def test_a_box_whose_end_was_cut_off_is_still_read() -> None:
     assert len(parse_boxes("<ref>a</ref><box>[[1, 2, 3, 4], [5, 6, 7", (100, 100))) == 1
+
+
+@pytest.mark.parametrize("text", [None, b"[[1,2,3,4]]", 3, ["[[1,2,3,4]]"]])
+def test_a_text_that_is_none(text: object) -> None:
+    with pytest.raises(PromptError, match="read from an answer's text, a str; found"):
+        parse_boxes(text, (10, 10))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,15 @@ import pytest
 from PIL import Image
 
 import internvl_rt as ivl
-from internvl_rt import CacheFullError, DeviceError, ImageError, InternVLError, PromptError
+from internvl_rt import (
+    BundleError,
+    CacheFullError,
+    CheckpointError,
+    DeviceError,
+    ImageError,
+    InternVLError,
+    PromptError,
+)
 
 
 def png_of(width: int, height: int) -> bytes:
@@ -106,6 +114,12 @@ def test_bad_numbers_of_tiles(unharmed: ivl.Model, photo: Image.Image, max_tiles
     ):
         with pytest.raises(ImageError, match="tiles"):
             call()
+
+
+@pytest.mark.parametrize("threads", ["x", 2.5, True, 0, -1, 2**40, [2]])
+def test_bad_numbers_of_threads_for_tiling(photo: Image.Image, threads: Any) -> None:
+    with pytest.raises(ImageError, match="threads must be"):
+        ivl.tile_image(photo, threads=threads)
 
 
 @pytest.mark.parametrize(
@@ -281,6 +295,41 @@ def test_many_failures_in_a_row_leave_the_cache_as_it_was(unharmed: ivl.Model, p
     assert len(streams) >= 3
     for stream in streams:
         stream.close()
+
+
+def test_a_prompt_that_does_not_fit_now_is_refused_before_its_pictures_are_encoded(
+    unharmed: ivl.Model, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = unharmed._engine
+    held = [engine.new_sequence() for _ in range(2)]
+    try:
+        for sequence in held:
+            engine.prefill(sequence, np.zeros((500, 64), np.float32))
+        encoded: list[int] = []
+        monkeypatch.setattr(engine, "encode_tiles", lambda pixels: encoded.append(len(pixels)))
+        lengths = [engine.length(sequence) for sequence in held]
+        for call in (
+            lambda: unharmed.chat("What?", [photo]),
+            lambda: list(unharmed.stream("What?", [photo])),
+            lambda: unharmed.generate([65] * 100),
+        ):
+            with pytest.raises(
+                CacheFullError, match=r"prompt has \d+ tokens, and (0|24) of the cache's 1024"
+            ):
+                call()
+        assert encoded == []
+        assert [engine.length(sequence) for sequence in held] == lengths
+    finally:
+        for sequence in held:
+            engine.drop(sequence)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"out"])
+def test_a_bundle_or_checkpoint_that_is_no_path(path: Any, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="a str or a Path; found"):
+        ivl.load(path)
+    with pytest.raises(CheckpointError, match="a str or a Path; found"):
+        ivl.export(path, tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ SHORT = (
     "--prompt-tokens",
     40,
     "--cache-fill",
-    16,
+    0,
     "--cache-fill",
     64,
 )
@@ -212,13 +212,13 @@ def test_bench(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
             "per_token",
             "total",
             "prefill 40 text tokens",
-            "decode at 16 tokens",
+            "decode at 0 tokens",
             "decode at 64 tokens",
         ]
         for stage in stages.values():
             assert 0 < stage["min"] <= stage["p50"] <= stage["p95"] <= stage["p99"] <= stage["max"]
         assert stages["total"]["repeats"] == 2
-        assert stages["decode at 16 tokens"]["repeats"] == 3
+        assert stages["decode at 0 tokens"]["repeats"] == 3
         assert stages["vit per tile"]["p50"] == pytest.approx(stages["vit"]["p50"] / engine["tiles"])
         speed = stages["prefill 40 text tokens"]
         assert speed["tokens_per_second"] == pytest.approx(40_000 / speed["p50"])
@@ -287,6 +287,7 @@ def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         (("inspect", "/nowhere"), "internvl-rt export"),
         (("bench", "/nowhere"), "there is no such folder"),
         (("export", "/nowhere", "/tmp/unused-bundle"), "/nowhere"),
+        (("chat", "/dev/null", "Hello"), "there is no such folder"),
         (("export", "--synthetic", "InternVL9-1B", "/tmp/unused-bundle"), "InternVL9-1B"),
     ],
 )
@@ -296,6 +297,12 @@ def test_errors_are_one_line_on_stderr(run: Run, arguments: Sequence[str], says:
     assert done.err.count("\n") == 1
     assert done.err.startswith("internvl-rt: ")
     assert says in done.err
+
+
+def test_exporting_a_bundle_says_that_it_is_one(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    done = run("export", tiny_bundle, tmp_path / "out", status=1)
+    assert "is a bundle already" in done.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_bad_picture_is_one_line_on_stderr(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:

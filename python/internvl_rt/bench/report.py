@@ -29,7 +29,7 @@ class BenchOptions:
     new_tokens: int = 32
     """Tokens of every answer; stop tokens are ignored, so it is exactly that many."""
     cache_fills: tuple[int, ...] = (256, 1024)
-    """Tokens in the cache at which decoding is measured."""
+    """Tokens in the cache at which decoding is measured; 0 is an empty cache."""
     repeats: int = 5
     warmup: int = 1
     """Repetitions before those that count."""
@@ -41,8 +41,8 @@ class BenchOptions:
             if getattr(self, name) < least:
                 raise PromptError(f"{name} must be at least {least}, not {getattr(self, name)}.")
         for fill in self.cache_fills:
-            if fill < 1:
-                raise PromptError(f"cache_fills must be at least 1 token, not {fill}.")
+            if fill < 0:
+                raise PromptError(f"cache_fills must be 0 tokens or more, not {fill}.")
         if min(self.image_size) < 1:
             raise PromptError(f"image_size must be at least 1x1, not {self.image_size}.")
 

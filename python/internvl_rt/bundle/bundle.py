@@ -59,7 +59,13 @@ def open_bundle(path: str | Path, *, verify: bool = False) -> Bundle:
         BundleError: if anything is missing, truncated, altered, out of range or of another format version.
             The message names the file and the field or tensor, and says what to do.
     """
-    folder = Path(path)
+    try:
+        folder = Path(path)
+    except TypeError as error:
+        raise BundleError(
+            f"a bundle is named by the path of its folder, a str or a Path; found {type(path).__name__}. "
+            "Give the folder that `internvl-rt export` wrote."
+        ) from error
     try:
         there = folder.is_dir()
     except OSError as error:  # a name that the file system does not take

@@ -36,6 +36,10 @@ class Engine(Protocol):
     def cache_tokens(self) -> int:
         """Tokens that the KV cache holds, all sequences together."""
 
+    @property
+    def free_tokens(self) -> int:
+        """Tokens of the cache that no sequence uses; a new sequence of so many fits now."""
+
     def encode_tiles(self, pixel_values: Float32Array) -> EncodedTiles:
         """Encodes tiles.
 

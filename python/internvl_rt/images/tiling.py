@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,8 @@ from internvl_rt.errors import ImageError
 from internvl_rt.images.decode import ImageSource, RgbArray, decode_image
 
 Float32Array = npt.NDArray[np.float32]
+
+MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,11 @@ def _with_contiguous_rows(rgb: RgbArray) -> RgbArray:
 
 
 def _team(threads: int | None) -> _core.ThreadTeam:
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, SupportsIndex)):
+        raise ImageError(f"threads must be an integer of at least 1, or None for all cores, not {threads!r}.")
+    threads = None if threads is None else operator.index(threads)
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise ImageError(f"threads must be from 1 to {MAX_THREADS}, or None for all cores, not {threads}.")
     return _team_of(threads or 0, os.getpid())
 
 

@@ -65,6 +65,12 @@ class OnnxDecoder:
         """Tokens that the KV cache holds, all sequences together."""
         return self._cache_tokens
 
+    @property
+    def free_tokens(self) -> int:
+        """Tokens of the cache that no sequence uses."""
+        with self._lock:
+            return self._free_tokens()
+
     def new_sequence(self) -> int:
         """Starts an empty sequence."""
         with self._lock:
@@ -177,12 +183,15 @@ class OnnxDecoder:
         self._session.run(inputs, outputs)
 
     def _require_free(self, tokens: int) -> None:
-        free = self._cache_tokens - sum(cache.length for cache in self._sequences.values())
+        free = self._free_tokens()
         if tokens > free:
             raise CacheFullError(
                 f"the KV cache holds {self._cache_tokens} tokens, {free} are free, {tokens} more are needed. "
                 "Drop sequences, shorten the prompt, or load the model with a larger cache."
             )
+
+    def _free_tokens(self) -> int:
+        return self._cache_tokens - sum(cache.length for cache in self._sequences.values())
 
     def _chunk(self, capacity: int) -> int:
         return max(16, min(MAX_CHUNK, MAX_SCORE_BYTES // (4 * self._llm.heads * capacity)))

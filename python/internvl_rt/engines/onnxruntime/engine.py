@@ -47,6 +47,11 @@ class OnnxEngine:
         """Tokens that the KV cache holds, all sequences together."""
         return self._cache_tokens
 
+    @property
+    def free_tokens(self) -> int:
+        """Tokens of the cache that no sequence uses."""
+        return _open(self._decoder).free_tokens
+
     def encode_tiles(self, pixel_values: Float32Array) -> EncodedTiles:
         """Encodes tiles."""
         return _open(self._vision).encode_tiles(pixel_values)
