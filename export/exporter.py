@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from math import prod
@@ -20,7 +20,7 @@ from internvl_rt.errors import BundleError, CheckpointError
 from internvl_rt.export.checkpoint import Checkpoint, CheckpointTensor, open_checkpoint
 from internvl_rt.export.checkpoint.tensor import RowIndex
 from internvl_rt.export.config import read_config
-from internvl_rt.export.graphs import write_graphs
+from internvl_rt.export.graphs import choose_graph_sets, write_graphs
 from internvl_rt.export.interpolate import interpolate_positions
 from internvl_rt.export.precision import choose_precision
 from internvl_rt.export.progress import progress_bar
@@ -28,8 +28,6 @@ from internvl_rt.export.quantise import encode_rows, to_float32
 from internvl_rt.export.recipes import Recipe, find_format, has_lm_head, make_recipes, read_whole, row_ranges
 from internvl_rt.export.tokenizers import convert_tokenizer, prepends_bos, prompt_facts
 from internvl_rt.export.writer import ROW_BYTES, EncodedRows, generator, plan_layout, write_bundle
-
-DIALECTS = ("onnx24",)
 
 MAX_THREADS = 8
 """More would wait for the disk, and each needs the memory of its rows."""
@@ -41,7 +39,7 @@ def export(
     *,
     weights: str = "bf16",
     vision: str | None = None,
-    dialect: str = "onnx24",
+    dialect: str | Sequence[str] = "onnx24",
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> Path:
@@ -55,7 +53,11 @@ def export(
         out: the bundle's folder; it must not exist, or be empty.
         weights: precision of the language model: fp32, fp16, bf16, int8 or int4.
         vision: precision of the vision tower: as ``weights`` by default, bf16 for int8 and int4.
-        dialect: of the ONNX graphs: ``onnx24``.
+        dialect: of the ONNX graphs, one or several: ``onnx24`` (standard operators, for ONNX Runtime,
+            OpenVINO and TensorRT), ``ort`` (ONNX Runtime's own operators: faster there, and int8 and int4
+            weights stay integers) or ``trt10`` (TensorRT 10.3 of JetPack 6). They compute in fp32; ``-fp16``
+            or ``-bf16`` behind the name changes that, and TensorRT wants one of them. All point into the same
+            weights.
         overwrite: replace the bundle that is at ``out``.
         progress: show a progress bar; None shows it on a terminal.
 
@@ -66,8 +68,7 @@ def export(
         CheckpointError: if the checkpoint is incomplete, malformed, or of an unsupported architecture.
         BundleError: if ``out`` is taken or the disk is full.
     """
-    if dialect not in DIALECTS:
-        raise CheckpointError(f"dialect={dialect!r} is not one of {', '.join(DIALECTS)}.")
+    graph_sets = choose_graph_sets(dialect)
     precision = choose_precision(weights, vision)
     opened = open_checkpoint(checkpoint)
     config = read_config(opened)
@@ -93,7 +94,7 @@ def export(
     source = CheckpointSource(opened, make_recipes(opened, config, names, manifest), manifest)
 
     def write_others(folder: Path, manifest: Manifest, places: dict[str, TensorPlace]) -> None:
-        write_graphs(folder, manifest, places)
+        write_graphs(folder, manifest, places, graph_sets)
         tokenizer.save(str(folder / TOKENIZER_FILE))
 
     with source.pool, progress_bar(plan_layout(manifest)[-1].end, progress) as advance:

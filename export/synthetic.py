@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod, sqrt
 from pathlib import Path
@@ -23,7 +23,7 @@ from internvl_rt.bundle.manifest import TOKENIZER_FILE, Manifest, Precision
 from internvl_rt.bundle.tensors import INT4_BLOCK, LM_HEAD, TensorSpec
 from internvl_rt.bundle.weights import TensorPlace
 from internvl_rt.export.family import PROJECTOR, TILING, family_model
-from internvl_rt.export.graphs import write_graphs
+from internvl_rt.export.graphs import choose_graph_sets, write_graphs
 from internvl_rt.export.precision import choose_precision
 from internvl_rt.export.progress import progress_bar
 from internvl_rt.export.quantise import BFLOAT16
@@ -49,6 +49,7 @@ def export_synthetic(
     seed: int = 0,
     layers: int | None = None,
     graphs: bool = True,
+    dialect: str | Sequence[str] = "onnx24",
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> Path:
@@ -62,6 +63,7 @@ def export_synthetic(
         seed: of the random numbers. The same seed gives the same bytes.
         layers: keep only so many layers of tower and language model, for tests.
         graphs: write the ONNX graphs.
+        dialect: of the graphs, one or several; see :func:`internvl_rt.export.export`.
         overwrite: replace a bundle that is at ``out``.
         progress: show a progress bar; None shows it on a terminal.
 
@@ -79,6 +81,7 @@ def export_synthetic(
         tokenizer=synthetic_tokenizer(model.tokenizer, model.llm.vocab_size),
         seed=seed,
         graphs=graphs,
+        dialect=dialect,
         overwrite=overwrite,
         progress=progress,
     )
@@ -113,6 +116,7 @@ def write_synthetic(
     tokenizer: Tokenizer | None,
     seed: int = 0,
     graphs: bool = True,
+    dialect: str | Sequence[str] = "onnx24",
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> Path:
@@ -124,16 +128,18 @@ def write_synthetic(
         tokenizer: is saved into the bundle; None leaves it out.
         seed: as for :func:`export_synthetic`, like the others.
         graphs: write the ONNX graphs.
+        dialect: of the graphs, one or several; see :func:`internvl_rt.export.export`.
         overwrite: replace a bundle that is at ``out``.
         progress: show a progress bar; None shows it on a terminal.
 
     Raises:
         BundleError: if the manifest is impossible, ``out`` is taken or the disk is full.
     """
+    graph_sets = choose_graph_sets(dialect)
 
     def write_others(folder: Path, manifest: Manifest, places: dict[str, TensorPlace]) -> None:
         if graphs:
-            write_graphs(folder, manifest, places)
+            write_graphs(folder, manifest, places, graph_sets)
         if tokenizer is not None:
             tokenizer.save(str(folder / TOKENIZER_FILE))
 

@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 import internvl_rt
 from internvl_rt.bundle.bundle import file_entry
+from internvl_rt.bundle.graph_sets import ALL_GRAPH_FILES
 from internvl_rt.bundle.manifest import (
-    GRAPH_FILES,
     MANIFEST_FILE,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
@@ -289,7 +289,7 @@ def write_bundle(
         weights = write_weights(folder / WEIGHTS_FILE, manifest, source, advance)
         write_others(folder, manifest, read_places(folder, manifest))
         files = {WEIGHTS_FILE: weights}
-        for name in (*GRAPH_FILES, TOKENIZER_FILE):
+        for name in (*ALL_GRAPH_FILES, TOKENIZER_FILE):
             if (folder / name).is_file():
                 files[name] = file_entry(folder / name)
         document = dataclasses.replace(manifest, files=files).to_json()

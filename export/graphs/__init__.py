@@ -2,42 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from internvl_rt.bundle.manifest import LLM_GRAPH, PROJECTOR_GRAPH, VIT_GRAPH, Manifest
+from internvl_rt.bundle.graph_sets import DEFAULT_GRAPH_SET, GRAPH_SETS, GraphSet
+from internvl_rt.bundle.graph_sets import Dialect as DialectName
+from internvl_rt.bundle.manifest import Manifest
 from internvl_rt.bundle.tensors import LM_HEAD
 from internvl_rt.bundle.weights import TensorPlace
-from internvl_rt.export.graphs.graph import Graph
+from internvl_rt.errors import CheckpointError
+from internvl_rt.export.graphs.dialect import Dialect
+from internvl_rt.export.graphs.graph import COMPUTE_TYPE, Graph
 from internvl_rt.export.graphs.llm import build_llm
 from internvl_rt.export.graphs.onnx24 import Onnx24
+from internvl_rt.export.graphs.ort import Ort
 from internvl_rt.export.graphs.projector import build_projector
+from internvl_rt.export.graphs.trt10 import Trt10
 from internvl_rt.export.graphs.vit import build_vit
 
-__all__ = ["write_graphs"]
+__all__ = ["choose_graph_sets", "write_graphs"]
 
-VISION_OPSET = 23
-"""The lowest with Attention and RMSNormalization: ONNX Runtime 1.23, the last for Python 3.10, takes it."""
-LANGUAGE_OPSET = 24
-"""The lowest with TensorScatter."""
+_DIALECTS: dict[DialectName, type[Dialect]] = {"onnx24": Onnx24, "ort": Ort, "trt10": Trt10}
 
 
-def write_graphs(folder: Path, manifest: Manifest, places: Mapping[str, TensorPlace]) -> None:
-    """Writes ``vit.onnx``, ``projector.onnx`` and ``llm.onnx`` in the dialect ``onnx24``, computing in fp32.
+def choose_graph_sets(names: str | Sequence[str]) -> tuple[GraphSet, ...]:
+    """The graph sets of one name or several, such as ``ort`` or ``("onnx24", "trt10-fp16")``.
+
+    Raises:
+        CheckpointError: if there is no such set; the message lists those that there are.
+    """
+    chosen = dict.fromkeys([names] if isinstance(names, str) else names)
+    for name in chosen:
+        if name not in GRAPH_SETS:
+            raise CheckpointError(f"dialect={name!r} is not one of {', '.join(GRAPH_SETS)}.")
+    return tuple(GRAPH_SETS[name] for name in chosen)
+
+
+def write_graphs(
+    folder: Path,
+    manifest: Manifest,
+    places: Mapping[str, TensorPlace],
+    sets: Sequence[GraphSet] = (DEFAULT_GRAPH_SET,),
+) -> None:
+    """Writes the graphs of a model: of each set the ViT, the projector and the language model.
 
     Args:
         folder: the bundle's folder, where the weights file lies too.
         manifest: the model's facts.
         places: where every stored tensor lies in the weights file.
+        sets: which dialects, and in which floating-point types they compute.
 
     Raises:
         OSError: if a file cannot be written.
     """
-    vit, projector = (Graph(name, places, VISION_OPSET) for name in ("vit", "projector"))
-    llm = Graph("llm", places, LANGUAGE_OPSET)
-    build_vit(Onnx24(vit), manifest.vision)
-    build_projector(Onnx24(projector), manifest)
-    build_llm(Onnx24(llm), manifest.llm, tied=LM_HEAD not in places)
-    vit.write(folder / VIT_GRAPH)
-    projector.write(folder / PROJECTOR_GRAPH)
-    llm.write(folder / LLM_GRAPH)
+    for graphs in sets:
+        made, compute = _DIALECTS[graphs.dialect], COMPUTE_TYPE[graphs.compute]
+        vit, projector = (Graph(name, places, made.VISION_OPSET) for name in ("vit", "projector"))
+        llm = Graph("llm", places, made.LANGUAGE_OPSET)
+        build_vit(made(vit, compute), manifest.vision)
+        build_projector(made(projector, compute), manifest)
+        build_llm(made(llm, compute), manifest.llm, tied=LM_HEAD not in places)
+        vit.write(folder / graphs.file("vit"))
+        projector.write(folder / graphs.file("projector"))
+        llm.write(folder / graphs.file("llm"))

@@ -11,10 +11,10 @@ from internvl_rt.bundle.tensors import (
     POSITION_EMBEDDING,
     vit_layer,
 )
-from internvl_rt.export.graphs.onnx24 import Onnx24
+from internvl_rt.export.graphs.dialect import Dialect
 
 
-def build_vit(ops: Onnx24, vision: Vision) -> None:
+def build_vit(ops: Dialect, vision: Vision) -> None:
     """Adds the tower to a graph: pixel_values [tiles, 3, S, S] to hidden [tiles, 1 + patches, C].
 
     There is no norm after the last layer.
@@ -23,22 +23,17 @@ def build_vit(ops: Onnx24, vision: Vision) -> None:
     size = vision.image_size
     pixels = graph.input(PIXEL_VALUES, ops.compute, ["tiles", 3, size, size])
     x = graph.reshape(_embed(ops, vision, pixels), [-1, c], "vit.embedding.tokens")
+    u = ops.norm(x, vit_layer(0, "norm1"), vision.norm_eps, vision.norm)
     for layer in range(vision.layers):
-        x = _layer(ops, vision, x, layer)
+        x, u = _layer(ops, vision, x, u, layer)
     graph.reshape(x, [-1, 1 + vision.patches, c], HIDDEN)
     graph.output(HIDDEN, ops.compute, ["tiles", 1 + vision.patches, c])
 
 
-def _embed(ops: Onnx24, vision: Vision, pixels: str) -> str:
+def _embed(ops: Dialect, vision: Vision, pixels: str) -> str:
     """Patches, the class token before them, and positions added: [tiles, 1 + patches, C]."""
     graph, c = ops.graph, vision.hidden_size
-    x = graph.op(
-        "Conv",
-        [pixels, ops.weight(PATCH_EMBEDDING), ops.weight(PATCH_EMBEDDING_BIAS)],
-        "vit.patch_embedding",
-        kernel_shape=[vision.patch_size] * 2,
-        strides=[vision.patch_size] * 2,
-    )
+    x = ops.convolve(pixels, PATCH_EMBEDDING, PATCH_EMBEDDING_BIAS, "vit.patch_embedding", vision.patch_size)
     x = graph.reshape(x, [0, c, vision.patches], "vit.patches.channels_first")
     x = graph.op("Transpose", [x], "vit.patches", perm=[0, 2, 1])
     tiles = graph.op("Shape", [pixels], "vit.tiles", start=0, end=1)
@@ -48,23 +43,26 @@ def _embed(ops: Onnx24, vision: Vision, pixels: str) -> str:
     return ops.add(x, ops.weight(POSITION_EMBEDDING), "vit.embedding")
 
 
-def _layer(ops: Onnx24, vision: Vision, x: str, layer: int) -> str:
+def _layer(ops: Dialect, vision: Vision, x: str, u: str, layer: int) -> tuple[str, str]:
+    """The hidden states after a layer, and their norm for the next one."""
+
     def name(part: str) -> str:
         return vit_layer(layer, part)
 
-    u = _norm(ops, vision, x, name("norm1"))
     u = ops.linear(_attend(ops, vision, u, layer), name("proj"), bias=True)
     u = ops.multiply(u, ops.weight(name("ls1")), name("attention.scaled"))
-    x = ops.add(x, u, name("attention.residual"))
+    x, u = ops.add_norm(x, u, name("attention.residual"), name("norm2"), vision.norm_eps, vision.norm)
 
-    u = _norm(ops, vision, x, name("norm2"))
     u = ops.gelu(ops.linear(u, name("fc1"), bias=True), name("gelu"))
     u = ops.linear(u, name("fc2"), bias=True)
     u = ops.multiply(u, ops.weight(name("ls2")), name("mlp.scaled"))
-    return ops.add(x, u, name("mlp.residual"))
+    if layer + 1 == vision.layers:
+        return ops.add(x, u, name("mlp.residual")), ""
+    norm = vit_layer(layer + 1, "norm1")
+    return ops.add_norm(x, u, name("mlp.residual"), norm, vision.norm_eps, vision.norm)
 
 
-def _attend(ops: Onnx24, vision: Vision, u: str, layer: int) -> str:
+def _attend(ops: Dialect, vision: Vision, u: str, layer: int) -> str:
     """Attention over the tokens of each tile: [tokens, C] to [tokens, C]."""
     graph, c = ops.graph, vision.hidden_size
 
@@ -75,19 +73,6 @@ def _attend(ops: Onnx24, vision: Vision, u: str, layer: int) -> str:
     q, k, v = graph.split(qkv, [c, c, c], [name("q"), name("k"), name("v")])
     if vision.qk_norm:
         # Over all channels, before they are split into heads.
-        q = ops.rms_norm(q, name("q_norm"), vision.norm_eps)
-        k = ops.rms_norm(k, name("k_norm"), vision.norm_eps)
-    heads = []
-    for value in (q, k, v):
-        split = graph.reshape(
-            value, [-1, 1 + vision.patches, vision.heads, vision.head_dim], f"{value}.by_head"
-        )
-        heads.append(graph.op("Transpose", [split], f"{value}.heads", perm=[0, 2, 1, 3]))
-    x = ops.attention(heads[0], heads[1], heads[2], name("attention"))
-    x = graph.op("Transpose", [x], name("attention.tokens"), perm=[0, 2, 1, 3])
-    return graph.reshape(x, [-1, c], name("attention.merged"))
-
-
-def _norm(ops: Onnx24, vision: Vision, x: str, name: str) -> str:
-    norm = ops.layer_norm if vision.norm == "layer_norm" else ops.rms_norm
-    return norm(x, name, vision.norm_eps)
+        q = ops.norm(q, name("q_norm"), vision.norm_eps)
+        k = ops.norm(k, name("k_norm"), vision.norm_eps)
+    return ops.tile_attention(vision, q, k, v, name("attention"))

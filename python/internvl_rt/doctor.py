@@ -37,6 +37,18 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class ProviderState:
+    """One of ONNX Runtime's execution providers on this machine."""
+
+    key: str
+    """What ``providers=`` takes."""
+    name: str
+    usable: bool
+    reason: str
+    """Why not, and what to do; empty if it is usable."""
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """Everything that ``internvl-rt doctor`` tells."""
 
@@ -55,7 +67,8 @@ class Diagnosis:
     available_bytes: int | None
     """Free for a new model now."""
     onnxruntime: str | None
-    providers: tuple[str, ...]
+    providers: tuple[ProviderState, ...]
+    """Of ONNX Runtime: those that this package can ask for."""
     packages: tuple[Package, ...]
     findings: tuple[Finding, ...]
 
@@ -161,15 +174,20 @@ def _core_facts(findings: list[Finding]) -> tuple[tuple[str, ...], str | None, i
     return tuple(_core.available_instruction_sets()), chosen, _core.usable_cores()
 
 
-def _onnxruntime_facts(findings: list[Finding]) -> tuple[str | None, tuple[str, ...]]:
+def _onnxruntime_facts(findings: list[Finding]) -> tuple[str | None, tuple[ProviderState, ...]]:
     try:
         import onnxruntime
+
+        from internvl_rt.engines.onnxruntime.providers import find_providers
     except ImportError as error:
         findings.append(
             Finding("problem", f"ONNX Runtime does not load ({error}). Install it: pip install onnxruntime")
         )
         return None, ()
-    providers = tuple(str(name) for name in onnxruntime.get_available_providers())
+    providers = tuple(
+        ProviderState(found.provider.key, found.provider.name, found.usable, found.reason)
+        for found in find_providers()
+    )
     return str(onnxruntime.__version__), providers
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ def load(
     cache_tokens: int | None = None,
     max_context: int | None = None,
     verify: bool = False,
+    providers: Sequence[str] | None = None,
 ) -> Model:
     """Opens a bundle and makes it ready for questions.
 
@@ -44,6 +46,8 @@ def load(
         max_context: the most tokens that one prompt and its answer may have together; the smaller of
             ``cache_tokens`` and the model's own limit where None.
         verify: compute the SHA-256 of the weights first, which reads the whole file.
+        providers: of ``engine="onnxruntime"``, best first: ``cpu`` (where None), ``cuda``, ``tensorrt``,
+            ``tensorrt-rtx``, ``openvino``, or ONNX Runtime's own names.
 
     Raises:
         BundleError: if the bundle is incomplete, truncated or altered.
@@ -54,11 +58,16 @@ def load(
     check_engine(engine)
     bundle = open_bundle(path, verify=verify)
     cache_tokens, context_tokens = context_of(bundle.manifest, cache_tokens, max_context)
-    return assemble(bundle, engine, cache_tokens, context_tokens, threads)[0]
+    return assemble(bundle, engine, cache_tokens, context_tokens, threads, providers)[0]
 
 
 def assemble(
-    bundle: Bundle, engine: str, cache_tokens: int, context_tokens: int, threads: int | None
+    bundle: Bundle,
+    engine: str,
+    cache_tokens: int,
+    context_tokens: int,
+    threads: int | None,
+    providers: Sequence[str] | None = None,
 ) -> tuple[Model, Engine]:
     """A model, and the engine that it computes with; arguments as for ``load``.
 
@@ -74,7 +83,7 @@ def assemble(
         renderer = PromptRenderer(tokenizer, bundle.manifest.prompt, bundle.manifest.tokens_per_tile)
     except BundleError as error:
         raise BundleError(f"{bundle.folder}: {error}") from error
-    started = start_engine(engine, bundle, cache_tokens, threads)
+    started = start_engine(engine, bundle, cache_tokens, threads, providers)
     model = Model(
         bundle.manifest, started, tokenizer, renderer, context_tokens=context_tokens, threads=threads
     )
@@ -96,16 +105,30 @@ def context_of(manifest: Manifest, cache_tokens: int | None, max_context: int | 
     return cache_tokens, context_tokens
 
 
-def start_engine(engine: str, bundle: Bundle, cache_tokens: int, threads: int | None) -> Engine:
+def start_engine(
+    engine: str,
+    bundle: Bundle,
+    cache_tokens: int,
+    threads: int | None,
+    providers: Sequence[str] | None = None,
+) -> Engine:
     """Loads a bundle into the engine of that name.
 
     Raises:
-        DeviceError: if this release has no such engine.
+        DeviceError: if this release has no such engine, or this machine not the providers.
     """
     check_engine(engine)
+    options: dict[str, Any] = {}
+    if providers is not None:
+        if engine != "onnxruntime":
+            raise DeviceError(
+                f"providers={providers!r} are ONNX Runtime's, and engine={engine!r} has none. Leave them "
+                "out, or use engine='onnxruntime'."
+            )
+        options["providers"] = providers
     # An engine's libraries are imported when it is asked for, and not before.
     made = getattr(import_module(f"internvl_rt.engines.{engine}"), ENGINES[engine])
-    started: Engine = made(bundle, cache_tokens=cache_tokens, threads=threads)
+    started: Engine = made(bundle, cache_tokens=cache_tokens, threads=threads, **options)
     return started
 
 

@@ -153,10 +153,13 @@ def test_doctor(run: Run) -> None:
     assert document["healthy"] is True
     assert document["cores"] >= 1
     assert document["instruction_set"] in document["instruction_sets"]
-    assert "CPUExecutionProvider" in document["providers"]
+    providers = {provider["key"]: provider for provider in document["providers"]}
+    assert providers["cpu"]["usable"] is True
+    assert all(provider["usable"] or "install" in provider["reason"] for provider in providers.values())
     assert document["memory_bytes"] > document["available_bytes"] > 0
     text = run("doctor").out
     assert "ONNX Runtime" in text
+    assert "tensorrt-rtx" in text
     assert document["cpu"][:10] in text
 
 

@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from internvl_rt.bundle.graph_sets import ALL_GRAPH_FILES
 from internvl_rt.bundle.manifest import (
-    GRAPH_FILES,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
     FileEntry,
@@ -17,7 +17,7 @@ from internvl_rt.bundle.manifest import (
 from internvl_rt.bundle.weights import TensorPlace, read_places
 from internvl_rt.errors import BundleError
 
-KNOWN_FILES = (WEIGHTS_FILE, *GRAPH_FILES, TOKENIZER_FILE)
+KNOWN_FILES = (WEIGHTS_FILE, *ALL_GRAPH_FILES, TOKENIZER_FILE)
 
 _CHUNK = 1 << 22
 

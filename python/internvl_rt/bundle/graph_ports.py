@@ -14,21 +14,30 @@ SHUFFLED = "shuffled"
 FEATURES = "features"
 """[tiles, tokens_per_tile, H]"""
 
-# llm.onnx
+# llm.onnx, in every dialect
 EMBEDDINGS = "embeddings"
 """[batch, n, H]"""
 COS = "cos"
 """[batch, n, head_dim / 2]: the rotary angles' cosines, so that every rope variant is the host's business"""
 SIN = "sin"
 """[batch, n, head_dim / 2]"""
-MASK = "mask"
-"""bool [batch, 1, n, capacity]: true where a position may look"""
-WRITE_INDICES = "write_indices"
-"""int64 [batch]: the place in the cache of the first of the n positions"""
 ROWS = "rows"
 """int64 [rows]: positions whose logits are wanted, counted over [batch * n]"""
 LOGITS = "logits"
 """[rows, vocab]"""
+
+# llm.onnx in the dialects onnx24 and trt10
+MASK = "mask"
+"""bool [batch, 1, n, attended]: true where a position may look; the cache is read up to ``attended``, at most
+its capacity"""
+WRITE_INDICES = "write_indices"
+"""int64 [batch]: the place in the cache of the first of the n positions"""
+
+# llm.onnx in the dialect ort, where attention is causal
+LAST_POSITIONS = "last_positions"
+"""int32 [batch]: the place in the cache of the last of the n positions"""
+TOTAL_LENGTH = "total_length"
+"""int32, a scalar on the CPU: the longest sequence's length, the n new positions included"""
 
 
 def cache_ports(layer: int) -> tuple[tuple[str, str], tuple[str, str]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from internvl_rt.bundle.graph_sets import DEFAULT_GRAPH_SET, GraphSet, complete_sets
 from internvl_rt.bundle.ranges import check_ranges
 from internvl_rt.bundle.safetensors import HeaderError, parse_json
 from internvl_rt.errors import BundleError
@@ -23,11 +24,8 @@ MAX_MANIFEST_BYTES = 1 << 20
 
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.safetensors"
-VIT_GRAPH = "vit.onnx"
-PROJECTOR_GRAPH = "projector.onnx"
-LLM_GRAPH = "llm.onnx"
+GRAPH_FILES = VIT_GRAPH, PROJECTOR_GRAPH, LLM_GRAPH = DEFAULT_GRAPH_SET.files
 TOKENIZER_FILE = "tokenizer.json"
-GRAPH_FILES = (VIT_GRAPH, PROJECTOR_GRAPH, LLM_GRAPH)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -178,6 +176,11 @@ class Manifest:
     def tokens_per_tile(self) -> int:
         """Image tokens that one tile becomes."""
         return self.vision.patches // self.projector.downsample**2
+
+    @property
+    def graph_sets(self) -> tuple[GraphSet, ...]:
+        """The dialects and types in which the bundle has all three graphs."""
+        return complete_sets(self.files)
 
     def to_json(self) -> str:
         """The text of ``manifest.json``."""

@@ -28,12 +28,16 @@ def command(
                 f"{found.instruction_set or 'none'} of {', '.join(found.instruction_sets) or 'none'}",
             ),
             ("memory", _memory(found.memory_bytes, found.available_bytes)),
-            (
-                "ONNX Runtime",
-                f"{found.onnxruntime} with {', '.join(found.providers)}" if found.onnxruntime else "missing",
-            ),
+            ("ONNX Runtime", found.onnxruntime or "missing"),
         ]
         out.print(facts("This machine", rows))
+        out.print(
+            table(
+                "ONNX Runtime providers",
+                ("provider", "usable", "why not"),
+                [(p.key, "yes" if p.usable else "no", p.reason) for p in found.providers],
+            )
+        )
         out.print(
             table(
                 "Packages",

@@ -40,11 +40,20 @@ def command(
             show_default=False,
         ),
     ] = None,
-    dialect: Annotated[str, typer.Option("--dialect", help="Of the ONNX graphs: onnx24.")] = "onnx24",
+    dialect: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dialect",
+            help="Of the ONNX graphs, repeatable: onnx24 (where not given), ort, trt10; -fp16 or -bf16 "
+            "behind it for what they compute in.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of --synthetic.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
 ) -> None:
     """Turn a checkpoint into a bundle that every engine reads."""
+    dialects = dialect or ["onnx24"]
     if synthetic is not None:
         if checkpoint is not None and out is not None:
             raise typer.BadParameter("--synthetic needs no checkpoint: give OUT only.")
@@ -53,10 +62,18 @@ def command(
             raise typer.BadParameter("OUT is missing: the folder that the bundle is written to.")
         from internvl_rt.export.synthetic import export_synthetic
 
-        export_synthetic(synthetic, target, weights=weights, vision=vision, seed=seed, overwrite=overwrite)
+        export_synthetic(
+            synthetic,
+            target,
+            weights=weights,
+            vision=vision,
+            seed=seed,
+            dialect=dialects,
+            overwrite=overwrite,
+        )
         return
     if checkpoint is None or out is None:
         raise typer.BadParameter("give CHECKPOINT and OUT, or --synthetic NAME and OUT.")
     from internvl_rt.export import export
 
-    export(checkpoint, out, weights=weights, vision=vision, dialect=dialect, overwrite=overwrite)
+    export(checkpoint, out, weights=weights, vision=vision, dialect=dialects, overwrite=overwrite)

@@ -14,6 +14,14 @@ BundleArgument: TypeAlias = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="The folder that `export` wrote.", show_default=False)
 ]
 EngineOption: TypeAlias = Annotated[str, typer.Option("--engine", help="native or onnxruntime.")]
+ProviderOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--provider",
+        help="Of --engine onnxruntime: cpu, cuda, tensorrt, tensorrt-rtx, openvino; repeatable, best first.",
+        show_default=False,
+    ),
+]
 DeviceOption: TypeAlias = Annotated[str, typer.Option("--device", help="auto or cpu.")]
 ThreadsOption: TypeAlias = Annotated[
     int | None, typer.Option("--threads", help="Threads; every usable core if not given.", show_default=False)
@@ -55,12 +63,18 @@ JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON 
 
 
 def load_model(
-    bundle: Path, *, device: str, engine: str, threads: int | None, cache_tokens: int | None
+    bundle: Path,
+    *,
+    device: str,
+    engine: str,
+    threads: int | None,
+    cache_tokens: int | None,
+    providers: list[str] | None = None,
 ) -> Model:
     """Loads a bundle as the options say."""
     from internvl_rt.loading import load
 
-    return load(bundle, device, engine, threads, cache_tokens=cache_tokens)
+    return load(bundle, device, engine, threads, cache_tokens=cache_tokens, providers=providers or None)
 
 
 def answer_document(answer: Any) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import onnxruntime
 
 from internvl_rt.bundle.manifest import LanguageModel
-from internvl_rt.engines.engine import Float32Array
+from internvl_rt.engines.onnxruntime.session import Tensor
 from internvl_rt.errors import DeviceError
 
 GRANULARITY = 256
@@ -18,12 +21,21 @@ growing copies them, so less would too."""
 class SequenceCache:
     """Keys and values of one sequence, in place behind the graph's cache inputs and outputs."""
 
-    def __init__(self, llm: LanguageModel) -> None:
+    def __init__(self, llm: LanguageModel, dtype: npt.DTypeLike = np.float32, memory: str = "cpu") -> None:
+        """An empty sequence.
+
+        Args:
+            llm: the facts.
+            dtype: of keys and values.
+            memory: where they lie: ``cpu``, or a device of ONNX Runtime's such as ``cuda``.
+        """
         self._llm = llm
+        self._dtype = np.dtype(dtype)
+        self._memory = memory
         self.length = 0
         self.capacity = 0
-        self.buffers: list[Float32Array] = [
-            np.empty((1, llm.kv_heads, 0, llm.head_dim), np.float32) for _ in range(2 * llm.layers)
+        self.buffers: list[Tensor] = [
+            np.empty((1, llm.kv_heads, 0, llm.head_dim), self._dtype) for _ in range(2 * llm.layers)
         ]
         """Keys and values of layer 0, of layer 1, ...: each [1, kv_heads, capacity, head_dim]."""
 
@@ -39,16 +51,22 @@ class SequenceCache:
         shape = (1, self._llm.kv_heads, capacity, self._llm.head_dim)
         # Zeros, because attention multiplies the places behind the mask by zero, and zero times NaN is NaN.
         # Fresh pages are zero and take no memory until they are written.
+        size = len(self.buffers) * prod(shape) * self._dtype.itemsize
         try:
-            larger = [np.zeros(shape, np.float32) for _ in self.buffers]
+            larger = [np.zeros(shape, self._dtype) for _ in self.buffers]
         except MemoryError as error:
-            raise DeviceError(
-                f"there is no memory for the keys and values of {capacity} tokens "
-                f"({len(self.buffers) * prod(shape) * 4 / 1e9:.1f} GB). Drop sequences or shorten the prompt."
-            ) from error
-        for index, buffer in enumerate(larger):
-            buffer[:, :, : self.length] = self.buffers[index][:, :, : self.length]
-            self.buffers[index] = buffer  # frees the old one, so that no more than one is there twice
+            raise self._no_memory(capacity, size) from error
+        if self._memory != "cpu":
+            try:
+                self.buffers = [
+                    self._on_device(new, old) for new, old in zip(larger, self.buffers, strict=True)
+                ]
+            except Exception as error:  # ONNX Runtime has no type of its own for this
+                raise self._no_memory(capacity, size) from error
+        else:
+            for index, buffer in enumerate(larger):
+                buffer[:, :, : self.length] = self._filled(self.buffers[index])
+                self.buffers[index] = buffer  # frees the old one, so that no more than one is there twice
         self.capacity = capacity
 
     def copy(self) -> SequenceCache:
@@ -57,9 +75,22 @@ class SequenceCache:
         Raises:
             DeviceError: if the machine has no more memory.
         """
-        copy = SequenceCache(self._llm)
-        copy.make_room(self.length)
-        for mine, theirs in zip(copy.buffers, self.buffers, strict=True):
-            mine[:, :, : self.length] = theirs[:, :, : self.length]
-        copy.length = self.length
+        copy = SequenceCache(self._llm, self._dtype, self._memory)
+        # Its own capacity is still nothing, so making room replaces the buffers by copies.
+        copy.length, copy.buffers = self.length, list(self.buffers)
+        copy.make_room(copy.length)
         return copy
+
+    def _on_device(self, new: npt.NDArray[Any], old: Tensor) -> onnxruntime.OrtValue:
+        new[:, :, : self.length] = self._filled(old)
+        return onnxruntime.OrtValue.ortvalue_from_numpy(new, self._memory, 0)
+
+    def _filled(self, buffer: Tensor) -> npt.NDArray[Any]:
+        array: npt.NDArray[Any] = buffer if isinstance(buffer, np.ndarray) else buffer.numpy()
+        return array[:, :, : self.length]
+
+    def _no_memory(self, capacity: int, size: int) -> DeviceError:
+        return DeviceError(
+            f"there is no memory for the keys and values of {capacity} tokens ({size / 1e9:.1f} GB). "
+            "Drop sequences or shorten the prompt."
+        )

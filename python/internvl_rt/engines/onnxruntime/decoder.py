@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,22 +14,28 @@ from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.bundle.graph_ports import (
     COS,
     EMBEDDINGS,
+    LAST_POSITIONS,
     LOGITS,
     MASK,
     ROWS,
     SIN,
+    TOTAL_LENGTH,
     WRITE_INDICES,
     cache_ports,
 )
-from internvl_rt.bundle.manifest import LLM_GRAPH
+from internvl_rt.bundle.graph_sets import GraphSet
 from internvl_rt.engines.engine import Float32Array
 from internvl_rt.engines.onnxruntime.cache import SequenceCache
+from internvl_rt.engines.onnxruntime.providers import PROVIDERS, Provider, choose_graph_set
 from internvl_rt.engines.onnxruntime.rotary import rotary_tables
-from internvl_rt.engines.onnxruntime.session import Session, contiguous
+from internvl_rt.engines.onnxruntime.session import NUMPY_TYPE, Session, Tensor, contiguous
 from internvl_rt.errors import CacheFullError, InternVLError, PromptError
 
 MAX_CHUNK = 512
 """Tokens of a prompt that are computed together."""
+
+ATTENDED = 64
+"""Attention reads the cache up to a multiple of this, so that few different shapes are seen."""
 
 MAX_SCORE_BYTES = 128 << 20
 """ONNX Runtime holds the attention scores of a chunk, float32 [heads, chunk, capacity], all at once."""
@@ -37,7 +44,15 @@ MAX_SCORE_BYTES = 128 << 20
 class OnnxDecoder:
     """Sequences of a language model. One call computes at a time; the others wait."""
 
-    def __init__(self, bundle: Bundle, cache_tokens: int, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        cache_tokens: int,
+        threads: int | None = None,
+        *,
+        providers: Sequence[Provider] = (PROVIDERS["cpu"],),
+        graphs: GraphSet | None = None,
+    ) -> None:
         """Loads the graph.
 
         The cache takes memory as it fills: ``2 * layers * kv_heads * head_dim * 4`` bytes a token.
@@ -46,14 +61,25 @@ class OnnxDecoder:
             bundle: an opened bundle.
             cache_tokens: tokens that all sequences hold together.
             threads: how many compute; None for all usable cores.
+            providers: what ``choose_providers`` returned.
+            graphs: of the bundle; those that suit the first provider best where None.
 
         Raises:
-            BundleError: if ONNX Runtime does not take the graph.
+            BundleError: if the bundle has no graphs that suit, or ONNX Runtime does not take the graph.
         """
         self._llm = bundle.manifest.llm
+        graphs = graphs or choose_graph_set(bundle, providers)
+        self._dialect = graphs.dialect
+        self._dtype = NUMPY_TYPE[graphs.compute]
+        self._memory = providers[0].memory
         # A decode step would spend most of its time on making floats of integers again.
         fold = bundle.manifest.precision.llm in ("int8", "int4")
-        self._session = Session(bundle.file(LLM_GRAPH), threads or _core.usable_cores(), fold_weights=fold)
+        self._session = Session(
+            bundle.file(graphs.file("llm")),
+            threads or _core.usable_cores(),
+            fold_weights=fold,
+            providers=providers,
+        )
         self._ports = [port for layer in range(self._llm.layers) for port in cache_ports(layer)]
         self._cache_tokens = cache_tokens
         self._sequences: dict[int, SequenceCache] = {}
@@ -74,7 +100,7 @@ class OnnxDecoder:
     def new_sequence(self) -> int:
         """Starts an empty sequence."""
         with self._lock:
-            return self._add(SequenceCache(self._llm))
+            return self._add(SequenceCache(self._llm, self._dtype, self._memory))
 
     def fork(self, sequence: int) -> int:
         """Starts a sequence with the same content; keys and values are copied.
@@ -107,7 +133,7 @@ class OnnxDecoder:
             length = cache.length + len(embeddings)
             self._require_free(len(embeddings))
             cache.make_room(length)
-            logits = np.empty((len(embeddings) if all_logits else 1, self._llm.vocab_size), np.float32)
+            logits = np.empty((len(embeddings) if all_logits else 1, self._llm.vocab_size), self._dtype)
             chunk = self._chunk(cache.capacity)
             for begin in range(0, len(embeddings), chunk):
                 end = min(begin + chunk, len(embeddings))
@@ -119,7 +145,7 @@ class OnnxDecoder:
                     rows, out = np.arange(0), logits[:0]
                 self._run(cache, cache.length + begin, length, embeddings[begin:end], rows, out)
             cache.length = length
-            return logits
+            return logits.astype(np.float32, copy=False)
 
     def decode(self, sequences: Sequence[int], embeddings: Float32Array) -> Float32Array:
         """Appends row i of ``embeddings`` [len(sequences), hidden] to sequence i.
@@ -146,7 +172,7 @@ class OnnxDecoder:
             self._require_free(len(caches))
             for cache in caches:
                 cache.make_room(cache.length + 1)
-            logits = np.empty((len(caches), self._llm.vocab_size), np.float32)
+            logits = np.empty((len(caches), self._llm.vocab_size), self._dtype)
             row = np.zeros(1, np.int64)
             for i, cache in enumerate(caches):
                 self._run(
@@ -154,7 +180,7 @@ class OnnxDecoder:
                 )
             for cache in caches:
                 cache.length += 1
-            return logits
+            return logits.astype(np.float32, copy=False)
 
     def _run(
         self,
@@ -163,21 +189,26 @@ class OnnxDecoder:
         length: int,
         embeddings: Float32Array,
         rows: npt.NDArray[np.int64],
-        logits: Float32Array,
+        logits: npt.NDArray[Any],
     ) -> None:
         """Computes n embeddings at ``position`` of a sequence that will have ``length`` tokens."""
-        n = len(embeddings)
-        cos, sin = rotary_tables(self._llm, position, position + n, length)
-        mask = np.arange(cache.capacity) <= np.arange(position, position + n)[:, None]
-        inputs = {
-            EMBEDDINGS: embeddings[None],
-            COS: cos,
-            SIN: sin,
-            MASK: mask[None, None],
-            WRITE_INDICES: np.array([position], np.int64),
+        end = position + len(embeddings)
+        cos, sin = rotary_tables(self._llm, position, end, length)
+        inputs: dict[str, Tensor] = {
+            EMBEDDINGS: embeddings[None].astype(self._dtype, copy=False),
+            COS: cos.astype(self._dtype, copy=False),
+            SIN: sin.astype(self._dtype, copy=False),
             ROWS: rows,
         }
-        outputs = {LOGITS: logits}
+        if self._dialect == "ort":
+            inputs[LAST_POSITIONS] = np.array([end - 1], np.int32)
+            inputs[TOTAL_LENGTH] = np.array(end, np.int32)
+        else:
+            attended = min(cache.capacity, -(-end // ATTENDED) * ATTENDED)
+            mask = np.arange(attended) <= np.arange(position, end)[:, None]
+            inputs[MASK] = mask[None, None]
+            inputs[WRITE_INDICES] = np.array([position], np.int64)
+        outputs: dict[str, Tensor] = {LOGITS: logits}
         for (port_in, port_out), buffer in zip(self._ports, cache.buffers, strict=True):
             inputs[port_in] = outputs[port_out] = buffer
         self._session.run(inputs, outputs)

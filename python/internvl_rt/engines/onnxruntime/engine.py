@@ -12,6 +12,7 @@ from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.engines.embedding import EmbeddingTable
 from internvl_rt.engines.engine import EncodedTiles, Float32Array
 from internvl_rt.engines.onnxruntime.decoder import OnnxDecoder
+from internvl_rt.engines.onnxruntime.providers import choose_graph_set, choose_providers
 from internvl_rt.engines.onnxruntime.vision import OnnxVision
 from internvl_rt.errors import InternVLError
 
@@ -26,21 +27,37 @@ class OnnxEngine:
 
     name = "onnxruntime"
 
-    def __init__(self, bundle: Bundle, *, cache_tokens: int, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        cache_tokens: int,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+    ) -> None:
         """Loads the graphs.
 
         Args:
             bundle: an opened bundle.
             cache_tokens: tokens that all sequences hold together.
             threads: how many compute; None for all usable cores.
+            providers: ``cpu``, ``cuda``, ``tensorrt``, ``tensorrt-rtx``, ``openvino``, or ONNX Runtime's own
+                names, best first; the CPU where None. Plug-ins that are installed register themselves.
 
         Raises:
-            BundleError: if ONNX Runtime does not take a graph.
+            BundleError: if the bundle has no graphs that suit, or ONNX Runtime does not take one.
+            DeviceError: if a provider cannot be used here; the message says what to install.
         """
+        chosen = choose_providers(providers)
+        graphs = choose_graph_set(bundle, chosen)
+        self.providers = tuple(provider.key for provider in chosen)
+        self.graphs = graphs
         self._cache_tokens = cache_tokens
         self._embedding: EmbeddingTable | None = EmbeddingTable(bundle)
-        self._vision: OnnxVision | None = OnnxVision(bundle, threads)
-        self._decoder: OnnxDecoder | None = OnnxDecoder(bundle, cache_tokens, threads)
+        self._vision: OnnxVision | None = OnnxVision(bundle, threads, providers=chosen, graphs=graphs)
+        self._decoder: OnnxDecoder | None = OnnxDecoder(
+            bundle, cache_tokens, threads, providers=chosen, graphs=graphs
+        )
 
     @property
     def cache_tokens(self) -> int:

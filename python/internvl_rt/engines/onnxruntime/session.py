@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from internvl_rt.bundle.graph_sets import Compute
+from internvl_rt.engines.onnxruntime.providers import PROVIDERS, Provider, open_session
 from internvl_rt.errors import BundleError, InternVLError
 
 _FATAL = 4
+
+Tensor: TypeAlias = "npt.NDArray[Any] | onnxruntime.OrtValue"
+"""An array in the host's memory, or a value in a device's."""
+
+
+NUMPY_TYPE: dict[Compute, type[np.floating[Any]]] = {"fp32": np.float32, "fp16": np.float16}
+"""NumPy has no bfloat16, and no graph that is run here computes in it."""
 
 
 class Session:
     """One graph. Inputs and outputs are NumPy arrays that ONNX Runtime reads and writes in place."""
 
-    def __init__(self, path: Path, threads: int, *, fold_weights: bool) -> None:
+    def __init__(
+        self, path: Path, threads: int, *, fold_weights: bool, providers: Sequence[Provider] = ()
+    ) -> None:
         """Loads a graph.
 
         Args:
@@ -26,6 +37,7 @@ class Session:
             threads: how many compute.
             fold_weights: turn integer weights into floats once, now, instead of in every run: four (int8) or
                 eight (int4) times the memory, and no time spent on it afterwards.
+            providers: what ``choose_providers`` returned; the CPU where none.
 
         Raises:
             BundleError: if ONNX Runtime does not take the graph.
@@ -40,9 +52,7 @@ class Session:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         self._path = path
         try:
-            self._session: Any = onnxruntime.InferenceSession(
-                path, options, providers=["CPUExecutionProvider"]
-            )
+            self._session: Any = open_session(str(path), options, providers or (PROVIDERS["cpu"],))
         except Exception as error:
             raise BundleError(
                 f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it ({_first_line(error)}). "
@@ -50,21 +60,27 @@ class Session:
                 "Python 3.11; the native engine needs less."
             ) from error
 
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Computes ``outputs`` from ``inputs``; an array may be both where the graph updates it.
+    def run(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
+        """Computes ``outputs`` from ``inputs``; a tensor may be both where the graph updates it.
 
         Args:
-            inputs: contiguous arrays of the graph's types and shapes.
-            outputs: contiguous arrays, written by the call.
+            inputs: contiguous arrays, or values in a device's memory, of the graph's types and shapes.
+            outputs: likewise, written by the call.
 
         Raises:
             InternVLError: if ONNX Runtime fails.
         """
         binding = self._session.io_binding()
-        for name, array in inputs.items():
-            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        for name, array in outputs.items():
-            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        for name, value in inputs.items():
+            if isinstance(value, np.ndarray):
+                binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
+            else:
+                binding.bind_ortvalue_input(name, value)
+        for name, value in outputs.items():
+            if isinstance(value, np.ndarray):
+                binding.bind_output(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
+            else:
+                binding.bind_ortvalue_output(name, value)
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:

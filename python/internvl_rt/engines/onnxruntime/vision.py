@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from time import perf_counter
 
 import numpy as np
@@ -10,10 +11,13 @@ import numpy as np
 from internvl_rt import _core
 from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.bundle.graph_ports import FEATURES, HIDDEN, PIXEL_VALUES, SHUFFLED
-from internvl_rt.bundle.manifest import PROJECTOR_GRAPH, VIT_GRAPH
+from internvl_rt.bundle.graph_sets import GraphSet, Part
 from internvl_rt.engines.engine import EncodedTiles, Float32Array
-from internvl_rt.engines.onnxruntime.session import Session, contiguous
+from internvl_rt.engines.onnxruntime.providers import PROVIDERS, Provider, choose_graph_set
+from internvl_rt.engines.onnxruntime.session import NUMPY_TYPE, Session, contiguous
 from internvl_rt.errors import ImageError
+
+VISION_PARTS: tuple[Part, ...] = ("vit", "projector")
 
 
 class OnnxVision:
@@ -23,27 +27,40 @@ class OnnxVision:
     cannot depend on the others.
     """
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        threads: int | None = None,
+        *,
+        providers: Sequence[Provider] = (PROVIDERS["cpu"],),
+        graphs: GraphSet | None = None,
+    ) -> None:
         """Loads the two graphs.
 
         Args:
             bundle: an opened bundle.
             threads: how many compute; None for all usable cores.
+            providers: what ``choose_providers`` returned.
+            graphs: of the bundle; those that suit the first provider best where None.
 
         Raises:
-            BundleError: if ONNX Runtime does not take a graph.
+            BundleError: if the bundle has no graphs that suit, or ONNX Runtime does not take one.
         """
+        graphs = graphs or choose_graph_set(bundle, providers)
+        self._dtype = NUMPY_TYPE[graphs.compute]
         manifest = bundle.manifest
         threads = threads or _core.usable_cores()
         # Making floats of int8 weights in every run costs little beside a tile's hundreds of rows.
-        self._vit = Session(bundle.file(VIT_GRAPH), threads, fold_weights=False)
-        self._projector = Session(bundle.file(PROJECTOR_GRAPH), threads, fold_weights=False)
+        self._vit, self._projector = (
+            Session(bundle.file(graphs.file(part)), threads, fold_weights=False, providers=providers)
+            for part in VISION_PARTS
+        )
         self._pixels_shape = (3, manifest.vision.image_size, manifest.vision.image_size)
         self._features_shape = (manifest.tokens_per_tile, manifest.llm.hidden_size)
         self._block = manifest.projector.downsample
         self._version = manifest.projector.pixel_shuffle
         self._team = _core.ThreadTeam(1)  # the shuffle only moves memory
-        self._hidden = np.empty((1, 1 + manifest.vision.patches, manifest.vision.hidden_size), np.float32)
+        self._hidden = np.empty((1, 1 + manifest.vision.patches, manifest.vision.hidden_size), self._dtype)
         self._lock = threading.Lock()
 
     def encode_tiles(self, pixel_values: Float32Array) -> EncodedTiles:
@@ -53,22 +70,23 @@ class OnnxVision:
             ImageError: if the shape or type is another one.
         """
         self._check(pixel_values)
-        features = np.empty((len(pixel_values), *self._features_shape), np.float32)
+        features = np.empty((len(pixel_values), *self._features_shape), self._dtype)
         vit_s = projector_s = 0.0
         # One picture at a time: the memory of a tile is bounded, and so must be the number of them in flight.
         with self._lock:
             for tile in range(len(pixel_values)):
                 begin = perf_counter()
-                pixels = contiguous(pixel_values[tile : tile + 1])
+                pixels = contiguous(pixel_values[tile : tile + 1].astype(self._dtype, copy=False))
                 self._vit.run({PIXEL_VALUES: pixels}, {HIDDEN: self._hidden})
                 middle = perf_counter()
+                hidden = self._hidden.astype(np.float32, copy=False)
                 shuffled = _core.pixel_shuffle(
-                    self._hidden, block=self._block, version=self._version, team=self._team
-                )
+                    hidden, block=self._block, version=self._version, team=self._team
+                ).astype(self._dtype, copy=False)
                 self._projector.run({SHUFFLED: shuffled}, {FEATURES: features[tile : tile + 1]})
                 vit_s += middle - begin
                 projector_s += perf_counter() - middle
-        return EncodedTiles(features, vit_s * 1e3, projector_s * 1e3)
+        return EncodedTiles(features.astype(np.float32, copy=False), vit_s * 1e3, projector_s * 1e3)
 
     def _check(self, pixel_values: Float32Array) -> None:
         expected = f"float32 [tiles, {', '.join(str(n) for n in self._pixels_shape)}] with at least one tile"

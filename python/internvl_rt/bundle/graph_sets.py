@@ -1,0 +1,64 @@
+"""Which ONNX graphs a bundle may hold: one set per dialect and floating-point type, over the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Dialect = Literal["onnx24", "ort", "trt10"]
+Compute = Literal["fp32", "fp16", "bf16"]
+Part = Literal["vit", "projector", "llm"]
+
+PARTS: tuple[Part, ...] = ("vit", "projector", "llm")
+
+
+@dataclass(frozen=True)
+class GraphSet:
+    """The three graphs of a model in one dialect, computing in one floating-point type."""
+
+    dialect: Dialect
+    """``onnx24``: standard operators of at most opset 24. ``ort``: ONNX Runtime's own operators where they
+    are faster. ``trt10``: only what the ONNX parser of TensorRT 10.3 (JetPack 6) takes."""
+    compute: Compute
+    """The type of activations, of inputs and outputs, and of the KV cache."""
+
+    @property
+    def name(self) -> str:
+        """``ort``, ``trt10-fp16``, ...: what ``export --dialect`` takes; fp32 is not spelled out."""
+        return self.dialect if self.compute == "fp32" else f"{self.dialect}-{self.compute}"
+
+    def file(self, part: Part) -> str:
+        """The name of a graph's file: ``vit.onnx``, ``vit.trt10-fp16.onnx``."""
+        return f"{part}.onnx" if self == DEFAULT_GRAPH_SET else f"{part}.{self.name}.onnx"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files of all three graphs."""
+        return tuple(self.file(part) for part in PARTS)
+
+
+DEFAULT_GRAPH_SET = GraphSet("onnx24", "fp32")
+
+GRAPH_SETS: dict[str, GraphSet] = {
+    made.name: made
+    for made in (
+        DEFAULT_GRAPH_SET,
+        GraphSet("onnx24", "fp16"),
+        GraphSet("onnx24", "bf16"),
+        GraphSet("ort", "fp32"),
+        GraphSet("ort", "fp16"),
+        GraphSet("trt10", "fp32"),
+        GraphSet("trt10", "fp16"),
+        GraphSet("trt10", "bf16"),
+    )
+}
+"""Every set by name. ONNX Runtime has no bfloat16 kernels for the operators of ``ort``."""
+
+ALL_GRAPH_FILES = tuple(file for made in GRAPH_SETS.values() for file in made.files)
+
+
+def complete_sets(files: Iterable[str]) -> tuple[GraphSet, ...]:
+    """The sets whose three graphs are all among the names ``files``."""
+    names = set(files)
+    return tuple(made for made in GRAPH_SETS.values() if names.issuperset(made.files))
