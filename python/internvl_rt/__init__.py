@@ -24,7 +24,7 @@ from internvl_rt.errors import (
 if TYPE_CHECKING:
     from internvl_rt.export import export
     from internvl_rt.generation import AnswerStream
-    from internvl_rt.grounding import Box, parse_boxes
+    from internvl_rt.grounding import Box, Grounding, Location, draw_boxes, parse_boxes, parse_grounding
     from internvl_rt.images import TiledImage, tile_image
     from internvl_rt.loading import load
     from internvl_rt.model import Model
@@ -41,9 +41,11 @@ __all__ = [
     "CacheFullError",
     "CheckpointError",
     "DeviceError",
+    "Grounding",
     "ImageError",
     "ImageFeatures",
     "InternVLError",
+    "Location",
     "Model",
     "Piece",
     "PromptError",
@@ -52,9 +54,11 @@ __all__ = [
     "Timings",
     "Usage",
     "__version__",
+    "draw_boxes",
     "export",
     "load",
     "parse_boxes",
+    "parse_grounding",
     "tile_image",
 ]
 
@@ -63,15 +67,19 @@ _DEFINED_IN = {
     "Answer": "results",
     "AnswerStream": "generation",
     "Box": "grounding",
+    "Grounding": "grounding",
     "ImageFeatures": "results",
+    "Location": "grounding",
     "Model": "model",
     "Piece": "results",
     "RenderedPrompt": "prompts.render",
     "TiledImage": "images",
     "Timings": "results",
     "Usage": "results",
+    "draw_boxes": "grounding",
     "load": "loading",
     "parse_boxes": "grounding",
+    "parse_grounding": "grounding",
     "tile_image": "images",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from time import perf_counter
 from types import TracebackType
@@ -23,13 +24,11 @@ PREFILL_CHUNK = 512
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt that is ready for an engine, and how its answer becomes text."""
+    """A prompt that is ready for an engine, and what its answers are told about."""
 
     input_ids: npt.NDArray[np.int64]
     features: Float32Array | None
     """[image tokens, hidden]: one row for each image context id. Not used once the answer is cancelled."""
-    chooser: TokenChooser
-    detokeniser: Detokeniser
     grounding_text: Callable[[Sequence[int]], str]
     """The text of token ids with the grounding tokens kept."""
     stop_ids: frozenset[int]
@@ -39,6 +38,15 @@ class Question:
     image_sizes: tuple[tuple[int, int], ...]
     started: float
     """``perf_counter()`` at the call, in seconds."""
+
+
+@dataclass(frozen=True)
+class Writer:
+    """What one of the answers to a question has of its own."""
+
+    settings: GenerationSettings
+    chooser: TokenChooser
+    detokeniser: Detokeniser
 
 
 class AnswerStream:
@@ -92,7 +100,7 @@ class AnswerStream:
 def answer_pieces(
     engine: Engine,
     question: Question,
-    settings: GenerationSettings,
+    writer: Writer,
     context_tokens: int,
     cancelled: threading.Event,
 ) -> Generator[Piece, None, None]:
@@ -101,32 +109,86 @@ def answer_pieces(
     Args:
         engine: computes the logits.
         question: the prompt; at least one token shorter than ``context_tokens``.
-        settings: when to stop.
+        writer: chooses the tokens.
         context_tokens: prompt and answer together end here.
         cancelled: when set, the answer ends after the token that is being computed.
 
     Raises:
         CacheFullError: if other sequences left too little of the cache.
     """
-    draft = _Draft(question, settings, context_tokens - len(question.input_ids))
-    sequence = engine.new_sequence()
+    draft = _Draft(question, writer, context_tokens)
+    with closing(_steps(engine, question, [draft], cancelled)) as steps:
+        for _ in steps:
+            yield draft.piece()
+    yield draft.last_piece()
+
+
+def all_answers(
+    engine: Engine,
+    question: Question,
+    writers: Sequence[Writer],
+    context_tokens: int,
+    cancelled: threading.Event,
+) -> list[Answer]:
+    """Generates several answers to one question: one prefill, then one batch per step.
+
+    The prompt's keys and values are forked, and an answer that has ended leaves the batch. An answer does not
+    depend on the others. However it ends, every sequence is dropped.
+
+    Args:
+        engine: computes the logits.
+        question: the prompt; at least one token shorter than ``context_tokens``.
+        writers: one for each answer, in the order of the answers.
+        context_tokens: prompt and one answer together end here.
+        cancelled: when set, all answers end after the step that is being computed.
+
+    Raises:
+        CacheFullError: if there is too little of the cache for all of them.
+    """
+    drafts = [_Draft(question, writer, context_tokens) for writer in writers]
+    with closing(_steps(engine, question, drafts, cancelled)) as steps:
+        for _ in steps:
+            pass
+    return [draft.answer() for draft in drafts]
+
+
+def _steps(
+    engine: Engine, question: Question, drafts: Sequence[_Draft], cancelled: threading.Event
+) -> Generator[None, None, None]:
+    """Writes all drafts, a token a step; it stops between two steps, not after the last one."""
+    sequences = [engine.new_sequence()]
     try:
         begun = perf_counter()
-        logits = _prefill(engine, sequence, question, cancelled)
-        draft.prefill_ms = ms_since(begun)
-        while logits is not None:
-            token = question.chooser.choose(logits)
-            draft.add(token, begun)
-            if draft.finish_reason is not None or cancelled.is_set():
-                break
-            yield draft.piece()
+        logits = _prefill(engine, sequences[0], question, cancelled)
+        prefill_ms = ms_since(begun)
+        for draft in drafts:
+            draft.prefill_ms = prefill_ms
+        if logits is None:
+            return
+        while len(sequences) < len(drafts):
+            sequences.append(engine.fork(sequences[0]))
+        writing = dict(zip(sequences, drafts, strict=True))
+        logits = np.broadcast_to(logits, (len(drafts), len(logits)))
+        while True:
+            tokens = []
+            for row, (sequence, draft) in enumerate(list(writing.items())):
+                token = draft.choose(logits[row], begun)
+                if draft.finish_reason is None:
+                    tokens.append(token)
+                else:
+                    del writing[sequence]
+                    sequences.remove(sequence)
+                    engine.drop(sequence)
+            if not writing or cancelled.is_set():
+                return
+            yield
             if cancelled.is_set():
-                break
+                return
             begun = perf_counter()
-            logits = engine.decode([sequence], [token])[0]
+            logits = engine.decode(list(writing), tokens)
     finally:
-        engine.drop(sequence)
-    yield draft.last_piece()
+        for sequence in sequences:
+            engine.drop(sequence)
 
 
 def ms_since(begun: float) -> float:
@@ -152,9 +214,12 @@ def _prefill(
 class _Draft:
     """An answer that is being written."""
 
-    def __init__(self, question: Question, settings: GenerationSettings, room: int) -> None:
+    def __init__(self, question: Question, writer: Writer, context_tokens: int) -> None:
+        settings = writer.settings
         self._question = question
-        self._most = min(settings.max_new_tokens, room)
+        self._chooser = writer.chooser
+        self._detokeniser = writer.detokeniser
+        self._most = min(settings.max_new_tokens, context_tokens - len(question.input_ids))
         self._stop_ids = frozenset() if settings.ignore_stop_tokens else question.stop_ids
         self._strip = _Strip()
         self._token_ids: list[int] = []
@@ -163,22 +228,29 @@ class _Draft:
         self._sent_texts = 0
         self._first_token_ms: float | None = None
         self._later_ms: list[float] = []
+        self._total_ms: float | None = None
         self.prefill_ms = 0.0
         self.finish_reason: FinishReason | None = None
 
-    def add(self, token: int, begun: float) -> None:
-        """Takes the token of the step that began at ``begun`` and ends now."""
+    def choose(self, logits: Float32Array, begun: float) -> int:
+        """Chooses the token of the step that began at ``begun`` from its logits [vocab]."""
+        token = self._chooser.choose(logits)
         if self._first_token_ms is None:
             self._first_token_ms = ms_since(self._question.started)
         else:
             self._later_ms.append(ms_since(begun))
+        self._add(token)
+        if self.finish_reason is not None:
+            self._total_ms = ms_since(self._question.started)
+        return token
+
+    def _add(self, token: int) -> None:
         if token in self._stop_ids:
             self.finish_reason = "stop"
             return
         self._token_ids.append(token)
-        detokeniser = self._question.detokeniser
-        self._texts.append(self._strip.push(detokeniser.push(token)))
-        if detokeniser.stopped is not None:
+        self._texts.append(self._strip.push(self._detokeniser.push(token)))
+        if self._detokeniser.stopped is not None:
             self.finish_reason = "stop"
         elif len(self._token_ids) >= self._most:
             self.finish_reason = "length"
@@ -192,12 +264,14 @@ class _Draft:
 
     def last_piece(self) -> Piece:
         """The rest, with the whole answer."""
-        self._texts.append(self._strip.push(self._question.detokeniser.finish()))
-        return replace(self.piece(), result=self._answer())
+        result = self.answer()
+        return replace(self.piece(), result=result)
 
-    def _answer(self) -> Answer:
+    def answer(self) -> Answer:
+        """The whole answer; the draft is not written on afterwards."""
+        self._texts.append(self._strip.push(self._detokeniser.finish()))
         question = self._question
-        total_ms = ms_since(question.started)
+        total_ms = ms_since(question.started) if self._total_ms is None else self._total_ms
         later = self._later_ms
         return Answer(
             text="".join(self._texts),

@@ -1,4 +1,4 @@
-"""Bounding boxes in answers.
+"""Bounding boxes in answers: reading them, drawing them, and the question that asks for one.
 
 InternVL writes ``<ref>label</ref><box>[[x1, y1, x2, y2], ...]</box>`` with coordinates from 0 to 1000
 relative to the whole original picture, however it was tiled. Where special tokens were left out of the
@@ -8,17 +8,45 @@ text, ``label[[x1, y1, x2, y2]]`` remains.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from internvl_rt.errors import ImageError, PromptError
+from internvl_rt.prompts.control_tokens import GROUNDING_TOKENS, IMAGE_MARK
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
+
+    from internvl_rt.images import ImageSource
+    from internvl_rt.results import Answer
 
 COORDINATE_RANGE = 1000.0
 """Coordinates are thousandths of the picture's width and height."""
 
+LOCATE_PROMPT = (
+    "Please provide the bounding box coordinate of the region this sentence describes: <ref>{}</ref>"
+)
+"""The question that the models were trained on, with ``{}`` for the phrase."""
+
 _NUMBER = r"\s*(-?\d{1,9}(?:\.\d{1,9})?)\s*"
-_QUAD = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]")
+_PAIR = rf"\[{_NUMBER},{_NUMBER}\]"
+_SHAPE = re.compile(
+    "|".join(
+        (
+            rf"\[{','.join([_NUMBER] * 4)}\]",
+            rf"\[{','.join([_NUMBER] * 8)}\]",
+            r"\s*,\s*".join([_PAIR] * 4),
+        )
+    )
+)
+"""A box, or one of the two ways to write the four corners of a quad."""
 _REF = re.compile(r"<ref>(.*?)</ref>", re.DOTALL)
 _MARK = re.compile(r"</?(?:ref|box|quad)>")
+_GROUP = re.compile(r"\[[^\[\]]*\]?")
+_SHOWN = 60
+"""Characters of the text that a problem quotes."""
 
 
 @dataclass(frozen=True)
@@ -26,18 +54,49 @@ class Box:
     """A labelled rectangle in pixels of the original picture, x1 <= x2 and y1 <= y2, from the top left."""
 
     label: str
+    """The empty string where the answer names none."""
     x1: float
     y1: float
     x2: float
     y2: float
+    corners: tuple[tuple[float, float], ...] | None = None
+    """The four corners (x, y) of a quad, in the order of the answer; the rectangle is the one around them."""
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """What was read from an answer."""
+
+    boxes: tuple[Box, ...]
+    problems: tuple[str, ...]
+    """What was passed over or put right, a sentence each. None where the answer is as it should be."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a phrase is in a picture, see ``Model.locate``."""
+
+    phrase: str
+    boxes: tuple[Box, ...]
+    """In pixels of the original picture; none where the answer holds none."""
+    problems: tuple[str, ...]
+    """See ``Grounding``."""
+    answer: Answer
 
 
 def parse_boxes(text: str, image_size: tuple[int, int]) -> list[Box]:
-    """Reads every bounding box of an answer.
+    """Reads every bounding box of an answer: the boxes of ``parse_grounding``."""
+    return list(parse_grounding(text, image_size).boxes)
+
+
+def parse_grounding(text: str, image_size: tuple[int, int]) -> Grounding:
+    """Reads every box and quad of an answer, and tells what is wrong with it.
 
     Both forms are read, with the grounding tokens and without. Without them a label is what stands
     before the box on its line. Corners in the wrong order are swapped, coordinates outside of the picture
-    are moved to its edge, and brackets that are not four numbers are passed over.
+    are moved to its edge, and brackets that are no box are passed over; each of these is a problem that is
+    told. Four numbers are a box, and eight a quad (the papers name quads and show none: their order of
+    corners is the model's).
 
     Args:
         text: an answer.
@@ -52,27 +111,162 @@ def parse_boxes(text: str, image_size: tuple[int, int]) -> list[Box]:
             f"boxes are read from an answer's text, a str; found {type(text).__name__}. "
             "Give answer.grounding_text, or call answer.boxes()."
         )
-    width, height = _checked_size(image_size)
+    size = _checked_size(image_size)
     boxes: list[Box] = []
+    problems: list[str] = []
     label, end = "", 0
-    for match in _QUAD.finditer(text):
+    for match in _SHAPE.finditer(text):
         between = text[end : match.start()]
+        problems += _malformed(between)
         end = match.end()
         if not boxes or between.strip(" \t\r\n[],"):
             label = _label(between)
         elif "]" in between:
             label = ""  # the group was closed and another one opened without a label
-        x1, y1, x2, y2 = (min(max(float(value), 0.0), COORDINATE_RANGE) for value in match.groups())
-        boxes.append(
-            Box(
-                label,
-                min(x1, x2) / COORDINATE_RANGE * width,
-                min(y1, y2) / COORDINATE_RANGE * height,
-                max(x1, x2) / COORDINATE_RANGE * width,
-                max(y1, y2) / COORDINATE_RANGE * height,
-            )
-        )
-    return boxes
+        numbers = [float(number) for number in match.groups() if number is not None]
+        boxes.append(_box(label, numbers, size, _quoted(match[0]), problems))
+    problems += _malformed(text[end:])
+    for name in ("ref", "box", "quad"):
+        opened, closed = text.count(f"<{name}>"), text.count(f"</{name}>")
+        if opened != closed:
+            problems.append(f"<{name}> stands {opened} times and </{name}> {closed} times.")
+    return Grounding(tuple(boxes), tuple(problems))
+
+
+def draw_boxes(
+    image: ImageSource,
+    boxes: Iterable[Box],
+    *,
+    line_width: int | None = None,
+    font: str | Path | None = None,
+) -> PilImage:
+    """Draws boxes and quads with their labels, a colour for each label.
+
+    Args:
+        image: anything that ``decode_image`` takes; it is not changed.
+        boxes: in pixels of that picture.
+        line_width: in pixels; by the picture's size where None.
+        font: a TrueType or OpenType file for the labels; Pillow's own font, which is Latin, where None.
+
+    Returns:
+        a new RGB picture of the same size.
+
+    Raises:
+        ImageError: if the picture or the font cannot be read, or ``line_width`` is not positive.
+        PromptError: if ``boxes`` are not ``Box``.
+    """
+    from PIL import Image, ImageDraw
+
+    from internvl_rt.images import decode_image
+
+    picture = Image.fromarray(decode_image(image)).copy()
+    drawn = list(boxes)
+    for box in drawn:
+        if not isinstance(box, Box):
+            raise PromptError(f"draw_boxes takes Box, as parse_boxes makes them; found {type(box).__name__}.")
+    if line_width is None:
+        line_width = max(2, round(max(picture.size) / 250))
+    if isinstance(line_width, bool) or not isinstance(line_width, int) or line_width < 1:
+        raise ImageError(f"line_width must be an integer of at least 1 pixel, not {line_width!r}.")
+    letters = _font(font, max(11, round(max(picture.size) / 45)))
+    draw = ImageDraw.Draw(picture)
+    colours: dict[str, str] = {}
+    for box in drawn:
+        colour = colours.setdefault(box.label, _COLOURS[len(colours) % len(_COLOURS)])
+        if box.corners is None:
+            draw.rectangle((box.x1, box.y1, box.x2, box.y2), outline=colour, width=line_width)
+        else:
+            draw.line((*box.corners, box.corners[0]), fill=colour, width=line_width, joint="curve")
+        if box.label:
+            _draw_label(draw, box, colour, letters, picture.size)
+    return picture
+
+
+def locate_question(phrase: str, prompt: str = LOCATE_PROMPT) -> str:
+    """The question for a phrase's box.
+
+    Raises:
+        PromptError: if the phrase is empty or holds a grounding token or ``<image>``, or the prompt has no
+            place for it.
+    """
+    if not isinstance(phrase, str) or not phrase.strip():
+        raise PromptError(f"a phrase that names something in the picture is expected; found {phrase!r}.")
+    for token in (*GROUNDING_TOKENS, IMAGE_MARK):
+        if token in phrase:
+            raise PromptError(f"the phrase {phrase!r} holds {token}. Give the words alone.")
+    if not isinstance(prompt, str) or prompt.count("{}") != 1:
+        raise PromptError(f"a prompt for locate has one {{}} where the phrase stands; found {prompt!r:.200}.")
+    return prompt.replace("{}", phrase.strip())
+
+
+_COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#f032e6")
+
+
+def _font(path: str | Path | None, size: int) -> Any:
+    from PIL import ImageFont
+
+    if path is not None:
+        try:
+            return ImageFont.truetype(str(path), size)
+        except (OSError, ImportError) as error:
+            raise ImageError(f"{path}: is not a font that can be read ({error}).") from error
+    try:
+        return ImageFont.load_default(size)
+    except (TypeError, ImportError):  # Pillow before 10.1, or without FreeType: one size
+        return ImageFont.load_default()
+
+
+def _draw_label(draw: Any, box: Box, colour: str, letters: Any, size: tuple[int, int]) -> None:
+    text = box.label.splitlines()[0][:_SHOWN]
+    try:
+        left, top, right, bottom = draw.textbbox((0, 0), text, font=letters)
+    except UnicodeEncodeError:  # Pillow's font of one size knows Latin 1 alone
+        text = text.encode("latin-1", "replace").decode("latin-1")
+        left, top, right, bottom = draw.textbbox((0, 0), text, font=letters)
+    width, height = right - left + 4, bottom - top + 4
+    # Above the box where there is room, and never outside of the picture.
+    x = max(0.0, min(box.x1, size[0] - width))
+    y = box.y1 - height if box.y1 >= height else min(box.y1, size[1] - height)
+    draw.rectangle((x, y, x + width, y + height), fill=colour)
+    draw.text((x + 2 - left, y + 2 - top), text, fill="white", font=letters)
+
+
+def _box(
+    label: str, numbers: list[float], size: tuple[float, float], quoted: str, problems: list[str]
+) -> Box:
+    inside = [min(max(number, 0.0), COORDINATE_RANGE) for number in numbers]
+    if inside != numbers:
+        problems.append(f"{quoted} has coordinates outside of 0 to 1000; they were moved to the edge.")
+    points = [
+        (x / COORDINATE_RANGE * size[0], y / COORDINATE_RANGE * size[1])
+        for x, y in zip(inside[::2], inside[1::2], strict=True)
+    ]
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    if len(points) == 2 and (xs[0] > xs[1] or ys[0] > ys[1]):
+        problems.append(f"{quoted} has its corners in the wrong order; they were swapped.")
+    if min(xs) == max(xs) or min(ys) == max(ys):
+        problems.append(f"{quoted} has no area.")
+    return Box(label, min(xs), min(ys), max(xs), max(ys), tuple(points) if len(points) == 4 else None)
+
+
+def _malformed(between: str) -> list[str]:
+    """What looks like a box in a text that holds none."""
+    found = []
+    for match in _GROUP.finditer(between):
+        inner = match[0].strip("[]")
+        if "," not in inner or not any(character.isdigit() for character in inner):
+            continue
+        reason = "was cut off" if not match[0].endswith("]") else "is neither four numbers nor eight"
+        found.append(f"{_quoted(match[0])} {reason}; it was passed over.")
+    for name in ("box", "quad"):
+        # A pair of marks that encloses no shape; one whose shape was read has its ends in two texts.
+        enclosed = re.findall(rf"<{name}>[^<]*</{name}>", between)
+        found += [f"{_quoted(whole)} holds no box." for whole in enclosed if "," not in whole]
+    return found
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…")
 
 
 def _checked_size(image_size: tuple[int, int]) -> tuple[float, float]:
@@ -91,6 +285,6 @@ def _label(before: str) -> str:
     if refs:
         return str(refs[-1]).strip()
     plain = _MARK.sub("", before)
-    # The brackets that open the list of boxes, and those that closed the last one.
-    plain = plain.rstrip(" \t\r\n[").lstrip(" \t\r\n],.;")
+    # The brackets that open the list of boxes, and those that closed the last one or were no box.
+    plain = plain.rstrip(" \t\r\n[").rpartition("]")[2].lstrip(" \t\r\n,.;")
     return plain.splitlines()[-1].strip(" \t:") if plain else ""

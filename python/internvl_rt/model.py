@@ -8,34 +8,37 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from internvl_rt.asking import AskArguments, Asked, Detail, Image, TileBudget, ask
 from internvl_rt.bundle.manifest import Manifest
 from internvl_rt.engines.engine import Engine, Float32Array
 from internvl_rt.errors import CacheFullError, ImageError, PromptError
-from internvl_rt.generation import AnswerStream, Question, answer_pieces, ms_since
+from internvl_rt.generation import AnswerStream, Question, Writer, all_answers, answer_pieces, ms_since
+from internvl_rt.grounding import LOCATE_PROMPT, Location, locate_question
 from internvl_rt.guarded_engine import GuardedEngine
-from internvl_rt.images import ImageSource, decode_image, tile_pixel_values
+from internvl_rt.images import decode_image, tile_pixel_values
 from internvl_rt.prompts.detokenise import Detokeniser
-from internvl_rt.prompts.messages import Conversation, History, Messages, conversation
+from internvl_rt.prompts.messages import Messages
 from internvl_rt.prompts.render import PromptRenderer, RenderedPrompt
 from internvl_rt.prompts.tokenizer import PromptTokenizer
 from internvl_rt.results import Answer, ImageFeatures, Piece, Timings, Usage
-from internvl_rt.sampling import TokenChooser
-from internvl_rt.settings import GenerationArguments, GenerationSettings, generation_settings
+from internvl_rt.sampling import TokenChooser, new_seed
+from internvl_rt.settings import (
+    GenerationArguments,
+    GenerationSettings,
+    checked_sequences,
+    generation_settings,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 TILES_PER_CALL = 4
 """Tiles that one engine call encodes: between two calls a generation can be stopped."""
-
-Image: TypeAlias = "ImageSource | ImageFeatures"
-"""A path, the bytes of a file, a PIL image, a uint8 RGB array [height, width, 3], a CPU array of another
-library with ``__dlpack__`` of that form, or ``ImageFeatures``."""
 
 
 class Model:
@@ -85,16 +88,32 @@ class Model:
         """Tokens that one prompt and its answer may have together."""
         return self._context_tokens
 
+    @overload
     def chat(
         self,
         question: str | Messages,
         images: Sequence[Image] | Image | None = None,
         *,
-        history: History = (),
-        system: str | None = None,
-        max_tiles: int | None = None,
-        **settings: Unpack[GenerationArguments],
-    ) -> Answer:
+        num_return_sequences: None = None,
+        **arguments: Unpack[AskArguments],
+    ) -> Answer: ...
+    @overload
+    def chat(
+        self,
+        question: str | Messages,
+        images: Sequence[Image] | Image | None = None,
+        *,
+        num_return_sequences: int,
+        **arguments: Unpack[AskArguments],
+    ) -> list[Answer]: ...
+    def chat(
+        self,
+        question: str | Messages,
+        images: Sequence[Image] | Image | None = None,
+        *,
+        num_return_sequences: int | None = None,
+        **arguments: Unpack[AskArguments],
+    ) -> Answer | list[Answer]:
         """Answers a question.
 
         Args:
@@ -102,32 +121,35 @@ class Model:
                 messages ``[{"role": "user", "content": [{"type": "image", "image": ...},
                 {"type": "text", "text": "..."}]}]``.
             images: pictures in the order of their places, those of ``history`` included.
-            history: earlier (question, answer) pairs.
-            system: replaces the system message.
-            max_tiles: the most tiles that a picture is cut into, its thumbnail not counted. Where None, the
-                model's own figure is divided among the pictures, as in its training.
-            settings: see ``GenerationSettings``: max_new_tokens, do_sample, temperature, top_p, top_k,
+            num_return_sequences: answer so many times, and return a list. Pictures are encoded once, the
+                prompt is computed once, and the answers are written together, one batch per token. Each is
+                drawn from a stream of random numbers of its own: answer i does not depend on how many there
+                are, and the first is the one that is given without this argument. More than one need
+                ``do_sample``.
+            arguments: about the question, see ``AskArguments``: history, system, max_tiles, detail; and about
+                the answer, see ``GenerationSettings``: max_new_tokens, do_sample, temperature, top_p, top_k,
                 repetition_penalty, seed, stop, keep_special_tokens, ignore_stop_tokens.
+
+        Returns:
+            the answer; a list of answers where ``num_return_sequences`` was given.
 
         Raises:
             PromptError: if the question, its length or a setting does not fit the model.
             ImageError: if a picture cannot be decoded, or its features are of another bundle.
             CacheFullError: if other answers that are being written left too little of the cache.
         """
-        stream = self.stream(
-            question, images, history=history, system=system, max_tiles=max_tiles, **settings
-        )
-        return _finish(stream)
+        asked = ask(question, images, arguments)
+        never = threading.Event()
+        if num_return_sequences is None:
+            return _finish(self._pieces(asked, never))
+        writers = self._writers(asked.settings, num_return_sequences)
+        return all_answers(self._engine, self._prepared(asked, never), writers, self._context_tokens, never)
 
     def stream(
         self,
         question: str | Messages,
         images: Sequence[Image] | Image | None = None,
-        *,
-        history: History = (),
-        system: str | None = None,
-        max_tiles: int | None = None,
-        **settings: Unpack[GenerationArguments],
+        **arguments: Unpack[AskArguments],
     ) -> AnswerStream:
         """Answers a question piece by piece. Arguments and errors are those of ``chat``.
 
@@ -135,33 +157,49 @@ class Model:
             an iterator; its last piece carries the whole answer, which is the one that ``chat`` returns. Form
             and settings are checked at once; everything else happens while the iterator is advanced.
         """
-        checked = generation_settings(settings)
-        asked = conversation(question, images=_as_list(images), history=history, system=system)
+        asked = ask(question, images, arguments)
+        return AnswerStream(lambda cancelled: self._pieces(asked, cancelled))
 
-        def start(cancelled: threading.Event) -> Generator[Piece, None, None]:
-            started = perf_counter()
-            pictures = self._pictures(asked, max_tiles)
-            rendered = self._renderer.render(asked, [picture.tiles for picture in pictures])
-            self._check_length(len(rendered.input_ids), [picture.tiles for picture in pictures])
-            self._check_free(len(rendered.input_ids))
-            features, timings = self._encode_pictures(pictures, cancelled)
-            question = self._question(rendered.input_ids, features, checked, pictures, timings, started)
-            yield from answer_pieces(self._engine, question, checked, self._context_tokens, cancelled)
+    def locate(
+        self,
+        phrase: str,
+        image: Image,
+        *,
+        prompt: str = LOCATE_PROMPT,
+        **arguments: Unpack[AskArguments],
+    ) -> Location:
+        """Asks where something is in a picture, with the question that the models were trained on.
 
-        return AnswerStream(start)
+        Args:
+            phrase: names it, such as ``"red cube"``.
+            image: see ``chat``.
+            prompt: another question, with ``{}`` for the phrase.
+            arguments: see ``chat``.
 
-    def encode(self, image: Image, *, max_tiles: int | None = None) -> ImageFeatures:
+        Returns:
+            boxes in pixels of the original picture, what is malformed in the answer, and the answer.
+
+        Raises:
+            PromptError: if the phrase is empty or holds grounding tokens; and as ``chat``.
+        """
+        answer = self.chat(locate_question(phrase, prompt), [image], **arguments)
+        found = answer.grounding()
+        return Location(phrase, found.boxes, found.problems, answer)
+
+    def encode(self, image: Image, *, max_tiles: int | None = None, detail: Detail = "auto") -> ImageFeatures:
         """Encodes a picture once, to be asked about many times.
 
         Args:
             image: see ``chat``; features of this bundle are returned as they are.
-            max_tiles: the most tiles that the picture is cut into; the model's own figure where None.
+            max_tiles: the most tiles that the picture is cut into, 1 to 40.
+            detail: chooses it where ``max_tiles`` is None; see ``AskArguments``.
 
         Raises:
             ImageError: if the picture cannot be decoded, or its features are of another bundle.
+            PromptError: if ``detail`` is none of the three, or given beside ``max_tiles``.
         """
         started = perf_counter()
-        picture = self._picture(image, max_tiles)
+        picture = self._picture(image, TileBudget(max_tiles, detail).per_picture(self.manifest.tiling, 1))
         if picture.features is not None:
             return picture.features
         encoded = self._encode_picture(picture, threading.Event())
@@ -172,17 +210,14 @@ class Model:
         self,
         question: str | Messages,
         images: Sequence[Image] | Image | None = None,
-        *,
-        history: History = (),
-        system: str | None = None,
-        max_tiles: int | None = None,
+        **arguments: Unpack[AskArguments],
     ) -> RenderedPrompt:
         """The prompt that ``chat`` would give to the model, its image places expanded.
 
         Pictures are decoded for their size and not encoded. Arguments and errors are those of ``chat``.
         """
-        asked = conversation(question, images=_as_list(images), history=history, system=system)
-        return self._renderer.render(asked, [picture.tiles for picture in self._pictures(asked, max_tiles)])
+        asked = ask(question, images, arguments)
+        return self._renderer.render(asked.conversation, [picture.tiles for picture in self._pictures(asked)])
 
     def encode_pixels(self, pixel_values: npt.ArrayLike) -> Float32Array:
         """Encodes normalised tiles.
@@ -227,32 +262,56 @@ class Model:
         finally:
             self._engine.drop(sequence)
 
+    @overload
     def generate(
         self,
         input_ids: npt.ArrayLike,
         image_features: Any = None,
+        *,
+        num_return_sequences: None = None,
         **settings: Unpack[GenerationArguments],
-    ) -> Answer:
+    ) -> Answer: ...
+    @overload
+    def generate(
+        self,
+        input_ids: npt.ArrayLike,
+        image_features: Any = None,
+        *,
+        num_return_sequences: int,
+        **settings: Unpack[GenerationArguments],
+    ) -> list[Answer]: ...
+    def generate(
+        self,
+        input_ids: npt.ArrayLike,
+        image_features: Any = None,
+        *,
+        num_return_sequences: int | None = None,
+        **settings: Unpack[GenerationArguments],
+    ) -> Answer | list[Answer]:
         """Continues a prompt of token ids.
 
         Args:
             input_ids: integers [n].
             image_features: see ``logits``.
+            num_return_sequences: see ``chat``.
             settings: see ``GenerationSettings``.
+
+        Returns:
+            the answer; a list of answers where ``num_return_sequences`` was given.
 
         Raises:
             PromptError: if ids, features, the prompt's length or a setting do not fit the model.
             CacheFullError: if other answers that are being written left too little of the cache.
         """
         checked = generation_settings(settings)
+        writers = self._writers(checked, num_return_sequences)
         ids = self._checked_ids(input_ids)
         features = self._checked_features(image_features)
         self._check_length(len(ids), [])
         self._check_free(len(ids))
-        started = perf_counter()
-        question = self._question(ids, features, checked, [], Timings(), started)
-        pieces = answer_pieces(self._engine, question, checked, self._context_tokens, threading.Event())
-        return _finish(pieces)
+        question = self._question(ids, features, [], Timings(), perf_counter())
+        answers = all_answers(self._engine, question, writers, self._context_tokens, threading.Event())
+        return answers[0] if num_return_sequences is None else answers
 
     def close(self) -> None:
         """Frees the model's memory once the calls that are running are done. Calling it twice is fine."""
@@ -272,12 +331,50 @@ class Model:
     def __repr__(self) -> str:
         return f"Model({self.manifest.name!r}, engine={self.engine!r}, context_tokens={self.context_tokens})"
 
-    def _pictures(self, asked: Conversation, max_tiles: int | None) -> list[_Picture]:
-        if max_tiles is None and asked.images:
-            max_tiles = max(1, self.manifest.tiling.max_tiles // len(asked.images))
-        return [self._picture(image, max_tiles) for image in asked.images]
+    def _pieces(self, asked: Asked, cancelled: threading.Event) -> Generator[Piece, None, None]:
+        question = self._prepared(asked, cancelled)
+        (writer,) = self._writers(asked.settings, None)
+        yield from answer_pieces(self._engine, question, writer, self._context_tokens, cancelled)
 
-    def _picture(self, image: Image, max_tiles: int | None) -> _Picture:
+    def _prepared(self, asked: Asked, cancelled: threading.Event) -> Question:
+        """The question with its pictures encoded. Nothing is encoded for a prompt that does not fit."""
+        started = perf_counter()
+        pictures = self._pictures(asked)
+        tiles = [picture.tiles for picture in pictures]
+        rendered = self._renderer.render(asked.conversation, tiles)
+        self._check_length(len(rendered.input_ids), tiles)
+        self._check_free(len(rendered.input_ids))
+        features, timings = self._encode_pictures(pictures, cancelled)
+        return self._question(rendered.input_ids, features, pictures, timings, started)
+
+    def _writers(self, settings: GenerationSettings, sequences: int | None) -> list[Writer]:
+        """One writer for each of so many answers; one where the caller gave no number."""
+        if sequences is None:
+            return [self._writer(settings, None, 0)]
+        sequences = checked_sequences(sequences)
+        if sequences > 1 and not settings.do_sample:
+            raise PromptError(
+                f"num_return_sequences={sequences} without do_sample would give the same answer "
+                f"{sequences} times. Set do_sample=True."
+            )
+        seed = new_seed(settings)
+        return [self._writer(settings, seed, index) for index in range(sequences)]
+
+    def _writer(self, settings: GenerationSettings, seed: int | None, index: int) -> Writer:
+        return Writer(
+            settings,
+            TokenChooser(settings, seed, index),
+            Detokeniser(self._tokenizer, keep=settings.keep_special_tokens, stop=settings.stop),
+        )
+
+    def _pictures(self, asked: Asked) -> list[_Picture]:
+        images = asked.conversation.images
+        if not images:
+            return []
+        max_tiles = asked.tile_budget.per_picture(self.manifest.tiling, len(images))
+        return [self._picture(image, max_tiles) for image in images]
+
+    def _picture(self, image: Image, max_tiles: int) -> _Picture:
         """Decodes and tiles a picture, or checks that its features are this model's."""
         if isinstance(image, ImageFeatures):
             self._check_fingerprint(image)
@@ -340,7 +437,6 @@ class Model:
         self,
         input_ids: npt.NDArray[np.int64],
         features: Float32Array | None,
-        settings: GenerationSettings,
         pictures: Sequence[_Picture],
         timings: Timings,
         started: float,
@@ -349,8 +445,6 @@ class Model:
         return Question(
             input_ids=input_ids,
             features=features,
-            chooser=TokenChooser(settings),
-            detokeniser=Detokeniser(self._tokenizer, keep=settings.keep_special_tokens, stop=settings.stop),
             grounding_text=lambda ids: self._tokenizer.decode(ids, keep="grounding"),
             stop_ids=frozenset(self.manifest.prompt.stop_ids),
             timings=timings,
@@ -460,13 +554,6 @@ class _Picture:
     size: tuple[int, int]
     """(width, height) in pixels."""
     timings: Timings
-
-
-def _as_list(images: Sequence[Image] | Image | None) -> list[Image]:
-    """One picture may be given without a list around it."""
-    if images is None:
-        return []
-    return list(images) if isinstance(images, (list, tuple)) else [cast("Image", images)]
 
 
 def _as_array(given: Any) -> npt.NDArray[Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from internvl_rt.errors import PromptError
-from internvl_rt.grounding import Box, parse_boxes
+from internvl_rt.grounding import Box, Grounding, parse_grounding
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline"]
 """Why an answer ended: a stop token or stop string; max_new_tokens or the context's end; a call of
@@ -88,6 +88,10 @@ class Answer:
         Raises:
             PromptError: if there is no such picture, or there are several and none is named.
         """
+        return list(self.grounding(image).boxes)
+
+    def grounding(self, image: int | None = None) -> Grounding:
+        """The boxes of a grounding answer, and what is malformed in it; arguments and errors as ``boxes``."""
         if image is None:
             if len(self.image_sizes) != 1:
                 raise PromptError(
@@ -99,7 +103,7 @@ class Answer:
             raise PromptError(
                 f"boxes(image={image}): the question had {len(self.image_sizes)} pictures, counted from 0."
             )
-        return parse_boxes(self.grounding_text, self.image_sizes[image])
+        return parse_grounding(self.grounding_text, self.image_sizes[image])
 
 
 @dataclass(frozen=True)

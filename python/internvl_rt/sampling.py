@@ -11,6 +11,11 @@ from internvl_rt.engines.engine import Float32Array
 from internvl_rt.settings import GenerationSettings
 
 
+def new_seed(settings: GenerationSettings) -> int:
+    """The seed of the settings, or a random one."""
+    return secrets.randbits(64) if settings.seed is None else settings.seed
+
+
 class TokenChooser:
     """Chooses the next token of one answer.
 
@@ -18,12 +23,21 @@ class TokenChooser:
     instead of a prompt's ids to transformers.
     """
 
-    def __init__(self, settings: GenerationSettings) -> None:
+    def __init__(self, settings: GenerationSettings, seed: int | None = None, index: int = 0) -> None:
+        """Starts an answer.
+
+        Args:
+            settings: how tokens are chosen.
+            seed: of the random numbers; that of the settings where None, and a new one where there is none.
+            index: of several answers with one seed. Each has a stream of its own, and the first one the
+                stream of an answer that is alone.
+        """
         self._settings = settings
         self._history = np.empty(0, np.int64)
         self._sampler: _core.Sampler | None = None
         if settings.do_sample:
-            self._sampler = _core.Sampler(secrets.randbits(64) if settings.seed is None else settings.seed)
+            sampler = _core.Sampler(new_seed(settings) if seed is None else seed)
+            self._sampler = sampler.fork(index) if index else sampler
 
     def choose(self, logits: Float32Array) -> int:
         """The next token, from logits [vocab].

@@ -11,6 +11,9 @@ from typing import Any, TypedDict, cast, get_args
 from internvl_rt.errors import PromptError
 from internvl_rt.prompts.tokenizer import KeepTokens
 
+MOST_SEQUENCES = 256
+"""Answers that are written together."""
+
 
 @dataclass(frozen=True)
 class GenerationSettings:
@@ -125,3 +128,12 @@ def generation_settings(arguments: GenerationArguments) -> GenerationSettings:
         if name not in known:
             raise TypeError(f"{name!r} is not an argument of a generation; there are {', '.join(known)}.")
     return GenerationSettings(**cast("dict[str, Any]", arguments))
+
+
+def checked_sequences(number: Any, name: str = "num_return_sequences") -> int:
+    """A number of answers.
+
+    Raises:
+        PromptError: unless it is an integer from 1 to ``MOST_SEQUENCES``.
+    """
+    return _integer(name, number, 1, MOST_SEQUENCES)

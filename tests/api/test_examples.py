@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+TESTED = {"chat.py", "camera_loop.py", "locate.py"}
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -40,5 +41,13 @@ def test_camera_loop_goes_on_after_broken_frames(tiny_bundle: Path, tmp_path: Pa
     assert out.count("frame skipped: ") == 3
 
 
+def test_locate(tiny_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "found.png"
+    said = run("locate.py", tiny_bundle, photo_file, "cup", "box", "--out", out, "--max-new-tokens", 5)
+    assert "cup: " in said
+    assert "box: " in said
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
 def test_every_example_is_tested() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"chat.py", "camera_loop.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == TESTED

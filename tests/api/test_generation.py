@@ -12,7 +12,7 @@ import pytest
 from bundle.tiny import tiny_tokenizer
 from internvl_rt.engines.engine import EncodedTiles, Float32Array
 from internvl_rt.errors import CacheFullError
-from internvl_rt.generation import AnswerStream, Question, answer_pieces
+from internvl_rt.generation import AnswerStream, Question, Writer, answer_pieces
 from internvl_rt.prompts.detokenise import Detokeniser
 from internvl_rt.prompts.tokenizer import PromptTokenizer
 from internvl_rt.results import Answer, Piece, Timings, Usage
@@ -27,7 +27,7 @@ class Recital:
     """An engine that answers with given ids, one after the other."""
 
     name = "recital"
-    cache_tokens = 64
+    cache_tokens = free_tokens = 64
 
     def __init__(self, ids: Sequence[int]) -> None:
         self._ids = list(ids)
@@ -81,8 +81,6 @@ def stream(
     question = Question(
         input_ids=np.zeros(prompt, np.int64),
         features=None,
-        chooser=TokenChooser(checked),
-        detokeniser=Detokeniser(tokenizer, keep=checked.keep_special_tokens, stop=checked.stop),
         grounding_text=lambda ids: tokenizer.decode(ids, keep="grounding"),
         stop_ids=frozenset([STOP]),
         timings=Timings(),
@@ -90,7 +88,9 @@ def stream(
         image_sizes=(),
         started=0.0,
     )
-    return AnswerStream(lambda cancelled: answer_pieces(engine, question, checked, context, cancelled))
+    detokeniser = Detokeniser(tokenizer, keep=checked.keep_special_tokens, stop=checked.stop)
+    writer = Writer(checked, TokenChooser(checked), detokeniser)
+    return AnswerStream(lambda cancelled: answer_pieces(engine, question, writer, context, cancelled))
 
 
 def run(stream: AnswerStream) -> tuple[list[Piece], Answer]:

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from internvl_rt import Box, ImageError, PromptError, parse_boxes
+from internvl_rt import Box, Grounding, ImageError, PromptError, draw_boxes, parse_boxes, parse_grounding
+from internvl_rt.grounding import locate_question
 
 
 def test_the_form_with_grounding_tokens() -> None:
@@ -16,6 +21,121 @@ def test_the_form_without_grounding_tokens() -> None:
     assert parse_boxes("the lady[[243, 469, 558, 746]]", (1000, 1000)) == [
         Box("the lady", 243.0, 469.0, 558.0, 746.0)
     ]
+
+
+QUAD = Box("sign", 0, 1, 9, 8, ((1, 1), (8, 2), (9, 8), (0, 7)))
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        "[[100, 100, 800, 200, 900, 800, 0, 700]]",
+        "[[100,100],[800,200],[900,800],[0,700]]",
+        "[[[100,100], [800,200], [900,800], [0,700]]]",
+    ],
+)
+def test_quads(numbers: str) -> None:
+    for text in (f"<ref>sign</ref><quad>{numbers}</quad>", f"sign{numbers}"):
+        assert parse_grounding(text, (10, 10)) == Grounding((QUAD,), ())
+    two = parse_boxes(f"<ref>sign</ref><quad>{numbers}</quad>\n<ref>a</ref><box>[[1,2,3,4]]</box>", (10, 10))
+    assert [box.label for box in two] == ["sign", "a"]
+
+
+def test_a_box_without_a_label() -> None:
+    for text in ("<box>[[1, 2, 3, 4]]</box>", "[[1, 2, 3, 4]]", "[1, 2, 3, 4]"):
+        found = parse_grounding(text, (1000, 1000))
+        assert found == Grounding((Box("", 1, 2, 3, 4),), ())
+
+
+@pytest.mark.parametrize(
+    ("text", "boxes", "says"),
+    [
+        ("<ref>a</ref><box>[[1, 2, 3]]</box>", 0, "'[1, 2, 3]' is neither four numbers nor eight"),
+        ("[[1, 2, 3, 4, 5]]", 0, "neither four numbers nor eight"),
+        ("<ref>a</ref><box>[[1, 2, 3, 4], [5, 6, 7", 1, "'[5, 6, 7' was cut off"),
+        ("<ref>a</ref><box>[[1, 2, 3, 4", 0, "was cut off"),
+        ("<ref>a</ref><box>[[1, 2, 3, 4]]", 1, "<box> stands 1 times and </box> 0 times"),
+        ("a</ref><box>[[1, 2, 3, 4]]</box>", 1, "<ref> stands 0 times and </ref> 1 times"),
+        ("<ref>a</ref><box></box>", 0, "'<box></box>' holds no box"),
+        ("a[[900, 2, 3, 4]]", 1, "corners in the wrong order"),
+        ("a[[1, 2, 3, 1004]]", 1, "outside of 0 to 1000"),
+        ("a[[-1, 2, 3, 4]]", 1, "outside of 0 to 1000"),
+        ("a[[5, 2, 5, 4]]", 1, "has no area"),
+    ],
+)
+def test_what_is_malformed_is_told(text: str, boxes: int, says: str) -> None:
+    found = parse_grounding(text, (100, 100))
+    assert len(found.boxes) == boxes
+    assert any(says in problem for problem in found.problems), found.problems
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "I see [1] nothing, and [a list, of words] there.",
+        "<ref>the lady</ref><box>[[243, 469, 558, 746]]</box>",
+        "<ref>cup</ref><box>[[0, 0, 9, 9], [500,500,1000,1000]]</box>\n<ref>b</ref><box>[[1,2,3,4]]</box>",
+        "cat[[1,2,3,4]]\ndog[[5,6,7,8]]",
+    ],
+)
+def test_what_is_well_formed_has_no_problem(text: str) -> None:
+    assert parse_grounding(text, (100, 100)).problems == ()
+
+
+def test_what_was_passed_over_is_no_label() -> None:
+    (box,) = parse_boxes("cat[[1, 2, 3]] dog[[1, 2, 3, 4]]", (1000, 1000))
+    assert box.label == "dog"
+
+
+def colours_of(picture: Image.Image) -> set[tuple[int, ...]]:
+    return {tuple(pixel) for pixel in np.asarray(picture).reshape(-1, 3).tolist()}
+
+
+def test_boxes_are_drawn_on_a_copy() -> None:
+    image = Image.new("RGB", (200, 100), "white")
+    boxes = [
+        Box("", 20, 30, 120, 90),
+        Box("", 150, 10, 190, 50, ((150, 10), (190, 20), (180, 50), (160, 40))),
+    ]
+    drawn = draw_boxes(image, boxes, line_width=3)
+    assert drawn.size == image.size
+    assert colours_of(image) == {(255, 255, 255)}
+    changed = np.argwhere((np.asarray(drawn) != 255).any(axis=2))
+    left = changed[changed[:, 1] < 140]
+    assert (left.min(axis=0).tolist(), left.max(axis=0).tolist()) == ([30, 20], [90, 120])
+    assert np.asarray(drawn)[60, 70].tolist() == [255] * 3, "boxes are not filled"
+    right = changed[changed[:, 1] > 140]
+    assert np.abs(right.min(axis=0) - [10, 150]).max() <= 3
+    assert np.abs(right.max(axis=0) - [50, 190]).max() <= 3
+
+
+def test_every_label_has_a_colour_of_its_own() -> None:
+    image = np.full((300, 300, 3), 255, np.uint8)
+    a, again, b = Box("a", 100, 100, 150, 150), Box("a", 200, 200, 250, 250), Box("b", 200, 100, 250, 150)
+    drawn = np.asarray(draw_boxes(image, [a, again, b]))
+    assert drawn[125, 100].tolist() == drawn[225, 200].tolist() != drawn[125, 200].tolist()
+    assert image.min() == 255
+    # A label is written above its box.
+    assert (drawn[85:99, 100:112] != 255).any()
+
+
+def test_labels_at_the_edge_and_in_other_scripts_are_drawn() -> None:
+    boxes = [Box("杯子 🙂", 0, 0, 640, 480), Box("x" * 500, 600, 470, 640, 480), Box("a\nb", -5, -5, 1, 1)]
+    assert draw_boxes(Image.new("L", (640, 480)), boxes).mode == "RGB"
+    assert draw_boxes(Image.new("RGB", (1, 1)), boxes).size == (1, 1)
+
+
+def test_drawing_what_cannot_be_drawn(tmp_path: Path) -> None:
+    image = Image.new("RGB", (10, 10))
+    with pytest.raises(PromptError, match="takes Box"):
+        draw_boxes(image, [(1, 2, 3, 4)])  # type: ignore[list-item]
+    with pytest.raises(ImageError, match="line_width must be"):
+        draw_boxes(image, [], line_width=0)
+    with pytest.raises(ImageError, match="is not a font"):
+        draw_boxes(image, [], font=tmp_path / "none.ttf")
+    with pytest.raises(ImageError, match="not an image"):
+        draw_boxes(b"junk", [])
 
 
 def test_several_boxes_of_one_label() -> None:
@@ -73,6 +193,25 @@ def test_a_text_that_is_none(text: object) -> None:
 def test_a_size_that_is_none(size: object) -> None:
     with pytest.raises(ImageError, match="image_size must be"):
         parse_boxes("[[1,2,3,4]]", size)  # type: ignore[arg-type]
+
+
+def test_the_question_for_a_box_is_the_one_of_training() -> None:
+    assert locate_question(" red cube ") == (
+        "Please provide the bounding box coordinate of the region this sentence describes: "
+        "<ref>red cube</ref>"
+    )
+    assert locate_question("红色方块", "请给出<ref>{}</ref>的位置。") == "请给出<ref>红色方块</ref>的位置。"
+
+
+@pytest.mark.parametrize("phrase", ["", "  ", None, 3, "a</ref>", "<image>", "<box>"])
+def test_phrases_that_cannot_be_located(phrase: object) -> None:
+    with pytest.raises(PromptError, match="phrase"):
+        locate_question(phrase)  # type: ignore[arg-type]
+
+
+def test_a_prompt_without_a_place_for_the_phrase() -> None:
+    with pytest.raises(PromptError, match="where the phrase stands"):
+        locate_question("cup", "Where?")
 
 
 @given(st.text(alphabet="[],0123456789.- \n<>/refboxa", max_size=200))

@@ -332,6 +332,23 @@ def test_boxes_of_an_answer() -> None:
         answer.boxes(image=1)
 
 
+def test_locating_asks_the_question_of_training(model: ivl.Model, photo: Image.Image) -> None:
+    found = model.locate("red cube", photo, max_tiles=1, system="", max_new_tokens=TOKENS)
+    asked = (
+        "Please provide the bounding box coordinate of the region this sentence describes: "
+        "<ref>red cube</ref>"
+    )
+    assert (
+        found.answer.token_ids
+        == model.chat(asked, [photo], max_tiles=1, system="", max_new_tokens=TOKENS).token_ids
+    )
+    assert (found.phrase, list(found.boxes)) == ("red cube", found.answer.boxes())
+    assert found.problems == found.answer.grounding().problems
+    features = model.encode(photo, max_tiles=1)
+    again = model.locate("red cube", features, system="", max_new_tokens=TOKENS)
+    assert again.answer.token_ids == found.answer.token_ids
+
+
 @pytest.mark.parametrize("engine", ["native", "onnxruntime"])
 def test_closing(tiny_bundle: Path, engine: str) -> None:
     model = ivl.load(tiny_bundle, engine=engine, cache_tokens=256)

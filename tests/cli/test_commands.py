@@ -94,6 +94,20 @@ def test_chat_samples(run: Run, tiny_bundle: Path) -> None:
     assert first == again != other
 
 
+def test_chat_answers_several_times(run: Run, tiny_bundle: Path, photo_file: Path) -> None:
+    options = ("--sample", "--temperature", 2, "--seed", 3, "--max-new-tokens", 6, "--system", "")
+    arguments = ("chat", tiny_bundle, "Hello", "-i", photo_file, "--detail", "low", *options)
+    alone = run(*arguments, "--json").document
+    several = run(*arguments, "-n", 3, "--json").document
+    assert len(several) == 3
+    assert several[0]["token_ids"] == alone["token_ids"] != several[1]["token_ids"]
+    assert alone["usage"]["tiles"] == 1
+    plain = run(*arguments, "--num-return-sequences", 3)
+    assert [line[:3] for line in plain.out.splitlines() if line.startswith("[")] == ["[1]", "[2]", "[3]"]
+    assert several[2]["text"] in plain.out
+    assert plain.err.count("new tokens") == 3
+
+
 def test_a_conversation(
     run: Run, tiny_bundle: Path, photo_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +145,28 @@ def test_a_conversation_says_what_chat_says(
         history = [("<image>\nFirst?", first)]
         second = model.chat("Second?", [photo_file], history=history, **settings).text
     assert done.out == f"{first}\n{second}\n"
+
+
+def test_locate(run: Run, tiny_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
+    arguments = (
+        "locate",
+        tiny_bundle,
+        "red cube",
+        "-i",
+        photo_file,
+        "--detail",
+        "low",
+        "--max-new-tokens",
+        6,
+    )
+    document = run(*arguments, "--json").document
+    assert document["phrase"] == "red cube"
+    assert document["boxes"] == []
+    assert document["answer"]["image_sizes"] == [[150, 90]]
+    plain = run(*arguments, "--draw", tmp_path / "found.png")
+    assert plain.out.startswith("no box in the answer: ")
+    assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
+    assert "cannot be written" in run(*arguments, "--draw", tmp_path / "found.nothing", status=1).err
 
 
 def test_inspect(run: Run, tiny_bundle: Path) -> None:
@@ -320,6 +356,8 @@ def test_a_bad_picture_is_one_line_on_stderr(run: Run, tiny_bundle: Path, tmp_pa
         ("chat",),
         ("chat", "bundle", "Hello", "--max-new-tokens", "many"),
         ("chat", "bundle", "--json"),
+        ("chat", "bundle", "-n", 2),
+        ("chat", "bundle", "Hello", "--detail", "best"),
         ("export",),
         ("export", "only-one"),
         ("export", "--synthetic", "InternVL2_5-1B"),

@@ -11,6 +11,7 @@ import typer
 from internvl_rt.cli.options import (
     BundleArgument,
     CacheOption,
+    DetailOption,
     DeviceOption,
     EngineOption,
     ImageOption,
@@ -30,10 +31,10 @@ from internvl_rt.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from internvl_rt.asking import AskArguments
     from internvl_rt.cli.conversation import Talk
     from internvl_rt.model import Model
     from internvl_rt.results import Answer
-    from internvl_rt.settings import GenerationArguments
 
 
 def command(
@@ -50,6 +51,16 @@ def command(
     ] = None,
     max_new_tokens: MaxNewTokensOption = 1024,
     max_tiles: MaxTilesOption = None,
+    detail: DetailOption = "auto",
+    num_return_sequences: Annotated[
+        int | None,
+        typer.Option(
+            "--num-return-sequences",
+            "-n",
+            help="Answer so many times with --sample, all answers together.",
+            show_default=False,
+        ),
+    ] = None,
     sample: SampleOption = False,
     temperature: TemperatureOption = 1.0,
     top_p: TopPOption = 1.0,
@@ -67,9 +78,12 @@ def command(
 
     In a conversation, /image FILE adds a picture to the next question, /new starts over, /quit leaves.
     """
-    if question is None and as_json:
-        raise typer.BadParameter("--json answers one QUESTION; give one.")
-    settings: GenerationArguments = {
+    if question is None and (as_json or num_return_sequences is not None):
+        raise typer.BadParameter("--json and --num-return-sequences are for one QUESTION; give one.")
+    arguments: AskArguments = {
+        "system": system,
+        "max_tiles": max_tiles,
+        "detail": detail,
         "max_new_tokens": max_new_tokens,
         "do_sample": sample,
         "temperature": temperature,
@@ -84,27 +98,38 @@ def command(
         bundle, device=device, engine=engine, threads=threads, cache_tokens=cache_tokens
     ) as model:
         if question is None:
-            _converse(model, images, system, max_tiles, settings)
+            _converse(model, images, arguments)
+        elif num_return_sequences is not None:
+            answers = model.chat(question, images, num_return_sequences=num_return_sequences, **arguments)
+            _print_answers(answers, as_json)
         elif as_json:
             from internvl_rt.cli.output import print_json
 
-            answer = model.chat(question, images, system=system, max_tiles=max_tiles, **settings)
-            print_json(answer_document(answer))
+            print_json(answer_document(model.chat(question, images, **arguments)))
         else:
-            with model.stream(question, images, system=system, max_tiles=max_tiles, **settings) as stream:
+            with model.stream(question, images, **arguments) as stream:
                 for piece in stream:
                     write(piece.text)
             assert stream.result is not None, "the last piece carries the result"
             print_summary(stream.result)
 
 
-def _converse(
-    model: Model, images: list[Path], system: str | None, max_tiles: int | None, settings: GenerationArguments
-) -> None:
+def _print_answers(answers: list[Answer], as_json: bool) -> None:
+    from internvl_rt.cli.output import print_json
+
+    if as_json:
+        print_json([answer_document(answer) for answer in answers])
+        return
+    for index, answer in enumerate(answers):
+        write(f"[{index + 1}] {answer.text}")
+        print_summary(answer)
+
+
+def _converse(model: Model, images: list[Path], arguments: AskArguments) -> None:
     from internvl_rt.cli.conversation import Talk
     from internvl_rt.errors import InternVLError
 
-    talk = Talk(model, system=system, max_tiles=max_tiles, settings=settings)
+    talk = Talk(model, arguments)
     for path in images:
         _show(talk, path)
     while True:

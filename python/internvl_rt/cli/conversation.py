@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from internvl_rt.asking import AskArguments
 from internvl_rt.model import Model
 from internvl_rt.prompts.control_tokens import IMAGE_MARK
 from internvl_rt.results import Answer, ImageFeatures
-from internvl_rt.settings import GenerationArguments
 
 
 class Talk:
     """The turns so far. Not for several threads at once."""
 
-    def __init__(
-        self, model: Model, *, system: str | None, max_tiles: int | None, settings: GenerationArguments
-    ) -> None:
+    def __init__(self, model: Model, arguments: AskArguments) -> None:
+        """Starts with nothing said; ``arguments`` are those of every question, without ``history``."""
         self._model = model
-        self._system = system
-        self._max_tiles = max_tiles
-        self._settings = settings
+        self._arguments = arguments
         self._history: list[tuple[str, str]] = []
         self._pictures: list[ImageFeatures] = []
         self._new_pictures = 0
@@ -31,7 +28,9 @@ class Talk:
         Raises:
             ImageError: if it cannot be decoded.
         """
-        features = self._model.encode(path, max_tiles=self._max_tiles)
+        features = self._model.encode(
+            path, max_tiles=self._arguments.get("max_tiles"), detail=self._arguments.get("detail", "auto")
+        )
         self._pictures.append(features)
         self._new_pictures += 1
         return features
@@ -46,9 +45,8 @@ class Talk:
         A question that fails or is interrupted leaves the conversation as it was.
         """
         asked = self._marks() + question
-        with self._model.stream(
-            asked, self._pictures, history=self._history, system=self._system, **self._settings
-        ) as stream:
+        arguments: AskArguments = {**self._arguments, "history": self._history}
+        with self._model.stream(asked, self._pictures, **arguments) as stream:
             for piece in stream:
                 write(piece.text)
         assert stream.result is not None, "the last piece carries the result"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -38,8 +38,15 @@ MaxTilesOption: TypeAlias = Annotated[
     int | None,
     typer.Option(
         "--max-tiles",
-        help="The most tiles of a picture; the model's own figure if not given.",
+        help="The most tiles of every picture, 1 to 40; --detail decides if not given.",
         show_default=False,
+    ),
+]
+DetailOption: TypeAlias = Annotated[
+    Literal["low", "high", "auto"],
+    typer.Option(
+        "--detail",
+        help="low: one tile a picture; high: up to 40 tiles for all pictures; auto: the model's own figure.",
     ),
 ]
 MaxNewTokensOption: TypeAlias = Annotated[

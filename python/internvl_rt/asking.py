@@ -1,0 +1,122 @@
+"""What is asked: a question in any of its forms, its pictures, and at what resolution they are looked at."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, cast, get_args
+
+from internvl_rt.bundle.manifest import Tiling
+from internvl_rt.errors import ImageError, PromptError
+from internvl_rt.images import ImageSource
+from internvl_rt.prompts.messages import Conversation, History, Messages, conversation
+from internvl_rt.results import ImageFeatures
+from internvl_rt.settings import GenerationArguments, GenerationSettings, generation_settings
+
+Image: TypeAlias = ImageSource | ImageFeatures
+"""A path, the bytes of a file, a PIL image, a uint8 RGB array [height, width, 3], a CPU array of another
+library with ``__dlpack__`` of that form, or ``ImageFeatures``."""
+
+Detail = Literal["low", "high", "auto"]
+
+MOST_TILES = 40
+"""The most tiles of a picture that the authors document, for 4K."""
+
+
+class AskArguments(GenerationArguments, total=False):
+    """The keyword arguments of a question: those below, and those of ``GenerationSettings``."""
+
+    history: History
+    """Earlier (question, answer) pairs."""
+    system: str | None
+    """Replaces the system message."""
+    max_tiles: int | None
+    """The most tiles that every picture is cut into, 1 to 40, its thumbnail not counted."""
+    detail: Detail
+    """Where ``max_tiles`` is not given. ``low``: every picture is one tile. ``auto``: the model's own figure
+    (12 in the published checkpoints). ``high``: 40 tiles, enough for small print on a page or a 4K frame. The
+    tiles of ``auto`` and ``high`` are for all pictures together: n pictures have ``max(1, tiles // n)`` each,
+    as in training. A model can use only so many tiles as its context holds: 256 tokens each."""
+
+
+@dataclass(frozen=True)
+class TileBudget:
+    """How many tiles pictures may have.
+
+    Raises:
+        PromptError: if ``detail`` is none of the three, or both are given.
+        ImageError: if ``max_tiles`` is not an integer from 1 to 40.
+    """
+
+    max_tiles: int | None = None
+    """For every picture."""
+    detail: Detail = "auto"
+    """For all of them together; see ``AskArguments``."""
+
+    def __post_init__(self) -> None:
+        if self.detail not in get_args(Detail):
+            raise PromptError(f"detail must be one of {', '.join(get_args(Detail))}, not {self.detail!r}.")
+        if self.max_tiles is None:
+            return
+        if self.detail != "auto":
+            raise PromptError(
+                f"max_tiles={self.max_tiles!r} and detail={self.detail!r} both say how many tiles a picture "
+                "has. Give one of them."
+            )
+        try:
+            if isinstance(self.max_tiles, bool):
+                raise TypeError
+            number = operator.index(self.max_tiles)
+        except TypeError:
+            number = 0
+        if not 1 <= number <= MOST_TILES:
+            raise ImageError(
+                f"max_tiles is the most tiles of a picture, an integer from 1 to {MOST_TILES}; found "
+                f"{self.max_tiles!r}."
+            )
+        object.__setattr__(self, "max_tiles", number)
+
+    def per_picture(self, tiling: Tiling, pictures: int) -> int:
+        """The most tiles of each of so many pictures, their thumbnails not counted."""
+        if self.max_tiles is not None:
+            return self.max_tiles
+        if self.detail == "low":
+            return 1
+        tiles = tiling.max_tiles if self.detail == "auto" else MOST_TILES
+        return max(1, tiles // pictures)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question whose form and settings were checked."""
+
+    conversation: Conversation
+    tile_budget: TileBudget
+    settings: GenerationSettings
+
+
+def ask(question: str | Messages, images: Sequence[Image] | Image | None, arguments: AskArguments) -> Asked:
+    """Checks a question and sorts its arguments.
+
+    Raises:
+        PromptError: if the question or an argument has another form or is out of range.
+        ImageError: if ``max_tiles`` is out of range.
+        TypeError: for the name of an argument that there is not.
+    """
+    rest = dict(arguments)
+    history: Any = rest.pop("history", ())
+    system: Any = rest.pop("system", None)
+    budget = TileBudget(
+        cast("int | None", rest.pop("max_tiles", None)), cast("Detail", rest.pop("detail", "auto"))
+    )
+    settings = generation_settings(cast("GenerationArguments", rest))
+    asked = conversation(question, images=_as_list(images), history=history, system=system)
+    return Asked(asked, budget, settings)
+
+
+def _as_list(images: Sequence[Image] | Image | None) -> list[Image]:
+    """One picture may be given without a list around it."""
+    if images is None:
+        return []
+    return list(images) if isinstance(images, (list, tuple)) else [cast("Image", images)]

@@ -1,0 +1,69 @@
+"""How many tiles a picture gets."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import internvl_rt as ivl
+from internvl_rt.asking import TileBudget
+from internvl_rt.errors import ImageError, PromptError
+
+
+@pytest.mark.parametrize(
+    ("detail", "pictures", "tiles"),
+    [
+        ("low", 1, 1),
+        ("low", 5, 1),
+        ("auto", 1, 12),
+        ("auto", 2, 6),
+        ("auto", 5, 2),
+        ("auto", 13, 1),
+        ("high", 1, 40),
+        ("high", 3, 13),
+        ("high", 41, 1),
+    ],
+)
+def test_pictures_share_the_tiles_of_a_detail(
+    native_model: ivl.Model, detail: Any, pictures: int, tiles: int
+) -> None:
+    assert TileBudget(detail=detail).per_picture(native_model.manifest.tiling, pictures) == tiles
+
+
+def test_auto_is_the_models_own_figure(native_model: ivl.Model) -> None:
+    tiling = dataclasses.replace(native_model.manifest.tiling, max_tiles=7)
+    assert TileBudget().per_picture(tiling, 1) == 7
+    assert TileBudget().per_picture(tiling, 3) == 2
+
+
+def test_max_tiles_is_for_every_picture(native_model: ivl.Model) -> None:
+    assert TileBudget(5).per_picture(native_model.manifest.tiling, 9) == 5
+
+
+def test_detail_of_a_question_and_of_an_encoded_picture(model: ivl.Model) -> None:
+    wide = Image.new("RGB", (560, 224))  # 2.5: 5x2 of the tiny model's 56, 10x4 of up to 40
+    for detail, tiles in (("low", 1), ("auto", 11), ("high", 41)):
+        assert model.encode(wide, detail=detail).tiles == tiles  # type: ignore[arg-type]
+        usage = model.chat("?", [wide], detail=detail, system="", max_new_tokens=1).usage  # type: ignore[arg-type]
+        assert usage.tiles == tiles
+    assert model.encode(wide, max_tiles=40).tiles == 41
+    # Three share 40: 13 each, of which 5x2 and a thumbnail are used.
+    assert model.render("?", [wide] * 3, detail="high").text.count("<IMG_CONTEXT>") == 3 * 11 * 4
+
+
+@pytest.mark.parametrize("max_tiles", [0, -1, 41, 1.5, True, "12"])
+def test_numbers_out_of_range(native_model: ivl.Model, max_tiles: Any) -> None:
+    with pytest.raises(ImageError, match="an integer from 1 to 40"):
+        native_model.chat("?", max_tiles=max_tiles)
+
+
+def test_details_that_are_none(native_model: ivl.Model) -> None:
+    with pytest.raises(PromptError, match="detail must be one of low, high, auto, not 'best'"):
+        native_model.chat("?", detail="best")  # type: ignore[arg-type]
+    with pytest.raises(PromptError, match="detail must be one of"):
+        native_model.encode(Image.new("RGB", (9, 9)), detail=None)  # type: ignore[arg-type]
+    with pytest.raises(PromptError, match="both say how many tiles"):
+        native_model.chat("?", max_tiles=3, detail="low")

@@ -1,0 +1,197 @@
+"""Several answers to one question: one prefill, one batch per step, and nothing left in the cache."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import internvl_rt as ivl
+from internvl_rt.engines.engine import EncodedTiles, Float32Array
+from internvl_rt.errors import CacheFullError, PromptError
+from internvl_rt.generation import all_answers
+
+DRAWN: dict[str, Any] = {
+    "do_sample": True,
+    "temperature": 2.0,
+    "top_k": 0,
+    "seed": 11,
+    "max_new_tokens": 16,
+    "ignore_stop_tokens": True,
+}
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(model: ivl.Model) -> Iterator[None]:
+    free = model._engine.free_tokens
+    yield
+    assert model._engine.free_tokens == free
+
+
+class Calls:
+    """Counts what the engine is asked for."""
+
+    def __init__(self, model: ivl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.encoded = 0
+        self.prefilled = 0
+        self.batches: list[int] = []
+        engine = model._engine
+        encode, prefill, decode = engine.encode_tiles, engine.prefill, engine.decode
+
+        def encode_tiles(pixels: Float32Array) -> EncodedTiles:
+            self.encoded += len(pixels)
+            return encode(pixels)
+
+        def count_prefill(sequence: int, embeddings: Float32Array, all_logits: bool = False) -> Float32Array:
+            self.prefilled += len(embeddings)
+            return prefill(sequence, embeddings, all_logits)
+
+        def count_decode(sequences: Sequence[int], tokens: Sequence[int]) -> Float32Array:
+            self.batches.append(len(sequences))
+            return decode(sequences, tokens)
+
+        monkeypatch.setattr(engine, "encode_tiles", encode_tiles)
+        monkeypatch.setattr(engine, "prefill", count_prefill)
+        monkeypatch.setattr(engine, "decode", count_decode)
+
+
+def test_an_answer_does_not_depend_on_how_many_there_are(model: ivl.Model, photo: Image.Image) -> None:
+    asked: dict[str, Any] = {"images": [photo], "max_tiles": 1, "system": "", **DRAWN}
+    five = model.chat("What?", num_return_sequences=5, **asked)
+    two = model.chat("What?", num_return_sequences=2, **asked)
+    alone = model.chat("What?", **asked)
+    assert [answer.token_ids for answer in two] == [answer.token_ids for answer in five[:2]]
+    assert two[0].token_ids == alone.token_ids
+    assert len({answer.token_ids for answer in five}) == 5
+    assert [answer.text for answer in two] == [answer.text for answer in five[:2]]
+
+
+def test_one_of_a_list_is_a_list(model: ivl.Model) -> None:
+    (only,) = model.chat("Hello", num_return_sequences=1, max_new_tokens=6)
+    assert only.token_ids == model.chat("Hello", max_new_tokens=6).token_ids
+
+
+def test_picture_and_prompt_are_computed_once_for_all(
+    model: ivl.Model, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = Calls(model, monkeypatch)
+    answers = model.chat("What?", [photo], max_tiles=4, system="", num_return_sequences=4, **DRAWN)
+    assert calls.encoded == answers[0].usage.tiles == 3
+    assert calls.prefilled == answers[0].usage.prompt_tokens
+    assert calls.batches == [4] * 15
+    for answer in answers:
+        assert answer.timings.prefill > 0
+        assert answer.timings.first_token + 15 * answer.timings.per_token <= answer.timings.total
+        assert answer.usage.new_tokens == 16
+
+
+def test_an_answer_that_has_ended_leaves_the_batch(model: ivl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = {**DRAWN, "ignore_stop_tokens": False, "temperature": 3.0, "max_new_tokens": 150}
+    calls = Calls(model, monkeypatch)
+    free = model._engine.free_tokens
+    frees: list[int] = []
+    drop = model._engine.drop
+
+    def watch(sequence: int) -> None:
+        drop(sequence)
+        frees.append(model._engine.free_tokens)
+
+    monkeypatch.setattr(model._engine, "drop", watch)
+    answers = model.chat("Hello", system="", num_return_sequences=4, **drawn)
+    lengths = sorted(len(answer.token_ids) for answer in answers)
+    assert lengths[0] < lengths[-1], "331 tokens drawn at random: the answers end at different places"
+    assert calls.batches == sorted(calls.batches, reverse=True)
+    ended = [len(answer.token_ids) for answer in answers if answer.finish_reason == "stop"]
+    # The batch shrinks in the step in which an answer stops; the last token of a full one is not decoded.
+    expected = [
+        sum(len(answer.token_ids) > step + (answer.finish_reason != "stop") for answer in answers)
+        for step in range(max(lengths))
+    ]
+    assert calls.batches == [count for count in expected if count]
+    assert ended
+    assert frees == sorted(frees)
+    assert frees[-1] == free
+
+
+def test_generate_takes_the_number_too(model: ivl.Model) -> None:
+    ids = model.render("abc", system="").input_ids
+    answers = model.generate(ids, num_return_sequences=3, **DRAWN)
+    assert answers[0].token_ids == model.generate(ids, **DRAWN).token_ids
+    assert [a.token_ids for a in answers] == [
+        a.token_ids for a in model.chat("abc", system="", num_return_sequences=3, **DRAWN)
+    ]
+
+
+def test_without_a_seed_answers_differ(model: ivl.Model) -> None:
+    drawn = {**DRAWN, "seed": None}
+    first, second = (model.chat("Hello", system="", num_return_sequences=3, **drawn) for _ in range(2))
+    assert len({answer.token_ids for answer in first + second}) == 6
+
+
+@pytest.mark.parametrize("number", [0, -1, True, 2.0, "3", 257, 2**70])
+def test_numbers_that_are_none(model: ivl.Model, number: Any) -> None:
+    for call in (model.chat, lambda *_, **k: model.generate([65], **k)):
+        with pytest.raises(PromptError, match="num_return_sequences must be"):
+            call("Hello", num_return_sequences=number, do_sample=True)
+
+
+def test_the_likeliest_answer_is_one_answer(model: ivl.Model) -> None:
+    with pytest.raises(PromptError, match="the same answer 3 times"):
+        model.chat("Hello", num_return_sequences=3)
+
+
+def test_a_cache_that_fills_up_frees_them_all(model: ivl.Model) -> None:
+    drawn = {**DRAWN, "max_new_tokens": 300}
+    with pytest.raises(CacheFullError):
+        model.chat("Hello", system="", num_return_sequences=9, **drawn)
+
+
+@pytest.mark.parametrize("at", [1, 5])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_error_in_any_step_frees_them_all(
+    model: ivl.Model, monkeypatch: pytest.MonkeyPatch, at: int, error: type[BaseException]
+) -> None:
+    decode, steps = model._engine.decode, iter(range(1, 99))
+
+    def failing(sequences: Sequence[int], tokens: Sequence[int]) -> Float32Array:
+        if next(steps) == at:
+            raise error
+        return decode(sequences, tokens)
+
+    monkeypatch.setattr(model._engine, "decode", failing)
+    with pytest.raises(error):
+        model.chat("Hello", num_return_sequences=3, **DRAWN)
+
+
+def test_a_fork_that_fails_frees_them_all(model: ivl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    fork, calls = model._engine.fork, iter([True, False])
+
+    def failing(sequence: int) -> int:
+        if not next(calls):
+            raise CacheFullError("full")
+        return fork(sequence)
+
+    monkeypatch.setattr(model._engine, "fork", failing)
+    with pytest.raises(CacheFullError):
+        model.chat("Hello", num_return_sequences=3, **DRAWN)
+
+
+def test_cancelling_ends_them_all(model: ivl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    cancelled = threading.Event()
+    decode, steps = model._engine.decode, iter(range(1, 99))
+
+    def third_is_the_last(sequences: Sequence[int], tokens: Sequence[int]) -> Float32Array:
+        if next(steps) == 3:
+            cancelled.set()
+        return decode(sequences, tokens)
+
+    monkeypatch.setattr(model._engine, "decode", third_is_the_last)
+    settings = ivl.model.GenerationSettings(**DRAWN)
+    ids = np.array(model.render("abc", system="").input_ids)
+    question = model._question(ids, None, [], ivl.Timings(), 0.0)
+    answers = all_answers(model._engine, question, model._writers(settings, 3), 512, cancelled)
+    assert [(len(a.token_ids), a.finish_reason) for a in answers] == [(4, "cancelled")] * 3
