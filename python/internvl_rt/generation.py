@@ -250,7 +250,7 @@ class _Draft:
             return
         self._token_ids.append(token)
         self._texts.append(self._strip.push(self._detokeniser.push(token)))
-        if self._detokeniser.stopped is not None:
+        if self._detokeniser.stopped is not None or self._chooser.ended:
             self.finish_reason = "stop"
         elif len(self._token_ids) >= self._most:
             self.finish_reason = "length"

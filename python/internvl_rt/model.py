@@ -33,6 +33,7 @@ from internvl_rt.settings import (
     checked_sequences,
     generation_settings,
 )
+from internvl_rt.structured import Constraints
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -65,6 +66,7 @@ class Model:
         self._renderer = renderer
         self._context_tokens = context_tokens
         self._threads = threads
+        self._constraints = Constraints(tokenizer, manifest.prompt.stop_ids, manifest.llm.vocab_size)
         # The manifest holds the hashes of all files, so it tells bundles apart.
         self._fingerprint = hashlib.sha256(manifest.to_json().encode()).hexdigest()
 
@@ -128,7 +130,8 @@ class Model:
                 ``do_sample``.
             arguments: about the question, see ``AskArguments``: history, system, max_tiles, detail; and about
                 the answer, see ``GenerationSettings``: max_new_tokens, do_sample, temperature, top_p, top_k,
-                repetition_penalty, seed, stop, keep_special_tokens, ignore_stop_tokens.
+                repetition_penalty, seed, stop, keep_special_tokens, ignore_stop_tokens; and the form that it
+                keeps: schema, pattern, choices.
 
         Returns:
             the answer; a list of answers where ``num_return_sequences`` was given.
@@ -140,9 +143,9 @@ class Model:
         """
         asked = ask(question, images, arguments)
         never = threading.Event()
-        if num_return_sequences is None:
-            return _finish(self._pieces(asked, never))
         writers = self._writers(asked.settings, num_return_sequences)
+        if num_return_sequences is None:
+            return _finish(self._pieces(asked, writers[0], never))
         return all_answers(self._engine, self._prepared(asked, never), writers, self._context_tokens, never)
 
     def stream(
@@ -158,7 +161,8 @@ class Model:
             and settings are checked at once; everything else happens while the iterator is advanced.
         """
         asked = ask(question, images, arguments)
-        return AnswerStream(lambda cancelled: self._pieces(asked, cancelled))
+        (writer,) = self._writers(asked.settings, None)
+        return AnswerStream(lambda cancelled: self._pieces(asked, writer, cancelled))
 
     def locate(
         self,
@@ -331,9 +335,10 @@ class Model:
     def __repr__(self) -> str:
         return f"Model({self.manifest.name!r}, engine={self.engine!r}, context_tokens={self.context_tokens})"
 
-    def _pieces(self, asked: Asked, cancelled: threading.Event) -> Generator[Piece, None, None]:
+    def _pieces(
+        self, asked: Asked, writer: Writer, cancelled: threading.Event
+    ) -> Generator[Piece, None, None]:
         question = self._prepared(asked, cancelled)
-        (writer,) = self._writers(asked.settings, None)
         yield from answer_pieces(self._engine, question, writer, self._context_tokens, cancelled)
 
     def _prepared(self, asked: Asked, cancelled: threading.Event) -> Question:
@@ -349,23 +354,26 @@ class Model:
 
     def _writers(self, settings: GenerationSettings, sequences: int | None) -> list[Writer]:
         """One writer for each of so many answers; one where the caller gave no number."""
-        if sequences is None:
-            return [self._writer(settings, None, 0)]
-        sequences = checked_sequences(sequences)
-        if sequences > 1 and not settings.do_sample:
+        number = 1 if sequences is None else checked_sequences(sequences)
+        if number > 1 and not settings.do_sample:
             raise PromptError(
-                f"num_return_sequences={sequences} without do_sample would give the same answer "
-                f"{sequences} times. Set do_sample=True."
+                f"num_return_sequences={number} without do_sample would give the same answer {number} times. "
+                "Set do_sample=True."
             )
-        seed = new_seed(settings)
-        return [self._writer(settings, seed, index) for index in range(sequences)]
+        return self._writers_of([settings] * number)
 
-    def _writer(self, settings: GenerationSettings, seed: int | None, index: int) -> Writer:
-        return Writer(
-            settings,
-            TokenChooser(settings, seed, index),
-            Detokeniser(self._tokenizer, keep=settings.keep_special_tokens, stop=settings.stop),
-        )
+    def _writers_of(self, settings: Sequence[GenerationSettings]) -> list[Writer]:
+        """A writer for each of several settings, which have seed and form in common."""
+        seed = new_seed(settings[0])
+        constraints = self._constraints.compile(settings[0], len(settings))
+        return [
+            Writer(
+                own,
+                TokenChooser(own, seed, index, constraint),
+                Detokeniser(self._tokenizer, keep=own.keep_special_tokens, stop=own.stop),
+            )
+            for index, (own, constraint) in enumerate(zip(settings, constraints, strict=True))
+        ]
 
     def _pictures(self, asked: Asked) -> list[_Picture]:
         images = asked.conversation.images

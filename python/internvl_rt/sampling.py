@@ -9,6 +9,7 @@ import numpy as np
 from internvl_rt import _core
 from internvl_rt.engines.engine import Float32Array
 from internvl_rt.settings import GenerationSettings
+from internvl_rt.structured import Constraint
 
 
 def new_seed(settings: GenerationSettings) -> int:
@@ -23,7 +24,13 @@ class TokenChooser:
     instead of a prompt's ids to transformers.
     """
 
-    def __init__(self, settings: GenerationSettings, seed: int | None = None, index: int = 0) -> None:
+    def __init__(
+        self,
+        settings: GenerationSettings,
+        seed: int | None = None,
+        index: int = 0,
+        constraint: Constraint | None = None,
+    ) -> None:
         """Starts an answer.
 
         Args:
@@ -31,21 +38,31 @@ class TokenChooser:
             seed: of the random numbers; that of the settings where None, and a new one where there is none.
             index: of several answers with one seed. Each has a stream of its own, and the first one the
                 stream of an answer that is alone.
+            constraint: the form that the answer keeps.
         """
         self._settings = settings
+        self._constraint = constraint
         self._history = np.empty(0, np.int64)
         self._sampler: _core.Sampler | None = None
         if settings.do_sample:
             sampler = _core.Sampler(new_seed(settings) if seed is None else seed)
             self._sampler = sampler.fork(index) if index else sampler
 
+    @property
+    def ended(self) -> bool:
+        """The answer's form is complete."""
+        return self._constraint is not None and self._constraint.complete
+
     def choose(self, logits: Float32Array) -> int:
         """The next token, from logits [vocab].
 
         Raises:
             InternVLError: if the logits hold NaN.
+            PromptError: if the answer's form cannot be kept.
         """
         settings = self._settings
+        if self._constraint is not None:
+            logits = self._constraint.masked(logits)
         if self._sampler is None:
             token = _core.argmax(logits, settings.repetition_penalty, self._history)
         else:
@@ -59,4 +76,6 @@ class TokenChooser:
             )
         if settings.repetition_penalty != 1.0:
             self._history = np.append(self._history, np.int64(token))
+        if self._constraint is not None:
+            self._constraint.take(token)
         return token

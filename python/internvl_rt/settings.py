@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypedDict, cast, get_args
+from typing import Any, TypeAlias, TypedDict, cast, get_args
 
 from internvl_rt.errors import PromptError
 from internvl_rt.prompts.tokenizer import KeepTokens
+
+JsonSchema: TypeAlias = "Mapping[str, Any] | type[Any]"
 
 MOST_SEQUENCES = 256
 """Answers that are written together."""
@@ -43,6 +46,15 @@ class GenerationSettings:
     """Which special tokens stay in the text: ``none``, ``grounding`` (``<ref>``, ``<box>``, ...), ``all``."""
     ignore_stop_tokens: bool = False
     """Generate to max_new_tokens whatever the model says: for measuring."""
+    schema: JsonSchema | None = None
+    """The answer is a JSON document that satisfies this schema, or its beginning where ``max_new_tokens``
+    ends it (finish reason ``length``). A dictionary, or a class with ``model_json_schema()`` as pydantic's.
+    Written with the separators of ``json.dumps`` and no other white space."""
+    pattern: str | None = None
+    """The whole answer matches this regular expression, in the syntax of Rust's ``regex``: without
+    look-around and back references."""
+    choices: tuple[str, ...] | None = None
+    """The answer is one of these texts."""
 
     def __post_init__(self) -> None:
         self._set("max_new_tokens", _integer("max_new_tokens", self.max_new_tokens, 1))
@@ -56,6 +68,27 @@ class GenerationSettings:
         self._set("keep_special_tokens", _kept(self.keep_special_tokens))
         for name in ("do_sample", "ignore_stop_tokens"):
             self._set(name, bool(getattr(self, name)))
+        self._check_form()
+
+    @property
+    def constrained(self) -> bool:
+        """Whether the answer has a form to keep."""
+        return not (self.schema is None and self.pattern is None and self.choices is None)
+
+    def _check_form(self) -> None:
+        given = [name for name in ("schema", "pattern", "choices") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise PromptError(f"{' and '.join(given)} were given: an answer has one form. Give one of them.")
+        if given and self.ignore_stop_tokens:
+            raise PromptError(
+                f"{given[0]} ends the answer, and ignore_stop_tokens does not let it. Give one."
+            )
+        if self.schema is not None:
+            self._set("schema", _schema(self.schema))
+        if self.pattern is not None and (not isinstance(self.pattern, str) or not self.pattern):
+            raise PromptError(f"pattern must be a regular expression, a text; found {self.pattern!r}.")
+        if self.choices is not None:
+            self._set("choices", _choices(self.choices))
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -101,6 +134,32 @@ def _stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
     return strings
 
 
+def _schema(schema: Any) -> dict[str, Any]:
+    if isinstance(schema, type) and hasattr(schema, "model_json_schema"):
+        schema = schema.model_json_schema()
+    try:
+        if not isinstance(schema, Mapping):
+            raise TypeError
+        copied: dict[str, Any] = json.loads(json.dumps(dict(schema), allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        raise PromptError(
+            f"schema must be a JSON schema, a dictionary of JSON values; found {schema!r:.200}."
+        ) from None
+    return copied
+
+
+def _choices(choices: Any) -> tuple[str, ...]:
+    if isinstance(choices, (str, bytes)) or not isinstance(choices, Sequence) or not choices:
+        raise PromptError(f"choices must be a list of at least one text, not {choices!r:.200}.")
+    for choice in choices:
+        if not isinstance(choice, str) or not choice or choice != choice.strip():
+            raise PromptError(
+                f"choices must be texts without white space around them, as answers are; found "
+                f"{choice!r:.200}."
+            )
+    return tuple(choices)
+
+
 class GenerationArguments(TypedDict, total=False):
     """The keyword arguments of ``chat``, ``stream`` and ``generate``: those of ``GenerationSettings``."""
 
@@ -114,6 +173,9 @@ class GenerationArguments(TypedDict, total=False):
     stop: str | Sequence[str]
     keep_special_tokens: KeepTokens
     ignore_stop_tokens: bool
+    schema: JsonSchema | None
+    pattern: str | None
+    choices: Sequence[str] | None
 
 
 def generation_settings(arguments: GenerationArguments) -> GenerationSettings:

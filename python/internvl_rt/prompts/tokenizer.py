@@ -78,6 +78,10 @@ class PromptTokenizer:
         """Ids that the tokenizer knows, added tokens included."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
+    def to_json(self) -> str:
+        """The content of a ``tokenizer.json``."""
+        return str(self._tokenizer.to_str())
+
     def token_id(self, token: str) -> int | None:
         """The id of a token by its string, or None."""
         found: int | None = self._tokenizer.token_to_id(token)

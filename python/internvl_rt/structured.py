@@ -1,0 +1,144 @@
+"""Answers of a given form: a JSON schema, a regular expression or a list of choices constrains decoding.
+
+Before a token is chosen, every token that would leave the form is taken out of the logits. Which tokens
+those are is computed by llguidance (the optional dependency ``internvl-rt[structured]``) from the bytes of
+each token. Special tokens have none, so that a form never holds them; the stop tokens end it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from internvl_rt.engines.engine import Float32Array
+from internvl_rt.errors import InternVLError, PromptError
+from internvl_rt.prompts.tokenizer import PromptTokenizer
+from internvl_rt.settings import GenerationSettings
+
+_REGEX_METACHARACTERS = frozenset("\\.+*?()|[]{}^$#&-~")
+_JSON_SEPARATORS = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
+"""Those of ``json.dumps``. Free white space would let a model write it for ever."""
+_EXCLUDED = np.float32(-np.inf)
+
+
+class Constraint:
+    """The form of one answer that is being written. Not for several threads at once."""
+
+    def __init__(self, matcher: Any) -> None:
+        """Starts an answer; ``matcher`` is llguidance's, at its beginning, and not used elsewhere."""
+        self._matcher = matcher
+
+    @property
+    def complete(self) -> bool:
+        """The form is complete and nothing can follow but the end of the answer."""
+        return bool(self._matcher.is_stopped())
+
+    def masked(self, logits: Float32Array) -> Float32Array:
+        """A copy of logits [vocab] in which every token that leaves the form is minus infinity.
+
+        Raises:
+            PromptError: if no token can follow, or the grammar grew beyond llguidance's limits.
+        """
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._check()
+        allowed = np.unpackbits(bits, count=len(logits), bitorder="little").view(np.bool_)
+        return np.where(allowed, logits, _EXCLUDED)
+
+    def take(self, token: int) -> None:
+        """Goes on with a token that ``masked`` left in.
+
+        Raises:
+            PromptError: if the grammar grew beyond llguidance's limits.
+        """
+        self._matcher.consume_token(token)
+        self._check()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise PromptError(
+                f"the form of the answer cannot be kept: {_one_line(self._matcher.get_error())}"
+            )
+
+
+class Constraints:
+    """Compiles forms for one tokenizer. May be used from several threads."""
+
+    def __init__(self, tokenizer: PromptTokenizer, stop_ids: Sequence[int], vocab_size: int) -> None:
+        """Does nothing yet: the table of tokens is built for the first form."""
+        self._prompt_tokenizer = tokenizer
+        self._stop_ids = list(stop_ids)
+        self._vocab_size = vocab_size
+        self._lock = threading.Lock()
+        self._tokenizer: Any = None
+
+    def compile(self, settings: GenerationSettings, answers: int) -> Sequence[Constraint | None]:
+        """A constraint for each of so many answers; None for each where the settings name no form.
+
+        Raises:
+            InternVLError: if llguidance is not installed.
+            PromptError: if the form is malformed, uses what is not supported, or nothing satisfies it.
+        """
+        if not settings.constrained:
+            return [None] * answers
+        library = _llguidance()
+        grammar = self._grammar(library, settings)
+        matcher = library.LLMatcher(self._tokens(library), grammar, log_level=0)
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # finds out whether anything satisfies it
+        if matcher.is_error():
+            raise PromptError(
+                f"{_name(settings)} cannot be kept by any answer, or is not supported: "
+                f"{_one_line(matcher.get_error()) or 'nothing satisfies it'}"
+            )
+        return [Constraint(matcher.deep_copy()) for _ in range(answers)]
+
+    def _grammar(self, library: Any, settings: GenerationSettings) -> Any:
+        # A SentencePiece model may begin its answer with the space that stands for the beginning of a text.
+        space = " ?" if self._prompt_tokenizer.decoding.artificial_spaces else ""
+        if settings.schema is not None:
+            assert isinstance(settings.schema, dict), "the settings made a dictionary of it"
+            schema = json.dumps({**settings.schema, "x-guidance": _JSON_SEPARATORS})
+            lark = f"start: {'/ ?/ answer' if space else 'answer'}\nanswer: %json {schema}"
+            return library.LLMatcher.grammar_from_lark(lark)
+        if settings.choices is not None:
+            pattern = "|".join(_escaped(choice) for choice in settings.choices)
+        else:
+            assert settings.pattern is not None, "one of the three is given"
+            pattern = settings.pattern
+        return library.LLMatcher.grammar_from_regex(f"{space}(?:{pattern})")
+
+    def _tokens(self, library: Any) -> Any:
+        with self._lock:
+            if self._tokenizer is None:
+                self._tokenizer = library.LLTokenizer(
+                    self._prompt_tokenizer.to_json(), n_vocab=self._vocab_size, eos_token=self._stop_ids
+                )
+            return self._tokenizer
+
+
+def _llguidance() -> Any:
+    try:
+        import llguidance
+    except ImportError as error:
+        raise InternVLError(
+            "schema, pattern and choices need llguidance. Install it: pip install 'internvl-rt[structured]'"
+        ) from error
+    return llguidance
+
+
+def _name(settings: GenerationSettings) -> str:
+    if settings.schema is not None:
+        return "schema"
+    return "pattern" if settings.pattern is not None else "choices"
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{c}" if c in _REGEX_METACHARACTERS else c for c in text)
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())[:300]
