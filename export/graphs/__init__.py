@@ -43,6 +43,8 @@ def write_graphs(
     manifest: Manifest,
     places: Mapping[str, TensorPlace],
     sets: Sequence[GraphSet] = (DEFAULT_GRAPH_SET,),
+    *,
+    capacity: int | None = None,
 ) -> None:
     """Writes the graphs of a model: of each set the ViT, the projector and the language model.
 
@@ -51,6 +53,8 @@ def write_graphs(
         manifest: the model's facts.
         places: where every stored tensor lies in the weights file.
         sets: which dialects, and in which floating-point types they compute.
+        capacity: tokens that the KV caches of the language model hold, fixed: TensorRT asks for that. None
+            leaves it to the caller of the graph.
 
     Raises:
         OSError: if a file cannot be written.
@@ -61,7 +65,7 @@ def write_graphs(
         llm = Graph("llm", places, made.LANGUAGE_OPSET)
         build_vit(made(vit, compute), manifest.vision)
         build_projector(made(projector, compute), manifest)
-        build_llm(made(llm, compute), manifest.llm, tied=LM_HEAD not in places)
+        build_llm(made(llm, compute, capacity), manifest.llm, tied=LM_HEAD not in places)
         vit.write(folder / graphs.file("vit"))
         projector.write(folder / graphs.file("projector"))
         llm.write(folder / graphs.file("llm"))

@@ -26,9 +26,11 @@ class Dialect(ABC):
     VISION_OPSET: ClassVar[int]
     LANGUAGE_OPSET: ClassVar[int]
 
-    def __init__(self, graph: Graph, compute: int = TensorProto.FLOAT) -> None:
+    def __init__(self, graph: Graph, compute: int = TensorProto.FLOAT, capacity: int | None = None) -> None:
         self.graph = graph
         self.compute = compute
+        self.capacity: int | str = "capacity" if capacity is None else capacity
+        """Tokens that the caches hold; the name if that is known only when the graph runs."""
         self._converted: dict[str, str] = {}
 
     def weight(self, name: str) -> str:

@@ -94,7 +94,7 @@ class Onnx24(Dialect):
         q = self._rotate(q, name("q.rotated"))
         k = self._rotate(k, name("k.rotated"))
 
-        shape: Shape = ["batch", llm.kv_heads, "capacity", llm.head_dim]
+        shape: Shape = ["batch", llm.kv_heads, self.capacity, llm.head_dim]
         attended = []
         for new, (port_in, port_out) in zip((k, v), cache_ports(layer), strict=True):
             cache = graph.input(port_in, self.compute, shape)

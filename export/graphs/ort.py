@@ -103,7 +103,7 @@ class Ort(Dialect):
             graph.op("RotaryEmbedding", [value, cos, sin], name(part), interleaved=0, num_heads=heads)
             for value, part, heads in ((q, "q.rotated", llm.heads), (k, "k.rotated", llm.kv_heads))
         )
-        shape: Shape = ["batch", llm.kv_heads, "capacity", llm.head_dim]
+        shape: Shape = ["batch", llm.kv_heads, self.capacity, llm.head_dim]
         ports = cache_ports(layer)
         caches = [graph.input(port_in, self.compute, shape) for port_in, _ in ports]
         updated = [port_out for _, port_out in ports]

@@ -19,6 +19,7 @@ from internvl_rt.cli.options import (
     MaxNewTokensOption,
     MaxTilesOption,
     PenaltyOption,
+    ProviderOption,
     SampleOption,
     SeedOption,
     StopOption,
@@ -69,6 +70,7 @@ def command(
     seed: SeedOption = None,
     stop: StopOption = None,
     engine: EngineOption = "native",
+    provider: ProviderOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     cache_tokens: CacheOption = None,
@@ -95,7 +97,12 @@ def command(
     }
     images = list(image or [])
     with load_model(
-        bundle, device=device, engine=engine, threads=threads, cache_tokens=cache_tokens
+        bundle,
+        device=device,
+        engine=engine,
+        threads=threads,
+        cache_tokens=cache_tokens,
+        providers=provider,
     ) as model:
         if question is None:
             _converse(model, images, arguments)

@@ -1,0 +1,1 @@
+"""TensorRT engines built from a bundle on the machine that runs them."""
