@@ -177,7 +177,9 @@ def _find(provider: Provider) -> ProviderFinding:
     if _plugin_devices(provider):
         return ProviderFinding(provider, True, "")
     if failures:
-        return ProviderFinding(provider, False, f"its plug-in does not load ({failures[0]})")
+        return ProviderFinding(
+            provider, False, f"its plug-in does not load ({failures[0]}). {provider.install}"
+        )
     return ProviderFinding(
         provider, False, f"its plug-in {found[0]} is installed and finds no device. {provider.install}"
     )
