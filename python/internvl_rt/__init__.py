@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from internvl_rt.model import Model
     from internvl_rt.prompts.render import RenderedPrompt
     from internvl_rt.results import Answer, ImageFeatures, Piece, Timings, Usage
+    from internvl_rt.video import VideoFrames, frame_indices, sample_video
 
 __version__ = "0.1.0"
 
@@ -53,12 +54,15 @@ __all__ = [
     "TiledImage",
     "Timings",
     "Usage",
+    "VideoFrames",
     "__version__",
     "draw_boxes",
     "export",
+    "frame_indices",
     "load",
     "parse_boxes",
     "parse_grounding",
+    "sample_video",
     "tile_image",
 ]
 
@@ -76,10 +80,13 @@ _DEFINED_IN = {
     "TiledImage": "images",
     "Timings": "results",
     "Usage": "results",
+    "VideoFrames": "video",
     "draw_boxes": "grounding",
+    "frame_indices": "video",
     "load": "loading",
     "parse_boxes": "grounding",
     "parse_grounding": "grounding",
+    "sample_video": "video",
     "tile_image": "images",
 }
 

@@ -10,9 +10,11 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 from internvl_rt.bundle.manifest import Tiling
 from internvl_rt.errors import ImageError, PromptError
 from internvl_rt.images import ImageSource
+from internvl_rt.prompts.control_tokens import IMAGE_MARK
 from internvl_rt.prompts.messages import Conversation, History, Messages, conversation
 from internvl_rt.results import ImageFeatures
 from internvl_rt.settings import GenerationArguments, GenerationSettings, generation_settings
+from internvl_rt.video import VideoSource, sample_video
 
 Image: TypeAlias = ImageSource | ImageFeatures
 """A path, the bytes of a file, a PIL image, a uint8 RGB array [height, width, 3], a CPU array of another
@@ -38,6 +40,13 @@ class AskArguments(GenerationArguments, total=False):
     (12 in the published checkpoints). ``high``: 40 tiles, enough for small print on a page or a 4K frame. The
     tiles of ``auto`` and ``high`` are for all pictures together: n pictures have ``max(1, tiles // n)`` each,
     as in training. A model can use only so many tiles as its context holds: 256 tokens each."""
+
+    video: VideoSource | None
+    """A video in place of ``images``: a path, the bytes of a file, a list or an iterator of frames, or what
+    ``sample_video`` chose. Frames are one tile each, and a question that does not say where they stand
+    gets ``Frame1: <image>`` and so on in front, a line each, as in training."""
+    num_frames: int | None
+    """So many frames are taken, by the authors' rule (``frame_indices``); 8 where None, and all of a list."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,8 @@ class Asked:
     conversation: Conversation
     tile_budget: TileBudget
     settings: GenerationSettings
+    decode_ms: float = 0.0
+    """What reading the frames of a video took."""
 
 
 def ask(question: str | Messages, images: Sequence[Image] | Image | None, arguments: AskArguments) -> Asked:
@@ -101,18 +112,38 @@ def ask(question: str | Messages, images: Sequence[Image] | Image | None, argume
 
     Raises:
         PromptError: if the question or an argument has another form or is out of range.
-        ImageError: if ``max_tiles`` is out of range.
+        ImageError: if ``max_tiles`` is out of range, or a video cannot be read.
         TypeError: for the name of an argument that there is not.
     """
     rest = dict(arguments)
     history: Any = rest.pop("history", ())
     system: Any = rest.pop("system", None)
-    budget = TileBudget(
-        cast("int | None", rest.pop("max_tiles", None)), cast("Detail", rest.pop("detail", "auto"))
-    )
+    video: Any = rest.pop("video", None)
+    num_frames: Any = rest.pop("num_frames", None)
+    max_tiles, detail = rest.pop("max_tiles", None), rest.pop("detail", "auto")
+    if video is not None and max_tiles is None and detail == "auto":
+        max_tiles = 1
+    budget = TileBudget(cast("int | None", max_tiles), cast("Detail", detail))
     settings = generation_settings(cast("GenerationArguments", rest))
-    asked = conversation(question, images=_as_list(images), history=history, system=system)
-    return Asked(asked, budget, settings)
+    if video is None:
+        if num_frames is not None:
+            raise PromptError(f"num_frames={num_frames!r} was given, and no video.")
+        asked = conversation(question, images=_as_list(images), history=history, system=system)
+        return Asked(asked, budget, settings)
+    if images is not None and _as_list(images):
+        raise PromptError(
+            "images and a video were given. Give one; sample_video(...).frames are pictures that may stand "
+            "among others in images."
+        )
+    if not isinstance(question, str):
+        raise PromptError(
+            "a question about a video is a text; with messages, put sample_video(...).frames into them as "
+            "images."
+        )
+    frames = sample_video(video, num_frames=num_frames)
+    marked = question if IMAGE_MARK in question else frames.prompt + question
+    asked = conversation(marked, images=frames.frames, history=history, system=system)
+    return Asked(asked, budget, settings, frames.decode_ms)
 
 
 def _as_list(images: Sequence[Image] | Image | None) -> list[Image]:

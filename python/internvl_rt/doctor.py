@@ -89,7 +89,11 @@ _REQUIRED = {
     "rich": "the command line",
     "typer": "the command line",
 }
-_OPTIONAL = {"matplotlib": ("bench --plot", "pip install 'internvl-rt[plot]'")}
+_OPTIONAL = {
+    "matplotlib": ("bench --plot", "pip install 'internvl-rt[plot]'"),
+    "llguidance": ("answers of a given form", "pip install 'internvl-rt[structured]'"),
+    "av": ("video files", "pip install 'internvl-rt[video]'"),
+}
 _LOW_MEMORY = 2 * 1024**3
 
 

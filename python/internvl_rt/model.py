@@ -128,10 +128,10 @@ class Model:
                 drawn from a stream of random numbers of its own: answer i does not depend on how many there
                 are, and the first is the one that is given without this argument. More than one need
                 ``do_sample``.
-            arguments: about the question, see ``AskArguments``: history, system, max_tiles, detail; and about
-                the answer, see ``GenerationSettings``: max_new_tokens, do_sample, temperature, top_p, top_k,
-                repetition_penalty, seed, stop, keep_special_tokens, ignore_stop_tokens; and the form that it
-                keeps: schema, pattern, choices.
+            arguments: about the question, see ``AskArguments``: history, system, max_tiles, detail, video,
+                num_frames; and about the answer, see ``GenerationSettings``: max_new_tokens, do_sample,
+                temperature, top_p, top_k, repetition_penalty, seed, stop, keep_special_tokens,
+                ignore_stop_tokens; and the form that it keeps: schema, pattern, choices.
 
         Returns:
             the answer; a list of answers where ``num_return_sequences`` was given.
@@ -343,13 +343,14 @@ class Model:
 
     def _prepared(self, asked: Asked, cancelled: threading.Event) -> Question:
         """The question with its pictures encoded. Nothing is encoded for a prompt that does not fit."""
-        started = perf_counter()
+        started = perf_counter() - asked.decode_ms / 1000.0
         pictures = self._pictures(asked)
         tiles = [picture.tiles for picture in pictures]
         rendered = self._renderer.render(asked.conversation, tiles)
         self._check_length(len(rendered.input_ids), tiles)
         self._check_free(len(rendered.input_ids))
         features, timings = self._encode_pictures(pictures, cancelled)
+        timings = replace(timings, decode_image=timings.decode_image + asked.decode_ms)
         return self._question(rendered.input_ids, features, pictures, timings, started)
 
     def _writers(self, settings: GenerationSettings, sequences: int | None) -> list[Writer]:

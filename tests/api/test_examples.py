@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-TESTED = {"chat.py", "camera_loop.py", "locate.py"}
+import pytest
+
+from clips import write_clip
+
+TESTED = {"chat.py", "camera_loop.py", "locate.py", "structured.py", "video.py"}
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -47,6 +51,19 @@ def test_locate(tiny_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
     assert "cup: " in said
     assert "box: " in said
     assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_video(tiny_bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    clip = write_clip(tmp_path / "clip.mp4", 50)
+    said = run("video.py", tiny_bundle, clip, "What?", "--num-frames", 2, "--start", 1, "--max-new-tokens", 5)
+    assert said.startswith("frames at 1.24 s, 1.72 s\n> What?\n")
+
+
+def test_structured(tiny_bundle: Path, photo_file: Path) -> None:
+    pytest.importorskip("llguidance")
+    said = run("structured.py", tiny_bundle, photo_file, "--max-new-tokens", 200)
+    assert said.splitlines()[-1] in ("yes", "no", "unclear")
 
 
 def test_every_example_is_tested() -> None:

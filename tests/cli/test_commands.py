@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from clips import write_clip
 from internvl_rt.cli import main
 
 
@@ -145,6 +146,35 @@ def test_a_conversation_says_what_chat_says(
         history = [("<image>\nFirst?", first)]
         second = model.chat("Second?", [photo_file], history=history, **settings).text
     assert done.out == f"{first}\n{second}\n"
+
+
+def test_chat_about_a_video(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    clip = write_clip(tmp_path / "clip.mp4", 50)
+    arguments = ("chat", tiny_bundle, "What?", "--video", clip, "--max-new-tokens", 3, "--system", "")
+    for options, frames in (
+        ((), 8),
+        (("--num-frames", 3), 3),
+        (("--fps", 2, "--start", 0.5, "--end", 1.5), 2),
+    ):
+        document = run(*arguments, *options, "--json").document
+        assert (document["usage"]["tiles"], len(document["image_sizes"])) == (frames, frames)
+    assert "lies behind the video's end" in run(*arguments, "--start", 9, status=1).err
+
+
+def test_chat_with_a_form(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("llguidance")
+    arguments = ("chat", tiny_bundle, "What?", "--system", "")
+    assert run(*arguments, "--choice", "red", "--choice", "blue").out.strip() in ("red", "blue")
+    assert len(run(*arguments, "--pattern", "[0-9]{4}").out.strip()) == 4
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 2}')
+    assert len(json.loads(run(*arguments, "--schema", schema).out)) == 2
+    schema.write_text("{")
+    assert "cannot be read as a JSON schema" in run(*arguments, "--schema", schema, status=1).err
+    assert "schema cannot be kept" in run(*arguments, "--pattern", "[", status=1).err.replace(
+        "pattern", "schema"
+    )
 
 
 def test_locate(run: Run, tiny_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
@@ -357,6 +387,8 @@ def test_a_bad_picture_is_one_line_on_stderr(run: Run, tiny_bundle: Path, tmp_pa
         ("chat", "bundle", "Hello", "--max-new-tokens", "many"),
         ("chat", "bundle", "--json"),
         ("chat", "bundle", "-n", 2),
+        ("chat", "bundle", "--video", "a.mp4"),
+        ("chat", "bundle", "Hello", "--num-frames", 2),
         ("chat", "bundle", "Hello", "--detail", "best"),
         ("export",),
         ("export", "only-one"),

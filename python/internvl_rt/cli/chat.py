@@ -11,24 +11,34 @@ import typer
 from internvl_rt.cli.options import (
     BundleArgument,
     CacheOption,
+    ChoiceOption,
     DetailOption,
     DeviceOption,
+    EndOption,
     EngineOption,
+    FpsOption,
     ImageOption,
     JsonOption,
     MaxNewTokensOption,
     MaxTilesOption,
+    NumFramesOption,
+    PatternOption,
     PenaltyOption,
     ProviderOption,
     SampleOption,
+    SchemaOption,
     SeedOption,
+    StartOption,
     StopOption,
     TemperatureOption,
     ThreadsOption,
     TopKOption,
     TopPOption,
+    VideoOption,
     answer_document,
+    form_arguments,
     load_model,
+    video_arguments,
 )
 
 if TYPE_CHECKING:
@@ -47,6 +57,11 @@ def command(
         ),
     ] = None,
     image: ImageOption = None,
+    video: VideoOption = None,
+    num_frames: NumFramesOption = None,
+    fps: FpsOption = None,
+    start: StartOption = None,
+    end: EndOption = None,
     system: Annotated[
         str | None, typer.Option("--system", help="Replaces the system message.", show_default=False)
     ] = None,
@@ -69,6 +84,9 @@ def command(
     repetition_penalty: PenaltyOption = 1.0,
     seed: SeedOption = None,
     stop: StopOption = None,
+    schema: SchemaOption = None,
+    pattern: PatternOption = None,
+    choice: ChoiceOption = None,
     engine: EngineOption = "native",
     provider: ProviderOption = None,
     device: DeviceOption = "auto",
@@ -80,8 +98,8 @@ def command(
 
     In a conversation, /image FILE adds a picture to the next question, /new starts over, /quit leaves.
     """
-    if question is None and (as_json or num_return_sequences is not None):
-        raise typer.BadParameter("--json and --num-return-sequences are for one QUESTION; give one.")
+    if question is None and (as_json or num_return_sequences is not None or video is not None):
+        raise typer.BadParameter("--json, --num-return-sequences and --video are for one QUESTION; give one.")
     arguments: AskArguments = {
         "system": system,
         "max_tiles": max_tiles,
@@ -94,6 +112,8 @@ def command(
         "repetition_penalty": repetition_penalty,
         "seed": seed,
         "stop": tuple(stop or ()),
+        **video_arguments(video, num_frames, fps, start, end),
+        **form_arguments(schema, pattern, choice),
     }
     images = list(image or [])
     with load_model(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import typer
 
 if TYPE_CHECKING:
+    from internvl_rt.asking import AskArguments
     from internvl_rt.model import Model
 
 BundleArgument: TypeAlias = Annotated[
@@ -49,6 +50,46 @@ DetailOption: TypeAlias = Annotated[
         help="low: one tile a picture; high: up to 40 tiles for all pictures; auto: the model's own figure.",
     ),
 ]
+VideoOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--video", metavar="FILE", help="A video, in place of pictures.", show_default=False),
+]
+NumFramesOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--num-frames", help="Frames of the video to look at; 8 if not given.", show_default=False),
+]
+FpsOption: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--fps", help="Look at so many frames of every second, --num-frames at most.", show_default=False
+    ),
+]
+StartOption: TypeAlias = Annotated[
+    float | None,
+    typer.Option("--start", metavar="SECONDS", help="Begin there in the video.", show_default=False),
+]
+EndOption: TypeAlias = Annotated[
+    float | None, typer.Option("--end", metavar="SECONDS", help="End there in the video.", show_default=False)
+]
+SchemaOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--schema", metavar="FILE", help="Answer with JSON that keeps this JSON schema.", show_default=False
+    ),
+]
+PatternOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--pattern",
+        metavar="REGEX",
+        help="The whole answer matches this regular expression.",
+        show_default=False,
+    ),
+]
+ChoiceOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--choice", help="The answer is one of these; repeat for each.", show_default=False),
+]
 MaxNewTokensOption: TypeAlias = Annotated[
     int, typer.Option("--max-new-tokens", help="The answer ends here at the latest.")
 ]
@@ -82,6 +123,52 @@ def load_model(
     from internvl_rt.loading import load
 
     return load(bundle, device, engine, threads, cache_tokens=cache_tokens, providers=providers or None)
+
+
+def video_arguments(
+    video: Path | None,
+    num_frames: int | None,
+    fps: float | None,
+    start: float | None,
+    end: float | None,
+) -> AskArguments:
+    """The video that the options name, its frames chosen; nothing where they name none.
+
+    Raises:
+        BadParameter: if frames are chosen and no video is named.
+        PromptError: as ``sample_video``.
+        ImageError: if the video cannot be read.
+    """
+    if video is None:
+        if (num_frames, fps, start, end) != (None,) * 4:
+            raise typer.BadParameter("--num-frames, --fps, --start and --end go with --video FILE.")
+        return {}
+    from internvl_rt.video import sample_video
+
+    return {"video": sample_video(video, num_frames=num_frames, frames_per_second=fps, start=start, end=end)}
+
+
+def form_arguments(schema: Path | None, pattern: str | None, choices: list[str] | None) -> AskArguments:
+    """The form of the answer that the options name.
+
+    Raises:
+        PromptError: if the file of the schema is no JSON object.
+    """
+    form: AskArguments = {}
+    if schema is not None:
+        import json
+
+        from internvl_rt.errors import PromptError
+
+        try:
+            form["schema"] = json.loads(schema.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise PromptError(f"{schema}: cannot be read as a JSON schema ({error}).") from error
+    if pattern is not None:
+        form["pattern"] = pattern
+    if choices:
+        form["choices"] = choices
+    return form
 
 
 def answer_document(answer: Any) -> dict[str, Any]:

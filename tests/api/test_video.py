@@ -1,0 +1,327 @@
+"""Which frames of a video are looked at, reading them from files, and what the model is asked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import internvl_rt as ivl
+from clips import number_of, numbered_frame, write_clip
+from internvl_rt.errors import ImageError, PromptError
+
+av = pytest.importorskip("av")
+
+QUESTION = "What happens?"
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """100 frames at 25 a second, a key frame every 30 and frames between them that refer to later ones."""
+    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", 100, g=30, bf=3, threads=1)
+
+
+def numbers(frames: ivl.VideoFrames) -> list[int]:
+    return [number_of(np.asarray(frame)) for frame in frames.frames]
+
+
+@pytest.mark.parametrize(
+    ("frames", "segments", "rate", "part", "expected"),
+    [
+        (100, 8, 25.0, {}, [6, 18, 31, 43, 56, 68, 80, 93]),
+        (300, 8, 30.0, {}, [18, 55, 93, 130, 168, 205, 242, 280]),
+        (300, 4, 30.0, {"start": 2, "end": 6}, [75, 105, 135, 165]),
+        (5, 8, 25.0, {}, [0, 0, 1, 2, 2, 2, 3, 4]),
+        (1, 3, 25.0, {}, [0, 0, 0]),
+        (100, 1, 25.0, {}, [49]),
+        (100, 2, 25.0, {"start": 3.9, "end": 100}, [98, 98]),
+        (100, 2, 25.0, {"start": 99}, [99, 99]),
+    ],
+)
+def test_the_authors_rule(
+    frames: int, segments: int, rate: float, part: dict[str, float], expected: list[int]
+) -> None:
+    assert ivl.frame_indices(frames, segments, frame_rate=rate, **part) == expected
+
+
+def authors_rule(frames: int, segments: int) -> list[int]:
+    """As the model cards write it, with numpy."""
+    end = frames - 1
+    size = float(end - 0) / segments
+    return [int(0 + (size / 2) + np.round(size * index)) for index in range(segments)]
+
+
+def test_the_rule_for_every_small_video() -> None:
+    for frames in range(1, 130):
+        for segments in (1, 2, 3, 4, 8, 16, 32):
+            found = ivl.frame_indices(frames, segments)
+            assert found == [min(index, frames - 1) for index in authors_rule(frames, segments)]
+            assert found == sorted(found)
+
+
+def test_frames_of_a_file(clip: Path) -> None:
+    for source in (clip, str(clip), clip.read_bytes()):
+        found = ivl.sample_video(source)
+        assert found.indices == (6, 18, 31, 43, 56, 68, 80, 93)
+        assert numbers(found) == list(found.indices)
+        assert found.frame_rate == 25
+        assert found.times is not None
+        assert found.times[0] == pytest.approx(0.24)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("a.avi", "mpeg4", {"g": 12}),
+        ("a.mkv", "libx264", {"g": 250, "bf": 3}),
+        ("a.mp4", "libx264", {"g": 1}),
+        ("a.mp4", "libx264", {"g": 20, "bf": 4, "x264-params": "open-gop=1"}),
+        ("a.webm", "libvpx-vp9", {"g": 40, "deadline": "realtime", "cpu-used": 8}),
+        ("a.h264", "libx264", {"g": 30, "bf": 2}),
+    ],
+)
+def test_every_frame_that_is_asked_for_is_the_one_that_comes(
+    tmp_path: Path, name: str, codec: str, options: dict[str, Any]
+) -> None:
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {codec}")
+    path = write_clip(tmp_path / name, 60, codec=codec, **options)
+    for count in (1, 3, 8, 60):
+        found = ivl.sample_video(path, num_frames=count)
+        assert numbers(found) == list(found.indices) == ivl.frame_indices(60, count)
+
+
+def test_a_part_and_frames_by_the_second(clip: Path) -> None:
+    part = ivl.sample_video(clip, num_frames=4, start=1, end=3)
+    assert numbers(part) == list(part.indices) == ivl.frame_indices(100, 4, frame_rate=25, start=1, end=3)
+    assert 25 <= part.indices[0] < part.indices[-1] <= 75
+    assert len(ivl.sample_video(clip, frames_per_second=2).frames) == 8
+    assert len(ivl.sample_video(clip, frames_per_second=2, start=1, end=3).frames) == 4
+    assert len(ivl.sample_video(clip, frames_per_second=5, num_frames=6).frames) == 6
+    assert len(ivl.sample_video(clip, frames_per_second=0.01).frames) == 1
+
+
+def test_only_what_is_needed_is_decoded(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from internvl_rt.video import _File
+
+    pixels, decoded = _File._pixels, []
+    monkeypatch.setattr(
+        _File, "_pixels", lambda self, frame: decoded.append(frame.pts) or pixels(self, frame)
+    )
+    found = ivl.sample_video(clip, num_frames=3)
+    assert len(decoded) == 3
+    # Duplicates are decoded once, and are the same array.
+    decoded.clear()
+    few = ivl.sample_video(clip, num_frames=3, start=1, end=1.04)
+    assert len(decoded) == len(set(few.indices)) < 3
+    assert len({id(frame) for frame in few.frames}) == len(decoded)
+    assert found.decode_ms > 0
+
+
+def test_a_list_of_frames() -> None:
+    frames = [numbered_frame(number) for number in range(100)]
+    every = ivl.sample_video(frames[:5])
+    assert (numbers(every), every.times) == ([0, 1, 2, 3, 4], None)
+    assert numbers(ivl.sample_video(frames, num_frames=8)) == [6, 18, 31, 43, 56, 68, 80, 93]
+    timed = ivl.sample_video(tuple(frames), frames_per_second=1, frame_rate=25)
+    assert timed.indices == tuple(ivl.frame_indices(100, 4))
+    assert timed.times is not None
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted"), [(1, 8), (5, 8), (16, 8), (17, 8), (100, 8), (5000, 4), (333, 1)]
+)
+def test_an_iterator_is_held_in_bounded_memory(count: int, wanted: int) -> None:
+    buffer = numbered_frame(0)
+    seen: list[int] = []
+
+    def camera() -> Iterator[npt.NDArray[np.uint8]]:
+        for number in range(count):
+            seen.append(number)
+            buffer[:] = numbered_frame(number % 256)  # the same memory every time
+            yield buffer
+
+    found = ivl.sample_video(camera(), num_frames=wanted)
+    assert seen == list(range(count))
+    assert numbers(found) == [index % 256 for index in found.indices]
+    for index, ideal in zip(found.indices, ivl.frame_indices(count, wanted), strict=True):
+        assert abs(index - ideal) <= max(0.5, count / wanted / 2)
+
+
+def test_a_part_of_an_iterator_is_not_read_beyond_its_end() -> None:
+    frames = (numbered_frame(number % 256) for number in range(10**9))
+    found = ivl.sample_video(frames, num_frames=4, start=2, end=6, frame_rate=10)
+    assert all(20 <= index <= 60 for index in found.indices)
+    assert next(frames) is not None
+
+
+def test_a_video_that_was_filmed_upright(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "phone.mp4", 5)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"tkhd") + 4 + 40
+    matrix = (0, 0x10000, 0, 0xFFFF0000, 0, 0, 0, 0, 0x40000000)  # players turn it clockwise
+    content[at : at + 36] = b"".join(value.to_bytes(4, "big") for value in matrix)
+    (frame,) = ivl.sample_video(bytes(content), num_frames=1).frames
+    turned = np.asarray(frame)
+    assert turned.shape == (128, 64, 3)
+    assert number_of(np.ascontiguousarray(np.rot90(turned))) == 2
+
+
+def test_files_that_are_no_video(clip: Path, tmp_path: Path) -> None:
+    content = clip.read_bytes()
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])
+    (tmp_path / "notes.mp4").write_text("notes")
+    for source in (
+        tmp_path / "empty.mp4",
+        tmp_path / "cut.mp4",
+        tmp_path / "notes.mp4",
+        tmp_path / "nothing.mp4",
+        tmp_path,
+        b"",
+        b"junk" * 100,
+        "a\0b.mp4",
+    ):
+        with pytest.raises(ImageError, match="cannot be read as a video"):
+            ivl.sample_video(source)
+    with pytest.raises(ImageError, match="on the network"):
+        ivl.sample_video("https://example.org/a.mp4")
+
+
+def test_a_playlist_opens_no_other_file(clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.m3u8").write_text(
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:4,\nhttp://127.0.0.1:9/{clip.name}\n#EXT-X-ENDLIST\n"
+    )
+    with pytest.raises(ImageError):
+        ivl.sample_video(tmp_path / "list.m3u8")
+
+
+def test_sound_without_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "sound.wav"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 8000
+        for packet in stream.encode(frame):
+            container.mux(packet)
+    with pytest.raises(ImageError, match="has no video stream"):
+        ivl.sample_video(path)
+
+
+def test_a_video_whose_end_is_missing_gives_what_is_there(clip: Path, tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "whole.mkv", 100, g=10)
+    content = path.read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(content[: len(content) * 2 // 3])
+    found = ivl.sample_video(tmp_path / "cut.mkv", num_frames=4)
+    assert numbers(found) == list(found.indices)
+    assert found.indices[-1] < 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"num_frames": 0}, "num_frames must be"),
+        ({"num_frames": 2.0}, "num_frames must be"),
+        ({"num_frames": True}, "num_frames must be"),
+        ({"num_frames": 1025}, "num_frames must be"),
+        ({"frames_per_second": 0}, "frames_per_second must be a number above 0"),
+        ({"frames_per_second": float("nan")}, "frames_per_second must be"),
+        ({"start": -1}, "start must be a number of at least 0"),
+        ({"end": "x"}, "end must be"),
+        ({"start": 3, "end": 3}, "the part from 3 s to 3 s is empty"),
+        ({"start": 4}, "lies behind the video's end at 4.00 s"),
+    ],
+)
+def test_numbers_that_do_not_fit(clip: Path, arguments: dict[str, Any], says: str) -> None:
+    with pytest.raises(PromptError, match=says):
+        ivl.sample_video(clip, **arguments)
+
+
+def test_frames_that_do_not_fit(clip: Path) -> None:
+    frame = numbered_frame(0)
+    for source, says in (
+        ([], "an empty list"),
+        (iter(()), "without a frame"),
+        (7, "is a int"),
+        (frame, "a ndarray"),
+    ):
+        with pytest.raises(ImageError, match=says):
+            ivl.sample_video(source)  # type: ignore[arg-type]
+    with pytest.raises(PromptError, match="give the frame_rate"):
+        ivl.sample_video([frame], start=1)
+    with pytest.raises(PromptError, match="frame_rate must be"):
+        ivl.sample_video([frame], frame_rate=0)
+    with pytest.raises(PromptError, match="chosen already"):
+        ivl.sample_video(ivl.sample_video(clip), num_frames=3)
+    with pytest.raises(PromptError, match="Give num_frames"):
+        ivl.sample_video([frame] * 1025)
+
+
+def test_without_pyav_a_file_says_how_to_get_it_and_lists_work() -> None:
+    code = (
+        "import sys; sys.modules['av'] = None\n"
+        "import numpy, internvl_rt as ivl\n"
+        "frames = ivl.sample_video([numpy.zeros((8, 8, 3), 'uint8')] * 9, num_frames=3)\n"
+        "assert len(frames.frames) == 3\n"
+        "try: ivl.sample_video('clip.mp4')\n"
+        "except ivl.InternVLError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install 'internvl-rt[video]'" in done.stdout
+
+
+def test_a_question_about_a_video(model: ivl.Model, clip: Path) -> None:
+    asked: dict[str, Any] = {"system": "", "max_new_tokens": 8}
+    answer = model.chat(QUESTION, video=clip, num_frames=4, **asked)
+    frames = ivl.sample_video(clip, num_frames=4)
+    assert frames.prompt == "Frame1: <image>\nFrame2: <image>\nFrame3: <image>\nFrame4: <image>\n"
+    by_hand = model.chat(frames.prompt + QUESTION, list(frames.frames), max_tiles=1, **asked)
+    assert answer.token_ids == by_hand.token_ids
+    assert (answer.usage.tiles, answer.image_sizes) == (4, ((128, 64),) * 4)
+    assert answer.timings.decode_image > 0
+    assert answer.timings.first_token >= answer.timings.decode_image
+    for video in (frames, list(frames.frames)):
+        assert model.chat(QUESTION, video=video, **asked).token_ids == answer.token_ids
+    assert model.chat(frames.prompt + QUESTION, video=frames, **asked).token_ids == answer.token_ids
+    stream = model.stream(QUESTION, video=frames, **asked)
+    assert list(stream)[-1].result.token_ids == answer.token_ids  # type: ignore[union-attr]
+    assert model.render(QUESTION, video=frames, system="").text == (
+        model.render(frames.prompt + QUESTION, list(frames.frames), max_tiles=1, system="").text
+    )
+
+
+def test_a_second_turn_about_a_video(model: ivl.Model, clip: Path) -> None:
+    frames = ivl.sample_video(clip, num_frames=3)
+    history = [(frames.prompt + QUESTION, "Stripes.")]
+    answer = model.chat(
+        "Which?", list(frames.frames), history=history, max_tiles=1, system="", max_new_tokens=4
+    )
+    assert answer.usage.tiles == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"num_frames": 3}, "num_frames=3 was given, and no video"),
+        ({"video": [numbered_frame(0)], "images": [numbered_frame(0)]}, "images and a video were given"),
+        ({"video": [numbered_frame(0)], "num_frames": 0}, "num_frames must be"),
+    ],
+)
+def test_videos_that_do_not_fit_the_question(
+    native_model: ivl.Model, arguments: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(PromptError, match=says):
+        native_model.chat(QUESTION, **arguments)
+
+
+def test_a_video_beside_messages(native_model: ivl.Model) -> None:
+    with pytest.raises(PromptError, match="a question about a video is a text"):
+        native_model.chat([{"role": "user", "content": "Hi"}], video=[numbered_frame(0)])
+    with pytest.raises(PromptError, match="2 image places; 1 image given"):
+        native_model.chat("<image><image>", video=[numbered_frame(0)])
