@@ -37,6 +37,12 @@ def other_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def roomy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a context of 4096 tokens, for long prompts."""
+    return write_tiny(tmp_path_factory.mktemp("roomy") / "bundle", graphs=True, positions=4096)
+
+
+@pytest.fixture(scope="session")
 def native_model(tiny_bundle: Path) -> Iterator[ivl.Model]:
     with ivl.load(tiny_bundle, engine="native", cache_tokens=CACHE_TOKENS) as model:
         yield model

@@ -22,21 +22,25 @@ from internvl_rt.errors import (
 )
 
 if TYPE_CHECKING:
+    from internvl_rt.critic import Judgement
     from internvl_rt.export import export
     from internvl_rt.generation import AnswerStream
     from internvl_rt.grounding import Box, Grounding, Location, draw_boxes, parse_boxes, parse_grounding
     from internvl_rt.images import TiledImage, tile_image
     from internvl_rt.loading import load
     from internvl_rt.model import Model
+    from internvl_rt.prompts.reasoning import final_answer
     from internvl_rt.prompts.render import RenderedPrompt
     from internvl_rt.results import Answer, ImageFeatures, Piece, Timings, Usage
     from internvl_rt.video import VideoFrames, frame_indices, sample_video
+    from internvl_rt.voting import BestOf, Vote
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Answer",
     "AnswerStream",
+    "BestOf",
     "Box",
     "BundleError",
     "CacheFullError",
@@ -46,6 +50,7 @@ __all__ = [
     "ImageError",
     "ImageFeatures",
     "InternVLError",
+    "Judgement",
     "Location",
     "Model",
     "Piece",
@@ -55,9 +60,11 @@ __all__ = [
     "Timings",
     "Usage",
     "VideoFrames",
+    "Vote",
     "__version__",
     "draw_boxes",
     "export",
+    "final_answer",
     "frame_indices",
     "load",
     "parse_boxes",
@@ -70,9 +77,11 @@ __all__ = [
 _DEFINED_IN = {
     "Answer": "results",
     "AnswerStream": "generation",
+    "BestOf": "voting",
     "Box": "grounding",
     "Grounding": "grounding",
     "ImageFeatures": "results",
+    "Judgement": "critic",
     "Location": "grounding",
     "Model": "model",
     "Piece": "results",
@@ -81,7 +90,9 @@ _DEFINED_IN = {
     "Timings": "results",
     "Usage": "results",
     "VideoFrames": "video",
+    "Vote": "voting",
     "draw_boxes": "grounding",
+    "final_answer": "prompts.reasoning",
     "frame_indices": "video",
     "load": "loading",
     "parse_boxes": "grounding",

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from internvl_rt.asking import AskArguments, Asked, Detail, Image, TileBudget, ask
 from internvl_rt.bundle.manifest import Manifest
+from internvl_rt.critic import Judgement, critic_conversation, judge_steps, split_steps
 from internvl_rt.engines.engine import Engine, Float32Array
 from internvl_rt.errors import CacheFullError, ImageError, PromptError
 from internvl_rt.generation import AnswerStream, Question, Writer, all_answers, answer_pieces, ms_since
@@ -23,6 +24,7 @@ from internvl_rt.guarded_engine import GuardedEngine
 from internvl_rt.images import decode_image, tile_pixel_values
 from internvl_rt.prompts.detokenise import Detokeniser
 from internvl_rt.prompts.messages import Messages
+from internvl_rt.prompts.reasoning import with_reasoning
 from internvl_rt.prompts.render import PromptRenderer, RenderedPrompt
 from internvl_rt.prompts.tokenizer import PromptTokenizer
 from internvl_rt.results import Answer, ImageFeatures, Piece, Timings, Usage
@@ -34,6 +36,17 @@ from internvl_rt.settings import (
     generation_settings,
 )
 from internvl_rt.structured import Constraints
+from internvl_rt.video import VideoSource, sample_video
+from internvl_rt.voting import (
+    AnyReasoning,
+    BestOf,
+    Vote,
+    count_votes,
+    extractor,
+    pick_best,
+    reasoning_of,
+    sampled,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -163,6 +176,167 @@ class Model:
         asked = ask(question, images, arguments)
         (writer,) = self._writers(asked.settings, None)
         return AnswerStream(lambda cancelled: self._pieces(asked, writer, cancelled))
+
+    def vote(
+        self,
+        question: str | Messages,
+        images: Sequence[Image] | Image | None = None,
+        *,
+        n: int = 8,
+        reasoning: AnyReasoning = "auto",
+        extract: Callable[[str], str | None] | None = None,
+        **arguments: Unpack[AskArguments],
+    ) -> Vote:
+        """Answers several times and takes the answer that most of them end with.
+
+        The pictures are encoded once and the prompt is computed once; the answers are written together.
+
+        Args:
+            question: see ``chat``.
+            images: see ``chat``.
+            n: how many answers vote.
+            reasoning: asks for reasoning before the answer, in the words of the InternVL 2.5 paper:
+                ``choice`` for multiple choice, ``open`` for other questions; ``mpo`` in those of the MPO
+                checkpoints; None asks the question as it is. ``auto`` is ``open``, and None where the answer
+                has a form.
+            extract: finds the answer in a text, None where there is none; ``final_answer`` by default.
+            arguments: see ``chat``. Where they do not say otherwise, tokens are drawn with temperature 0.6
+                and top_p 0.95. Reasoning takes room: the authors allow 4096 new tokens.
+
+        Returns:
+            the answer, how often each was given, and the samples.
+
+        Raises:
+            PromptError: as ``chat``, or if ``reasoning`` is not one of these or does not go with a form.
+            CacheFullError: if there is too little of the cache for all of them.
+        """
+        form = reasoning_of(reasoning, arguments)
+        asked = question if form is None else with_reasoning(question, form)
+        samples = self.chat(
+            asked, images, num_return_sequences=checked_sequences(n, "n"), **sampled(arguments)
+        )
+        return count_votes(samples, extractor(form, extract))
+
+    def best_of(
+        self,
+        question: str | Messages,
+        images: Sequence[Image] | Image | None = None,
+        *,
+        score: Callable[[Answer], float] | Model,
+        n: int = 8,
+        reasoning: AnyReasoning = "auto",
+        **arguments: Unpack[AskArguments],
+    ) -> BestOf:
+        """Answers several times and takes the answer with the highest score.
+
+        As in the authors' evaluation, the first candidate is the likeliest answer and the others are drawn.
+        The pictures are encoded once and the prompt is computed once; the candidates are written together.
+
+        Args:
+            question: see ``chat``; a text where a model is the critic.
+            images: see ``chat``.
+            score: a function of an answer, higher is better; or a model that judges the steps, see ``judge``.
+            n: how many candidates.
+            reasoning: see ``vote``.
+            arguments: see ``vote``.
+
+        Raises:
+            PromptError: as ``vote``; if a score is not a number.
+            CacheFullError: if there is too little of the cache for all of them.
+        """
+        n = checked_sequences(n, "n")
+        form = reasoning_of(reasoning, arguments)
+        if isinstance(score, Model) and (not isinstance(question, str) or arguments.get("history")):
+            raise PromptError("a model judges answers to a text without history. Give that, or a function.")
+        if not callable(score) and not isinstance(score, Model):
+            raise PromptError(f"score is a function of an Answer or a Model; found {type(score).__name__}.")
+        video = arguments.get("video")
+        if video is not None:
+            # Chosen once, for the candidates and for the critic.
+            frames = sample_video(video, num_frames=arguments.get("num_frames"))
+            arguments = {**arguments, "video": frames, "num_frames": None}
+        asked = ask(question if form is None else with_reasoning(question, form), images, sampled(arguments))
+        settings = [asked.settings] * n
+        settings[0] = replace(asked.settings, do_sample=False)
+        never = threading.Event()
+        writers = self._writers_of(settings)
+        prepared = self._prepared(asked, never)
+        samples = all_answers(self._engine, prepared, writers, self._context_tokens, never)
+        if not isinstance(score, Model):
+            return pick_best(samples, [score(sample) for sample in samples])
+        judgements = score.judge(
+            cast("str", question),
+            [sample.text for sample in samples],
+            images,
+            max_tiles=arguments.get("max_tiles"),
+            detail=arguments.get("detail", "auto"),
+            video=arguments.get("video"),
+        )
+        return pick_best(samples, [judgement.score for judgement in judgements], judgements)
+
+    def judge(
+        self,
+        question: str,
+        solutions: Sequence[str],
+        images: Sequence[Image] | Image | None = None,
+        *,
+        max_tiles: int | None = None,
+        detail: Detail = "auto",
+        video: VideoSource | None = None,
+        num_frames: int | None = None,
+    ) -> list[Judgement]:
+        """Judges solutions step by step, where this model is a critic such as VisualPRM-8B.
+
+        The conversation is that of VisualPRM's training. How steps are split (at blank lines) and how their
+        scores become one (the mean) could not be verified against the authors' code; see ``critic``.
+
+        Args:
+            question: what was to be solved, as it was asked, without a request for reasoning.
+            solutions: texts that end with an answer.
+            images: pictures of the question; see ``chat``.
+            max_tiles: see ``AskArguments``, as the others.
+            detail: of the pictures.
+            video: in place of pictures.
+            num_frames: of the video.
+
+        Returns:
+            a judgement of each solution.
+
+        Raises:
+            PromptError: if the question or a solution does not fit the model.
+            ImageError: if a picture cannot be decoded, or its features are of another bundle.
+            CacheFullError: if other answers that are being written left too little of the cache.
+        """
+        if isinstance(solutions, str) or not all(isinstance(solution, str) for solution in solutions):
+            raise PromptError("solutions are a list of texts.")
+        about: AskArguments = {
+            "max_tiles": max_tiles,
+            "detail": detail,
+            "video": video,
+            "num_frames": num_frames,
+        }
+        asked = ask(question, images, about)
+        pictures = self._pictures(asked)
+        tiles = [picture.tiles for picture in pictures]
+        steps = [split_steps(solution) for solution in solutions]
+        prompts = [
+            [
+                self._renderer.render(
+                    critic_conversation(asked.conversation, parts[: i + 1]), tiles
+                ).input_ids
+                for i in range(len(parts))
+            ]
+            for parts in steps
+        ]
+        longest = max((len(ids) for solution in prompts for ids in solution), default=0)
+        self._check_length(longest, tiles)
+        self._check_free(longest)
+        features, _ = self._encode_pictures(pictures, threading.Event())
+        scores = judge_steps(self._engine, self._tokenizer, features, prompts)
+        return [
+            Judgement(sum(own) / len(own) if own else 0.0, tuple(parts), tuple(own))
+            for parts, own in zip(steps, scores, strict=True)
+        ]
 
     def locate(
         self,

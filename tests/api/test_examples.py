@@ -10,7 +10,15 @@ import pytest
 
 from clips import write_clip
 
-TESTED = {"chat.py", "camera_loop.py", "locate.py", "structured.py", "video.py"}
+TESTED = {
+    "best_of.py",
+    "camera_loop.py",
+    "chat.py",
+    "locate.py",
+    "structured.py",
+    "video.py",
+    "vote.py",
+}
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -64,6 +72,20 @@ def test_structured(tiny_bundle: Path, photo_file: Path) -> None:
     pytest.importorskip("llguidance")
     said = run("structured.py", tiny_bundle, photo_file, "--max-new-tokens", 200)
     assert said.splitlines()[-1] in ("yes", "no", "unclear")
+
+
+def test_vote(tiny_bundle: Path, photo_file: Path) -> None:
+    options = ("-n", 3, "--seed", 1, "--max-new-tokens", 4)
+    said = run("vote.py", tiny_bundle, photo_file, "What?", *options, "--direct")
+    assert "answer: " in said
+    assert sum(int(line.split(" x ")[0]) for line in said.splitlines() if " x " in line) <= 3
+
+
+@pytest.mark.parametrize("critic", [False, True])
+def test_best_of(roomy_bundle: Path, photo_file: Path, critic: bool) -> None:
+    options = ("-n", 2, "--max-new-tokens", 4, *(("--critic", roomy_bundle) if critic else ()))
+    said = run("best_of.py", roomy_bundle, photo_file, "What?", *options)
+    assert said.splitlines()[-1].startswith("scores: ")
 
 
 def test_every_example_is_tested() -> None:

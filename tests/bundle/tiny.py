@@ -48,11 +48,21 @@ def tiny_tokenizer() -> Tokenizer:
 
 
 def write_tiny(
-    out: Path, weights: str = "fp32", vision: str | None = None, *, graphs: bool = False, seed: int = 0
+    out: Path,
+    weights: str = "fp32",
+    vision: str | None = None,
+    *,
+    graphs: bool = False,
+    seed: int = 0,
+    positions: int | None = None,
 ) -> Path:
-    """A tiny bundle with a working tokenizer."""
+    """A tiny bundle with a working tokenizer; its context has 512 ``positions`` unless more are asked for."""
+    manifest = tiny_manifest(weights, vision)
+    if positions is not None:
+        rope = dataclasses.replace(manifest.llm.rope, max_position_embeddings=positions)
+        manifest = dataclasses.replace(manifest, llm=dataclasses.replace(manifest.llm, rope=rope))
     return write_synthetic(
-        tiny_manifest(weights, vision),
+        manifest,
         out,
         tokenizer=tiny_tokenizer(),
         graphs=graphs,

@@ -199,6 +199,32 @@ def test_locate(run: Run, tiny_bundle: Path, photo_file: Path, tmp_path: Path) -
     assert "cannot be written" in run(*arguments, "--draw", tmp_path / "found.nothing", status=1).err
 
 
+def test_vote(run: Run, tiny_bundle: Path, photo_file: Path) -> None:
+    pytest.importorskip("llguidance")
+    about = (tiny_bundle, "How many?", "-i", photo_file, "--detail", "low", "--seed", 1)
+    form = ("-n", 5, "--choice", "1", "--choice", "2", "--temperature", 9)
+    document = run("vote", *about, *form, "--json").document
+    assert set(document["counts"]) <= {"1", "2"}
+    assert sum(document["counts"].values()) == len(document["samples"]) == 5
+    assert document["answer"] == next(iter(document["counts"]))
+    plain = run("vote", *about, *form)
+    assert plain.out.strip() == document["answer"]
+    assert f"of 5: {document['answer']}" in plain.err
+    assert "leaves no room" in run("vote", *about, *form, "--reasoning", "open", status=1).err
+
+
+def test_best_of(run: Run, roomy_bundle: Path, photo_file: Path) -> None:
+    about = (roomy_bundle, "How many?", "-i", photo_file, "--detail", "low", "-n", 3, "--seed", 1)
+    arguments = ("best-of", *about, "--critic", roomy_bundle, "--max-new-tokens", 12)
+    document = run(*arguments, "--json").document
+    assert len(document["samples"]) == len(document["scores"]) == 3
+    assert document["scores"][document["index"]] == max(document["scores"])
+    assert document["answer"] == document["samples"][document["index"]]["text"]
+    plain = run(*arguments)
+    assert plain.out.strip() == document["answer"].strip()
+    assert plain.err.count("[answer ") == 3
+
+
 def test_inspect(run: Run, tiny_bundle: Path) -> None:
     text = run("inspect", tiny_bundle).out
     for word in ("InternVL2_5-1B", "qwen2", "fp32", "KV cache", "internvl2_5"):

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from internvl_rt import __version__
-from internvl_rt.cli import bench, chat, demo, doctor, export, inspect, locate
+from internvl_rt.cli import bench, chat, demo, doctor, export, inspect, locate, vote
 from internvl_rt.errors import InternVLError
 
 app = typer.Typer(
@@ -23,6 +23,8 @@ app = typer.Typer(
 app.command("export")(export.command)
 app.command("chat")(chat.command)
 app.command("locate")(locate.command)
+app.command("vote")(vote.vote)
+app.command("best-of")(vote.best_of)
 app.command("bench")(bench.command)
 app.command("inspect")(inspect.command)
 app.command("doctor")(doctor.command)

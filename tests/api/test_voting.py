@@ -1,0 +1,266 @@
+"""Votes, best-of-n, and the critic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import internvl_rt as ivl
+from internvl_rt.critic import SYSTEM_MESSAGE, split_steps
+from internvl_rt.errors import PromptError
+from internvl_rt.prompts.reasoning import OPEN_PROMPT, final_answer
+from internvl_rt.results import Answer, Timings, Usage
+from internvl_rt.voting import count_votes, pick_best
+
+
+def sample(text: str, total: float = 1.0, per_token: float = 0.0) -> Answer:
+    return Answer(text, (), "stop", Timings(vit=5.0, total=total, per_token=per_token), Usage(), text)
+
+
+@pytest.fixture(scope="module", params=["native", "onnxruntime"])
+def roomy(request: pytest.FixtureRequest, roomy_bundle: Path) -> Iterator[ivl.Model]:
+    with ivl.load(roomy_bundle, engine=request.param, cache_tokens=8192) as model:
+        yield model
+        assert model._engine.free_tokens == model.cache_tokens
+
+
+def test_votes_are_counted() -> None:
+    texts = ["\\boxed{2}", "Answer: 3", "\\boxed{2.}", "no idea", "Answer: Red", "final answer: red"]
+    vote = count_votes([sample(text, total=i, per_token=i % 2) for i, text in enumerate(texts)], final_answer)
+    assert vote.answer == "2"
+    assert vote.counts == {"2": 2, "Red": 2, "3": 1}
+    assert list(vote.counts) == ["2", "Red", "3"], "most first, and of equals the one that came first"
+    assert vote.answers == ("2", "3", "2", None, "Red", "red")
+    assert vote.share == pytest.approx(2 / 6)
+    assert (vote.timings.vit, vote.timings.total, vote.timings.per_token) == (5.0, 5.0, 1.0)
+
+
+def test_a_vote_without_answers() -> None:
+    vote = count_votes([sample("hm"), sample("")], final_answer)
+    assert (vote.answer, vote.counts, vote.share) == (None, {}, 0.0)
+
+
+def test_the_best_of_several() -> None:
+    samples = [sample("a"), sample("b"), sample("c")]
+    best = pick_best(samples, [-math.inf, 2, 2.0])
+    assert (best.answer, best.index, best.scores) == (samples[1], 1, (-math.inf, 2.0, 2.0))
+    for score in (math.nan, None, "x"):
+        with pytest.raises(PromptError, match="the scoring function gave"):
+            pick_best(samples, [1.0, score, 2.0])  # type: ignore[list-item]
+
+
+def test_a_vote_shares_picture_and_prompt(
+    roomy: ivl.Model, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefilled: list[int] = []
+    prefill = roomy._engine.prefill
+
+    def count(sequence: int, embeddings: Any, all_logits: bool = False) -> Any:
+        prefilled.append(len(embeddings))
+        return prefill(sequence, embeddings, all_logits)
+
+    monkeypatch.setattr(roomy._engine, "prefill", count)
+    vote = roomy.vote("How many?", [photo], n=3, max_tiles=1, seed=4, max_new_tokens=12)
+    prompt = roomy.render(f"How many?\n{OPEN_PROMPT}", [photo], max_tiles=1).input_ids
+    assert sum(prefilled) == len(prompt) == vote.samples[0].usage.prompt_tokens
+    by_hand = roomy.chat(
+        f"How many?\n{OPEN_PROMPT}",
+        [photo],
+        max_tiles=1,
+        num_return_sequences=3,
+        do_sample=True,
+        temperature=0.6,
+        top_p=0.95,
+        seed=4,
+        max_new_tokens=12,
+    )
+    assert [a.token_ids for a in vote.samples] == [a.token_ids for a in by_hand]
+    assert vote.answers == tuple(final_answer(a.text) for a in by_hand)
+
+
+def test_a_vote_among_choices(roomy: ivl.Model) -> None:
+    pytest.importorskip("llguidance")
+    vote = roomy.vote("Which?", n=9, choices=["red", "green", "blue"], temperature=30.0, top_p=1.0, seed=2)
+    assert set(vote.counts) <= {"red", "green", "blue"}
+    assert sum(vote.counts.values()) == 9
+    assert vote.counts[str(vote.answer)] == max(vote.counts.values())
+    prompt = roomy.render("Which?").input_ids
+    assert vote.samples[0].usage.prompt_tokens == len(prompt), "a form leaves no room for reasoning"
+
+
+def test_a_vote_with_a_way_of_its_own_to_find_the_answer(roomy: ivl.Model) -> None:
+    vote = roomy.vote(
+        "Hi", n=3, reasoning=None, extract=lambda text: "same", system="", max_new_tokens=2, seed=1
+    )
+    assert (vote.answer, vote.counts) == ("same", {"same": 3})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"n": 0}, "n must be an integer from 1"),
+        ({"n": "8"}, "n must be an integer"),
+        ({"reasoning": "deep"}, "reasoning must be one of"),
+        ({"reasoning": "open", "choices": ["a"]}, "leaves no room for reasoning='open'"),
+        ({"do_sample": False}, "Set do_sample=True"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+    ],
+)
+def test_votes_that_do_not_fit(roomy: ivl.Model, arguments: dict[str, Any], says: str) -> None:
+    with pytest.raises(PromptError, match=says):
+        roomy.vote("Hi", **arguments)
+
+
+def test_best_of_with_a_function(roomy: ivl.Model, photo: Image.Image) -> None:
+    asked: dict[str, Any] = {"max_tiles": 1, "system": "", "max_new_tokens": 8, "seed": 3, "temperature": 5.0}
+    best = roomy.best_of("What?", [photo], n=4, reasoning=None, score=lambda a: -len(a.text), **asked)
+    assert best.scores == tuple(-len(a.text) for a in best.samples)
+    assert best.answer is best.samples[best.index]
+    assert len({a.token_ids for a in best.samples}) > 1
+    likeliest = roomy.chat("What?", [photo], max_tiles=1, system="", max_new_tokens=8)
+    assert best.samples[0].token_ids == likeliest.token_ids, "the first candidate is the likeliest answer"
+    again = roomy.best_of("What?", [photo], n=2, reasoning=None, score=lambda a: 0, **asked)
+    assert again.samples[1].token_ids == best.samples[1].token_ids
+    assert (again.index, again.judgements) == (0, ())
+
+
+def test_a_scoring_function_that_fails_is_not_hidden(roomy: ivl.Model) -> None:
+    def fail(answer: Answer) -> float:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        roomy.best_of("Hi", n=2, reasoning=None, score=fail, max_new_tokens=2)
+    with pytest.raises(PromptError, match="a function of an Answer or a Model"):
+        roomy.best_of("Hi", n=2, score=3)  # type: ignore[arg-type]
+
+
+def test_steps_are_split_at_blank_lines() -> None:
+    assert split_steps("a\nb\n\nc\n \n\n d ") == ["a\nb", "c", "d"]
+    assert split_steps(" \n\n ") == []
+    many = [f"step {i}" for i in range(40)]
+    steps = split_steps("\n\n".join(many))
+    assert len(steps) == 16
+    assert "\n\n".join(steps) == "\n\n".join(many)
+
+
+def critic_text(question: str, steps: Sequence[str]) -> str:
+    """VisualPRM's conversation written out, with + in all places, in the template of InternVL 2.5."""
+    text = f"<|im_start|>system\n{SYSTEM_MESSAGE}<|im_end|>\n"
+    text += f"<|im_start|>user\n### Question:\n{question}\n\n### Solution Process:\n{steps[0]}<|im_end|>\n"
+    for step in steps[1:]:
+        text += f"<|im_start|>assistant\n+<|im_end|>\n<|im_start|>user\n{step}<|im_end|>\n"
+    return text + "<|im_start|>assistant\n"
+
+
+def expected_scores(model: ivl.Model, question: str, steps: Sequence[str], images: list[Any]) -> list[float]:
+    """One forward pass over each prefix by itself."""
+    plus, minus = (model._tokenizer.token_id(sign) for sign in "+-")
+    features = [model.encode(image, max_tiles=1) for image in images]
+    place = f"<img>{'<IMG_CONTEXT>' * model.manifest.tokens_per_tile}</img>"
+    scores = []
+    for i in range(len(steps)):
+        text = critic_text(question.replace("<image>", place), steps[: i + 1])
+        ids = model._tokenizer._tokenizer
+        ids.encode_special_tokens = False
+        try:
+            encoded = ids.encode(text, add_special_tokens=False).ids
+        finally:
+            ids.encode_special_tokens = True
+        last = model.logits(encoded, features or None)[-1].astype(np.float64)
+        scores.append(float(np.exp(last[plus]) / (np.exp(last[plus]) + np.exp(last[minus]))))
+    return scores
+
+
+def test_a_critic_reads_the_conversation_of_its_training(roomy: ivl.Model, photo: Image.Image) -> None:
+    solutions = ["One.\n\nTwo <image> and\nthree.\n\nAnswer: 3", "One.\n\nAnswer: 4", "Four."]
+    judged = roomy.judge("How many?", solutions, [photo], max_tiles=1)
+    for judgement, solution in zip(judged, solutions, strict=True):
+        steps = solution.split("\n\n")
+        assert judgement.steps == tuple(steps)
+        plain = [step.replace("<image>", "<\u200bimage>") for step in steps]
+        if plain == steps:
+            expected = expected_scores(roomy, "<image>\nHow many?", steps, [photo])
+            np.testing.assert_allclose(judgement.step_scores, expected, rtol=2e-3)
+        assert judgement.score == pytest.approx(sum(judgement.step_scores) / len(steps))
+    # What a solution scores does not depend on the others.
+    alone = roomy.judge("How many?", solutions[1:2], [photo], max_tiles=1)
+    np.testing.assert_allclose(alone[0].step_scores, judged[1].step_scores, rtol=1e-4)
+
+
+def test_a_critic_without_pictures_or_steps(roomy: ivl.Model) -> None:
+    first, empty = roomy.judge("2 + 2?", ["4", " \n"])
+    np.testing.assert_allclose(first.step_scores, expected_scores(roomy, "2 + 2?", ["4"], []), rtol=2e-3)
+    assert (empty.score, empty.steps, empty.step_scores) == (0.0, (), ())
+    assert roomy.judge("2 + 2?", []) == []
+    assert roomy.judge("2 + 2?", [""])[0].score == 0.0
+
+
+def test_candidates_share_what_the_critic_reads_first(
+    roomy: ivl.Model, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded, prefilled = [], []
+    encode, prefill = roomy._engine.encode_tiles, roomy._engine.prefill
+    monkeypatch.setattr(
+        roomy._engine, "encode_tiles", lambda pixels: encoded.append(len(pixels)) or encode(pixels)
+    )
+
+    def count(sequence: int, embeddings: Any, all_logits: bool = False) -> Any:
+        prefilled.append(len(embeddings))
+        return prefill(sequence, embeddings, all_logits)
+
+    monkeypatch.setattr(roomy._engine, "prefill", count)
+    roomy.judge("How many?", ["aa\n\nbb", "cc\n\ndd", "ee"], [photo], max_tiles=1)
+    assert encoded == [1]
+    assert sum(prefilled) < 1.3 * max(*prefilled, 1000), "the system message alone is 945 tokens"
+
+
+def test_best_of_with_a_critic(roomy: ivl.Model, photo: Image.Image) -> None:
+    asked: dict[str, Any] = {
+        "max_tiles": 1,
+        "max_new_tokens": 10,
+        "seed": 3,
+        "temperature": 5.0,
+        "system": "",
+    }
+    best = roomy.best_of("What?", [photo], n=3, reasoning=None, score=roomy, **asked)
+    judged = roomy.judge("What?", [a.text for a in best.samples], [photo], max_tiles=1)
+    np.testing.assert_allclose(best.scores, [judgement.score for judgement in judged], rtol=1e-4)
+    assert best.scores[best.index] == max(best.scores)
+    assert len(best.judgements) == 3
+    frames = [photo, photo.rotate(180)]
+    about_video = roomy.best_of(
+        "What?", video=iter(frames), num_frames=2, n=2, reasoning=None, score=roomy, seed=1, max_new_tokens=4
+    )
+    assert len(about_video.answer.image_sizes) == 2
+    with pytest.raises(PromptError, match="without history"):
+        roomy.best_of("What?", history=[("a", "b")], score=roomy)
+
+
+def test_a_solution_that_does_not_fit(roomy: ivl.Model) -> None:
+    free = roomy._engine.free_tokens
+    with pytest.raises(PromptError, match="context of 4096"):
+        roomy.judge("How many?", ["word " * 2000])
+    with pytest.raises(PromptError, match="solutions are a list"):
+        roomy.judge("How many?", "4")
+    assert roomy._engine.free_tokens == free
+
+
+def test_an_error_while_judging_frees_the_cache(roomy: ivl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = roomy._engine.free_tokens
+    prefill, calls = roomy._engine.prefill, iter(range(99))
+
+    def failing(sequence: int, embeddings: Any, all_logits: bool = False) -> Any:
+        if next(calls) == 4:
+            raise KeyboardInterrupt
+        return prefill(sequence, embeddings, all_logits)
+
+    monkeypatch.setattr(roomy._engine, "prefill", failing)
+    with pytest.raises(KeyboardInterrupt):
+        roomy.judge("How many?", ["a\n\nb\n\nc", "d\n\ne\n\nf"])
+    assert roomy._engine.free_tokens == free
