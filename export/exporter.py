@@ -18,6 +18,7 @@ from internvl_rt.bundle.tensors import POSITION_EMBEDDING, TensorSpec
 from internvl_rt.bundle.weights import TensorPlace
 from internvl_rt.errors import BundleError, CheckpointError
 from internvl_rt.export.checkpoint import Checkpoint, CheckpointTensor, open_checkpoint
+from internvl_rt.export.checkpoint.awq import AwqTensor
 from internvl_rt.export.checkpoint.tensor import RowIndex
 from internvl_rt.export.config import read_config
 from internvl_rt.export.graphs import choose_graph_sets, write_graphs
@@ -132,5 +133,7 @@ class CheckpointSource:
             yield ahead.popleft().result()
 
 
-def _encode(tensor: CheckpointTensor, index: RowIndex, precision: Precision) -> EncodedRows:
+def _encode(tensor: CheckpointTensor | AwqTensor, index: RowIndex, precision: Precision) -> EncodedRows:
+    if isinstance(tensor, AwqTensor) and precision == "int4":
+        return EncodedRows(*tensor.int4_rows(index))
     return EncodedRows(*encode_rows(tensor.rows(index), precision, tensor.name))

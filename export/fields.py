@@ -57,11 +57,25 @@ class Fields:
 
     def triple(self, key: str, default: tuple[float, float, float]) -> tuple[float, float, float]:
         """Three finite numbers, such as one for each colour."""
-        value = self._value(key, list(default))
-        if not isinstance(value, list) or len(value) != 3:
-            raise self.wrong(key, value, "three numbers")
-        red, green, blue = (Fields({key: number}, self.where).number(key) for number in value)
+        if self.values.get(key) is None:
+            return default
+        red, green, blue = self.numbers(key, 3)
         return red, green, blue
+
+    def numbers(self, key: str, count: int) -> tuple[float, ...]:
+        """As many finite numbers."""
+        value = self.values.get(key)
+        if not isinstance(value, list) or len(value) != count:
+            raise self.wrong(key, value, f"{count} numbers")
+        return tuple(Fields({key: number}, self.where).number(key) for number in value)
+
+    def like(self, key: str, default: Any) -> Any:
+        """A value of the type of its default; a square's side where that is an integer."""
+        if isinstance(default, bool):
+            return self.boolean(key, default)
+        if isinstance(default, int):
+            return self.side(key, default)
+        return self.number(key, default) if isinstance(default, float) else self.text(key, default)
 
     def inner(self, key: str) -> Fields:
         """A nested object."""

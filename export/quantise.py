@@ -152,8 +152,28 @@ def quantise_int4(rows: Float32Array, name: str) -> tuple[npt.NDArray[np.uint8],
     return pack_int4(quantised.reshape(n, k)), scales.reshape(n, k // INT4_BLOCK)
 
 
+def requantise_int4(
+    blocks: Float32Array, tried: Float32Array, name: str
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float16]]:
+    """As :func:`quantise_int4`, of blocks [b, 32], trying a scale of their own for each of them too, [b].
+
+    Returns:
+        int8 [b, 32] of -8 to 7 and float16 scales [b].
+    """
+    quantised = np.empty(blocks.shape, np.int8)
+    scales = np.empty(len(blocks), np.float16)
+    for first in range(0, len(blocks), _BLOCKS_AT_ONCE):
+        part = slice(first, first + _BLOCKS_AT_ONCE)
+        _quantise_blocks(blocks[part], name, quantised[part], scales[part], tried[part])
+    return quantised, scales
+
+
 def _quantise_blocks(
-    blocks: Float32Array, name: str, quantised: npt.NDArray[np.int8], scales: npt.NDArray[np.float16]
+    blocks: Float32Array,
+    name: str,
+    quantised: npt.NDArray[np.int8],
+    scales: npt.NDArray[np.float16],
+    tried: Float32Array | None = None,
 ) -> None:
     """Fills the integers [b, 32] and scales [b] of blocks [b, 32]."""
     largest = np.abs(blocks).max(axis=1)
@@ -169,6 +189,8 @@ def _quantise_blocks(
     best_error = rounding.squared_error(best)
     for divisor in INT4_DIVISORS[1:]:
         rounding.keep_better(best, best_error, largest / np.float32(divisor))
+    if tried is not None:
+        rounding.keep_better(best, best_error, tried)
     rounding.keep_better(best, best_error, rounding.least_squares(best))
     quantised[:] = rounding.integers(best)
     scales[:] = best

@@ -25,6 +25,7 @@ from internvl_rt.export.architectures import (
     LanguageArchitecture,
 )
 from internvl_rt.export.checkpoint import Checkpoint, CheckpointTensor
+from internvl_rt.export.checkpoint.awq import AwqTensor
 from internvl_rt.export.checkpoint.tensor import RowIndex
 from internvl_rt.export.config import ModelConfig
 
@@ -93,7 +94,7 @@ def make_recipes(
     return recipes
 
 
-def _check(checkpoint: Checkpoint, piece: Piece) -> CheckpointTensor:
+def _check(checkpoint: Checkpoint, piece: Piece) -> CheckpointTensor | AwqTensor:
     tensor = checkpoint.tensors.get(piece.name)
     if tensor is None:
         raise CheckpointError(
@@ -153,9 +154,15 @@ def _language_recipe(
         if spec.name == LM_HEAD and llm.tied_embeddings:
             name = architecture.embed_tokens
         return (Piece(_language_name(names, f"{name}.weight"), spec.shape),)
-    _, _, layer, module, parameter = spec.name.split(".")
+    _, _, layer, rest = spec.name.split(".", 3)
+    module, _, parameter = rest.rpartition(".")
     modules = architecture.layer_names[module]
-    shapes = _split_rows(spec, module, llm) if len(modules) > 1 else [spec.shape]
+    if module.startswith("experts."):
+        assert llm.experts is not None
+        modules = tuple(name.format(e) for e in range(llm.experts.count) for name in modules)
+        shapes = [(spec.shape[0] // len(modules), *spec.shape[1:])] * len(modules)
+    else:
+        shapes = _split_rows(spec, module, llm) if len(modules) > 1 else [spec.shape]
     order = None
     if module == "qkv" and architecture.qkv_layout == "per_kv_head":
         order = per_kv_head_order(llm.heads, llm.kv_heads, llm.head_dim)
@@ -194,7 +201,7 @@ def _language_name(names: CheckpointFormat, name: str) -> str:
 
 def row_ranges(
     checkpoint: Checkpoint, recipe: Recipe, columns: int, max_bytes: int
-) -> Iterator[tuple[CheckpointTensor, RowIndex]]:
+) -> Iterator[tuple[CheckpointTensor | AwqTensor, RowIndex]]:
     """Which rows of which tensors follow each other in a tensor of the bundle.
 
     Args:

@@ -11,8 +11,10 @@ from typing import Any
 from internvl_rt.bundle.manifest import MANIFEST_FILE
 from internvl_rt.bundle.safetensors import HeaderError, parse_json, read_header
 from internvl_rt.errors import CheckpointError
+from internvl_rt.export.checkpoint.awq import AwqTensor, join_awq
 from internvl_rt.export.checkpoint.tensor import CheckpointTensor, contiguous_strides
 from internvl_rt.export.checkpoint.torch_file import read_torch_file
+from internvl_rt.export.fields import Fields
 
 CONFIG_FILE = "config.json"
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -20,7 +22,7 @@ SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 
 MAX_JSON_BYTES = 64 << 20
 
-_TYPE_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_TYPE_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I32": "int32"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Checkpoint:
 
     folder: Path
     config: dict[str, Any]
-    tensors: Mapping[str, CheckpointTensor]
+    tensors: Mapping[str, CheckpointTensor | AwqTensor]
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -74,7 +76,36 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
                 f"{folder / file_name}: lacks the tensor {name!r}, which the index places there. "
                 "Download the checkpoint again."
             )
-    return Checkpoint(folder, config, tensors)
+    group_size = awq_group_size(config, str(folder / CONFIG_FILE))
+    return Checkpoint(folder, config, tensors if group_size is None else join_awq(tensors, group_size))
+
+
+def awq_group_size(config: dict[str, Any], where: str) -> int | None:
+    """The group size of an AWQ checkpoint, -1 for whole rows; None for one that is not quantised.
+
+    ``quantization_config`` stands at the top (AutoAWQ) or with the language model's facts (LMDeploy).
+
+    Raises:
+        CheckpointError: if the checkpoint is quantised in another way.
+    """
+    outer = Fields(config, where)
+    for fields in (
+        outer,
+        *(outer.inner(k) for k in ("llm_config", "text_config") if config.get(k) is not None),
+    ):
+        if fields.values.get("quantization_config") is None:
+            continue
+        found = fields.inner("quantization_config")
+        method = found.text("quant_method", "")
+        if method != "awq":
+            raise CheckpointError(
+                f"{found.where}: this checkpoint is quantised already, by {method!r}. Of quantised ones this "
+                "release exports AWQ's. Export the original; `weights` chooses the precision of the bundle."
+            )
+        found.require("bits", found.integer("bits", 4), 4)
+        found.require("version", found.text("version", "gemm").lower(), "gemm")
+        return found.integer("group_size", 128)
+    return None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,28 @@ class CheckpointTensor:
         if self.dtype not in WEIGHT_TYPES:
             raise CheckpointError(
                 f"{self.file}: tensor {self.name!r} is {self.dtype}; weights are {', '.join(WEIGHT_TYPES)}. "
-                "Quantised checkpoints cannot be exported: use the original one."
+                "Of quantised checkpoints, AWQ's can be exported: use such a one, or the original."
             )
-        dtype = WEIGHT_TYPES[self.dtype]
+        return self._read(index, WEIGHT_TYPES[self.dtype])
+
+    def integers(self, index: RowIndex = slice(None)) -> npt.NDArray[np.int32]:
+        """As :meth:`rows`, of a tensor of int32.
+
+        Raises:
+            CheckpointError: if the tensor has another type, or the file cannot be read.
+        """
+        if self.dtype != "int32":
+            raise CheckpointError(
+                f"{self.file}: tensor {self.name!r} is {self.dtype}; packed integers are int32. "
+                "Download the checkpoint again."
+            )
+        return self._read(index, np.dtype("<i4"))
+
+    def transposed(self) -> CheckpointTensor:
+        """The same tensor with its axes in the opposite order."""
+        return replace(self, shape=self.shape[::-1], strides=self.strides[::-1])
+
+    def _read(self, index: RowIndex, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         numbers = np.arange(self.shape[0])[index]
         if 0 in self.shape or numbers.size == 0:
             return np.empty((numbers.size, *self.shape[1:]), dtype)
