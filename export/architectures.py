@@ -37,6 +37,10 @@ class LanguageArchitecture:
     """``per_kv_head``: one tensor, in which each kv head's queries, key and value follow each other."""
     qkv_bias: bool
     qk_norm: bool
+    experts: bool = False
+    """The MLP is a mixture of experts. ``{}`` in their modules' names stands for an expert's number."""
+    always_windowed: bool = False
+    """``sliding_window`` needs no other key to limit attention. One that no sequence reaches is no limit."""
     embed_tokens: str = "model.embed_tokens"
     norm: str = "model.norm"
     lm_head: str = "lm_head"
@@ -126,6 +130,53 @@ LANGUAGE_ARCHITECTURES = (
         qkv_layout="separate",
         qkv_bias=False,
         qk_norm=True,
+    ),
+    LanguageArchitecture(
+        name="qwen3_moe",
+        classes=("Qwen3MoeForCausalLM",),
+        model_types=("qwen3_moe",),
+        defaults={
+            **_QWEN_SIZES,
+            "hidden_size": 2048,
+            "num_hidden_layers": 24,
+            "num_key_value_heads": 4,
+            "moe_intermediate_size": 768,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+            "norm_topk_prob": False,
+        },
+        false_keys=("use_sliding_window", "attention_bias"),
+        layer_names={
+            **_LLAMA_LAYER,
+            "router": ("mlp.gate",),
+            "experts.gate_up": ("mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj"),
+            "experts.down": ("mlp.experts.{}.down_proj",),
+        },
+        qkv_layout="separate",
+        qkv_bias=False,
+        qk_norm=True,
+        experts=True,
+    ),
+    LanguageArchitecture(
+        name="phi3",
+        classes=("Phi3ForCausalLM",),
+        model_types=("phi3",),
+        defaults={
+            **_SIZES,
+            "hidden_size": 3072,
+            "intermediate_size": 8192,
+            "vocab_size": 32064,
+            "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 4096,
+            "original_max_position_embeddings": 4096,
+        },
+        false_keys=(),
+        # Fused as the bundle has them: [q | k | v] and [gate | up].
+        layer_names={**_LLAMA_LAYER, "qkv": ("self_attn.qkv_proj",), "gate_up": ("mlp.gate_up_proj",)},
+        qkv_layout="separate",
+        qkv_bias=False,
+        qk_norm=False,
+        always_windowed=True,
     ),
 )
 

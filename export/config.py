@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import log, pi, sqrt
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from internvl_rt.bundle.manifest import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    Experts,
     LanguageModel,
-    NormType,
     Projector,
     Rope,
     Tiling,
@@ -46,6 +48,75 @@ class ModelConfig:
     system_message: str | None
 
 
+@dataclass(frozen=True)
+class _Format:
+    """How the ``config.json`` of one format says what a manifest says: keys, and what a missing one means."""
+
+    name: Literal["internvl_chat", "internvl"]
+    language: str
+    """The key of the language model's object."""
+    vision: Mapping[str, tuple[str, Any]]
+    """A field of :class:`Vision` to its key in ``vision_config`` and the class default."""
+    image_size: int
+    """The class default."""
+    fixed: Mapping[str, Mapping[str, Any]]
+    """Of an object ("" is the document) the keys that may have one value only, the class default too."""
+
+
+_FIXED_VISION = {"hidden_act": "gelu", "num_channels": 3}
+
+_FORMATS = (
+    _Format(
+        name="internvl_chat",
+        language="llm_config",
+        vision={
+            "hidden_size": ("hidden_size", 3200),
+            "layers": ("num_hidden_layers", 48),
+            "heads": ("num_attention_heads", 25),
+            "intermediate_size": ("intermediate_size", 12800),
+            "patch_size": ("patch_size", 14),
+            "norm": ("norm_type", "rms_norm"),
+            "norm_eps": ("layer_norm_eps", 1e-6),
+            "qkv_bias": ("qkv_bias", False),
+            "qk_norm": ("qk_normalization", True),
+        },
+        image_size=224,
+        fixed={
+            "": {"select_layer": -1, "pad2square": False},
+            "vision_config": {"model_type": "intern_vit_6b", **_FIXED_VISION},
+        },
+    ),
+    _Format(
+        name="internvl",
+        language="text_config",
+        vision={
+            "hidden_size": ("hidden_size", 1024),
+            "layers": ("num_hidden_layers", 24),
+            "heads": ("num_attention_heads", 16),
+            "intermediate_size": ("intermediate_size", 4096),
+            "patch_size": ("patch_size", 14),
+            "norm": ("norm_type", "layer_norm"),
+            "norm_eps": ("layer_norm_eps", 1e-6),
+            "qkv_bias": ("attention_bias", False),
+            "qk_norm": ("use_qk_norm", False),
+        },
+        image_size=448,
+        fixed={
+            "": {
+                "vision_feature_layer": -1,
+                "vision_feature_select_strategy": "default",
+                "projector_hidden_act": "gelu",
+            },
+            "vision_config": {
+                "use_mean_pooling": True,
+                "use_absolute_position_embeddings": True,
+                **_FIXED_VISION,
+            },
+        },
+    ),
+)
+
+
 def read_config(checkpoint: Checkpoint) -> ModelConfig:
     """Reads the configuration of a checkpoint of either format.
 
@@ -56,108 +127,80 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
     """
     config = Fields(checkpoint.config, str(checkpoint.folder / CONFIG_FILE))
     model_type, classes = config.values.get("model_type"), config.values.get("architectures")
-    if config.values.get("quantization_config") is not None:
+    found = next((f for f in _FORMATS if f.name == model_type), None)
+    if found is None:
         raise CheckpointError(
-            f"{config.where}: this checkpoint is quantised already. "
-            "Export the original one; `weights` chooses the precision of the bundle."
+            f"{config.where}: is a model of the type {model_type!r} (architectures {classes!r}). This "
+            "release exports internvl_chat (the authors' format) and internvl (the transformers format). "
+            + _supported()
         )
-    if model_type == "internvl_chat":
-        return _read_authors(config)
-    if model_type == "internvl":
-        return _read_native(config, checkpoint.folder)
-    raise CheckpointError(
-        f"{config.where}: is a model of the type {model_type!r} (architectures {classes!r}). This release "
-        "exports internvl_chat (the authors' format) and internvl (the transformers format). " + _supported()
-    )
-
-
-def _read_authors(config: Fields) -> ModelConfig:
-    vision_config, llm_config = config.inner("vision_config"), config.inner("llm_config")
-    config.require("select_layer", config.integer("select_layer", -1), -1)
-    config.require("pad2square", config.boolean("pad2square", False), False)
-    vision_config.require("model_type", vision_config.text("model_type", "intern_vit_6b"), "intern_vit_6b")
-    stored = vision_config.integer("image_size", 224)
-    image_size = config.integer("force_image_size", stored)
+    vision_config, language_config = config.inner("vision_config"), config.inner(found.language)
+    for key, values in found.fixed.items():
+        for name, value in values.items():
+            fields = config.inner(key) if key else config
+            fields.require(name, fields.like(name, value), value)
+    _refuse_flash(config)
+    stored = vision_config.side("image_size", found.image_size)
+    image_size = config.integer("force_image_size", stored) if found.name == "internvl_chat" else stored
+    vision_config.require("norm_type", vision_config.like(*found.vision["norm"]), "layer_norm", "rms_norm")
     vision = Vision(
-        hidden_size=vision_config.integer("hidden_size", 3200),
-        layers=vision_config.integer("num_hidden_layers", 48),
-        heads=vision_config.integer("num_attention_heads", 25),
-        intermediate_size=vision_config.integer("intermediate_size", 12800),
         image_size=image_size,
-        patch_size=vision_config.integer("patch_size", 14),
-        norm=_norm_type(vision_config, "rms_norm"),
-        norm_eps=vision_config.number("layer_norm_eps", 1e-6),
-        qkv_bias=vision_config.boolean("qkv_bias", False),
-        qk_norm=vision_config.boolean("qk_normalization", True),
+        **{field: vision_config.like(key, default) for field, (key, default) in found.vision.items()},
     )
-    _check_vision(vision_config)
-    architecture = _architecture(llm_config)
-    version = config.text("ps_version", "v1")
-    config.require("ps_version", version, "v1", "v2")
+    architecture = _architecture(language_config)
+    if found.name == "internvl":
+        tokens = (image_size // max(1, vision.patch_size) // _downsample(config)) ** 2
+        config.require("image_seq_length", config.integer("image_seq_length", tokens), tokens)
     message = config.values.get("system_message")
     return ModelConfig(
-        format="internvl_chat",
+        format=found.name,
         architecture=architecture,
         vision=vision,
         stored_image_size=stored,
-        projector=Projector(_downsample(config), "v1" if version == "v1" else "v2"),
-        llm=_language_model(llm_config, architecture),
-        tiling=Tiling(
+        projector=Projector(_downsample(config), _pixel_shuffle(config, found)),
+        llm=_language_model(language_config, architecture),
+        tiling=_tiling(config, found, checkpoint.folder, image_size),
+        template=config.text("template") if found.name == "internvl_chat" else NATIVE_TEMPLATE,
+        system_message=None if message is None else config.text("system_message"),
+    )
+
+
+def _refuse_flash(config: Fields) -> None:
+    """InternVL3.5-Flash chooses for every tile whether it becomes 256 tokens or 64."""
+    if config.values.get("flash_mode"):
+        raise config.wrong(
+            "flash_mode",
+            config.values["flash_mode"],
+            "no visual resolution router (InternVL3.5-Flash); the model of the same size without -Flash in "
+            "its name has none",
+        )
+
+
+def _pixel_shuffle(config: Fields, found: _Format) -> Literal["v1", "v2"]:
+    version = config.text("ps_version", "v1") if found.name == "internvl_chat" else "v2"
+    config.require("ps_version", version, "v1", "v2")
+    return "v1" if version == "v1" else "v2"
+
+
+def _tiling(config: Fields, found: _Format, folder: Path, image_size: int) -> Tiling:
+    """Authors' checkpoints say it in their configuration, native ones in a file of the image processor."""
+    if found.name == "internvl_chat":
+        return Tiling(
             tile_size=image_size,
             min_tiles=config.integer("min_dynamic_patch", 1),
             max_tiles=config.integer("max_dynamic_patch", 6),
             thumbnail=config.boolean("use_thumbnail", False),
             dynamic=config.boolean("dynamic_image_size", False),
-        ),
-        template=config.text("template"),
-        system_message=None if message is None else config.text("system_message"),
-    )
-
-
-def _read_native(config: Fields, folder: Path) -> ModelConfig:
-    vision_config, text_config = config.inner("vision_config"), config.inner("text_config")
-    config.require("vision_feature_layer", config.integer("vision_feature_layer", -1), -1)
-    strategy = config.text("vision_feature_select_strategy", "default")
-    config.require("vision_feature_select_strategy", strategy, "default")
-    config.require("projector_hidden_act", config.text("projector_hidden_act", "gelu"), "gelu")
-    image_size = vision_config.side("image_size", 448)
-    vision = Vision(
-        hidden_size=vision_config.integer("hidden_size", 1024),
-        layers=vision_config.integer("num_hidden_layers", 24),
-        heads=vision_config.integer("num_attention_heads", 16),
-        intermediate_size=vision_config.integer("intermediate_size", 4096),
-        image_size=image_size,
-        patch_size=vision_config.side("patch_size", 14),
-        norm=_norm_type(vision_config, "layer_norm"),
-        norm_eps=vision_config.number("layer_norm_eps", 1e-6),
-        qkv_bias=vision_config.boolean("attention_bias", False),
-        qk_norm=vision_config.boolean("use_qk_norm", False),
-    )
-    _check_vision(vision_config)
-    for key in ("use_mean_pooling", "use_absolute_position_embeddings"):
-        vision_config.require(key, vision_config.boolean(key, True), True)
-    architecture = _architecture(text_config)
-    tokens = (image_size // max(1, vision.patch_size) // _downsample(config)) ** 2
-    config.require("image_seq_length", config.integer("image_seq_length", tokens), tokens)
+        )
     processor = _image_processor(folder)
-    return ModelConfig(
-        format="internvl",
-        architecture=architecture,
-        vision=vision,
-        stored_image_size=image_size,
-        projector=Projector(_downsample(config), "v2"),
-        llm=_language_model(text_config, architecture),
-        tiling=Tiling(
-            tile_size=image_size,
-            min_tiles=processor.integer("min_patches", 1),
-            max_tiles=processor.integer("max_patches", 12),
-            thumbnail=True,
-            dynamic=True,
-            mean=processor.triple("image_mean", IMAGENET_MEAN),
-            std=processor.triple("image_std", IMAGENET_STD),
-        ),
-        template=NATIVE_TEMPLATE,
-        system_message=None,
+    return Tiling(
+        tile_size=image_size,
+        min_tiles=processor.integer("min_patches", 1),
+        max_tiles=processor.integer("max_patches", 12),
+        thumbnail=True,
+        dynamic=True,
+        mean=processor.triple("image_mean", IMAGENET_MEAN),
+        std=processor.triple("image_std", IMAGENET_STD),
     )
 
 
@@ -174,22 +217,18 @@ def _image_processor(folder: Path) -> Fields:
     return Fields({}, str(path))
 
 
-def _norm_type(vision_config: Fields, default: NormType) -> NormType:
-    found = vision_config.text("norm_type", default)
-    vision_config.require("norm_type", found, "layer_norm", "rms_norm")
-    return "layer_norm" if found == "layer_norm" else "rms_norm"
-
-
-def _check_vision(vision_config: Fields) -> None:
-    vision_config.require("hidden_act", vision_config.text("hidden_act", "gelu"), "gelu")
-    vision_config.require("num_channels", vision_config.integer("num_channels", 3), 3)
-
-
 def _downsample(config: Fields) -> int:
     ratio = config.number("downsample_ratio", 0.5)
     if not 0 < ratio <= 1 or (1 / ratio) != round(1 / ratio):
         raise config.wrong("downsample_ratio", ratio, "1 divided by a whole number, such as 0.5")
     return round(1 / ratio)
+
+
+_OUT_OF_SCOPE = dict.fromkeys(
+    ("GptOssForCausalLM", "gpt_oss"),
+    " (gpt-oss: attention sinks, sliding windows and yarn are out of scope for now)",
+)
+"""Language models of the family that are known and refused, and why."""
 
 
 def _architecture(llm_config: Fields) -> LanguageArchitecture:
@@ -200,9 +239,10 @@ def _architecture(llm_config: Fields) -> LanguageArchitecture:
     for architecture in LANGUAGE_ARCHITECTURES:
         if named in architecture.classes or (named is None and model_type in architecture.model_types):
             return architecture
+    reason = _OUT_OF_SCOPE.get(named or str(model_type), "")
     raise CheckpointError(
-        f"{llm_config.where}: the language model is {named or model_type!r}, which cannot be exported. "
-        + _supported()
+        f"{llm_config.where}: the language model is {named or model_type!r}, which cannot be exported"
+        f"{reason}. {_supported()}"
     )
 
 
@@ -221,34 +261,105 @@ def _language_model(config: Fields, architecture: LanguageArchitecture) -> Langu
     # A null means one kv head for every head; a missing key means the class's default.
     written = "num_key_value_heads" in config.values
     kv_heads = heads if written else defaults.get("num_key_value_heads", heads)
+    width = "moe_intermediate_size" if architecture.experts else "intermediate_size"
+    head_dim = config.integer("head_dim", defaults.get("head_dim", hidden // max(1, heads)))
+    window = config.values.get("sliding_window")
+    if architecture.always_windowed and window is not None:
+        positions = config.integer("max_position_embeddings", defaults["max_position_embeddings"])
+        if config.integer("sliding_window") < positions:
+            raise config.wrong("sliding_window", window, f"none below max_position_embeddings ({positions})")
     return LanguageModel(
         architecture=architecture.name,
         hidden_size=hidden,
         layers=config.integer("num_hidden_layers", defaults["num_hidden_layers"]),
         heads=heads,
         kv_heads=config.integer("num_key_value_heads", kv_heads),
-        head_dim=config.integer("head_dim", defaults.get("head_dim", hidden // max(1, heads))),
-        intermediate_size=config.integer("intermediate_size", defaults["intermediate_size"]),
+        head_dim=head_dim,
+        intermediate_size=config.integer(width, defaults[width]),
         vocab_size=config.integer("vocab_size", defaults["vocab_size"]),
         norm_eps=config.number("rms_norm_eps", defaults["rms_norm_eps"]),
         qkv_bias=architecture.qkv_bias,
         qk_norm=architecture.qk_norm,
         tied_embeddings=False,
-        rope=_rope(config, config.integer("max_position_embeddings", defaults["max_position_embeddings"])),
+        rope=_rope(config, defaults, head_dim),
+        experts=_experts(config, defaults) if architecture.experts else None,
     )
 
 
-def _rope(config: Fields, max_position_embeddings: int) -> Rope:
-    """``rope_theta`` and ``rope_scaling``, or both in ``rope_parameters`` (transformers 5)."""
+def _experts(config: Fields, defaults: Mapping[str, Any]) -> Experts:
+    """The mixture of experts of every layer; layers without one are refused."""
+    config.require("decoder_sparse_step", config.integer("decoder_sparse_step", 1), 1)
+    config.require("mlp_only_layers", config.values.get("mlp_only_layers") or [], [])
+    # transformers 5 writes num_local_experts.
+    count = config.integer("num_local_experts", defaults["num_experts"])
+    return Experts(
+        count=config.integer("num_experts", count),
+        chosen=config.integer("num_experts_per_tok", defaults["num_experts_per_tok"]),
+        normalise=config.boolean("norm_topk_prob", defaults["norm_topk_prob"]),
+    )
+
+
+def _rope(config: Fields, defaults: Mapping[str, Any], head_dim: int) -> Rope:
+    """``rope_theta`` and ``rope_scaling``, or both in ``rope_parameters`` (transformers 5).
+
+    ``dynamic``: NTK scaling as InternLM2's authors have it. ``longrope``, which was called ``su``: Phi-3's
+    two sets of factors. ``llama3`` and ``linear`` divide the frequencies by factors that never change.
+    """
     key = "rope_parameters" if config.values.get("rope_parameters") is not None else "rope_scaling"
     theta = config.number("rope_theta", 10000.0)
+    positions = config.integer("max_position_embeddings", defaults["max_position_embeddings"])
+    plain = Rope(theta, "none", 1.0, positions)
     if config.values.get(key) is None:
-        return Rope(theta, "none", 1.0, max_position_embeddings)
+        return plain
     scaling = config.inner(key)
-    theta = scaling.number("rope_theta", theta)
+    plain = replace(plain, theta=scaling.number("rope_theta", theta))
     kind = scaling.text("rope_type", scaling.text("type", "default"))
-    scaling.require("rope_type", kind, "default", "dynamic")
+    scaling.require("rope_type", kind, "default", "dynamic", "linear", "llama3", "longrope", "su")
     scaling.require("partial_rotary_factor", scaling.number("partial_rotary_factor", 1.0), 1.0)
     if kind == "default":
-        return Rope(theta, "none", 1.0, max_position_embeddings)
-    return Rope(theta, "dynamic", scaling.number("factor"), max_position_embeddings)
+        return plain
+    if kind == "dynamic":
+        return replace(plain, scaling="dynamic", factor=scaling.number("factor"))
+    if kind == "linear":
+        factor = scaling.number("factor")
+        return replace(plain, scaling="linear", factor=factor, short_factor=(factor,) * (head_dim // 2))
+    if kind == "llama3":
+        factors = _llama3_factors(scaling, plain.theta, head_dim)
+        return replace(plain, scaling="llama3", factor=scaling.number("factor"), short_factor=factors)
+    # Phi-3 has the key outside, with a default; it goes before the one inside.
+    original = config.integer(
+        "original_max_position_embeddings",
+        defaults.get("original_max_position_embeddings")
+        or scaling.integer("original_max_position_embeddings", positions),
+    )
+    if original < 2:
+        raise config.wrong("original_max_position_embeddings", original, "more than one position")
+    factor = scaling.number("factor", positions / original)
+    grown = sqrt(1 + log(factor) / log(original)) if factor > 1 else 1.0
+    return replace(
+        plain,
+        scaling="longrope",
+        factor=max(factor, 1.0),
+        short_factor=scaling.numbers("short_factor", head_dim // 2),
+        long_factor=scaling.numbers("long_factor", head_dim // 2),
+        original_max_position_embeddings=original,
+        attention_factor=scaling.number("attention_factor", grown),
+    )
+
+
+def _llama3_factors(scaling: Fields, theta: float, head_dim: int) -> tuple[float, ...]:
+    """What Llama 3.1 divides its frequencies by: long waves by ``factor``, short ones by 1.
+
+    In between, frequencies are interpolated by how often a wave turns within the original length.
+    """
+    factor = scaling.number("factor")
+    low, high = scaling.number("low_freq_factor"), scaling.number("high_freq_factor")
+    original = scaling.integer("original_max_position_embeddings")
+    if not 0 < low < high:
+        raise scaling.wrong("high_freq_factor", high, f"more than low_freq_factor ({low}), which is above 0")
+    factors = []
+    for pair in range(head_dim // 2):
+        turns = original * theta ** (-2 * pair / head_dim) / (2 * pi)
+        kept = min(max((turns - low) / (high - low), 0.0), 1.0)
+        factors.append(1 / (kept + (1 - kept) / factor))
+    return tuple(factors)

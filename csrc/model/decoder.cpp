@@ -88,7 +88,7 @@ Decoder::Decoder(const DecoderFacts& facts, std::shared_ptr<const WeightFile> we
       normed_(chunk_ * facts.hidden_size),
       qkv_(chunk_ * facts.qkv_rows()),
       attention_(chunk_ * facts.heads * facts.head_dim),
-      gate_up_(chunk_ * 2 * facts.intermediate_size),
+      gate_up_(facts.experts.count > 0 ? 0 : chunk_ * 2 * facts.intermediate_size),
       cosines_(chunk_ * (facts.head_dim / 2)),
       sines_(cosines_.size()) {
   if (embedding_.scales != nullptr) {
@@ -96,6 +96,7 @@ Decoder::Decoder(const DecoderFacts& facts, std::shared_ptr<const WeightFile> we
         "tensor 'llm.embed_tokens.weight' holds integers; a table is fp32, fp16 or bf16. "
         "Export the bundle again.");
   }
+  if (facts.experts.count > 0) mixture_.emplace(facts, chunk_);
 }
 
 WeightMatrix Decoder::matrix(const std::string& name, std::size_t rows, std::size_t columns) const {
@@ -138,6 +139,7 @@ const float* Decoder::vector(const std::string& name, std::size_t size) const {
 std::vector<Decoder::Layer> Decoder::load_layers() const {
   const std::size_t hidden = facts_.hidden_size;
   const std::size_t inner = facts_.intermediate_size;
+  const std::size_t experts = facts_.experts.count;
   std::vector<Layer> layers;
   for (std::size_t i = 0; i < facts_.layers; ++i) {
     const auto name = [&](const char* tensor) { return layer_name(i, tensor); };
@@ -149,9 +151,16 @@ std::vector<Decoder::Layer> Decoder::load_layers() const {
         .k_norm = facts_.qk_norm ? vector(name("k_norm.weight"), facts_.head_dim) : nullptr,
         .o_proj = matrix(name("o_proj.weight"), hidden, facts_.heads * facts_.head_dim),
         .mlp_norm = vector(name("mlp_norm.weight"), hidden),
-        .gate_up = matrix(name("gate_up.weight"), 2 * inner, hidden),
-        .down = matrix(name("down.weight"), hidden, inner),
+        .gate_up = experts > 0 ? WeightMatrix{} : matrix(name("gate_up.weight"), 2 * inner, hidden),
+        .down = experts > 0 ? WeightMatrix{} : matrix(name("down.weight"), hidden, inner),
+        .experts = {},
     });
+    if (experts == 0) continue;
+    layers.back().experts = {
+        .router = matrix(name("router.weight"), experts, hidden),
+        .gate_up = matrix(name("experts.gate_up.weight"), experts * 2 * inner, hidden),
+        .down = matrix(name("experts.down.weight"), experts * hidden, inner),
+    };
   }
   return layers;
 }
@@ -275,9 +284,7 @@ void Decoder::multiply(const float* x, std::size_t x_stride, std::size_t rows, c
 
 void Decoder::forward(std::span<const Run> runs, std::size_t rows, std::size_t needed) {
   const std::size_t hidden = facts_.hidden_size;
-  const std::size_t inner = facts_.intermediate_size;
   const std::size_t query_size = facts_.heads * facts_.head_dim;
-  const ActivationKernels& activation = activation_kernels(set_);
   for (const Run& run : runs) {
     const std::size_t angles = run.row * (facts_.head_dim / 2);
     rope_.fill(run.position, run.count, run.length, &cosines_[angles], &sines_[angles]);
@@ -306,15 +313,28 @@ void Decoder::forward(std::span<const Run> runs, std::size_t rows, std::size_t n
     attend(i, runs);
     multiply(attention_.data() + first * query_size, query_size, count, layer.o_proj, nullptr, true, stream);
     normalise(layer.mlp_norm, stream, count, normed_.data());
-    multiply(normed_.data(), hidden, count, layer.gate_up, nullptr, false, gate_up_.data());
-    team_->for_each_range(count, row_grain, [&](std::size_t begin, std::size_t end) {
-      for (std::size_t row = begin; row < end; ++row) {
-        float* gate = &gate_up_[row * 2 * inner];
-        activation.silu_multiply(gate, gate + inner, inner, gate);
-      }
-    });
-    multiply(gate_up_.data(), 2 * inner, count, layer.down, nullptr, true, stream);
+    feed_forward(layer, count, stream);
   }
+}
+
+void Decoder::feed_forward(const Layer& layer, std::size_t rows, float* stream) {
+  if (mixture_) {
+    const auto one_expert = [&](const float* x, std::size_t x_stride, std::size_t count,
+                                const WeightMatrix& w,
+                                float* y) { multiply(x, x_stride, count, w, nullptr, false, y); };
+    mixture_->add(layer.experts, normed_.data(), rows, one_expert, *team_, set_, stream);
+    return;
+  }
+  const std::size_t inner = facts_.intermediate_size;
+  const ActivationKernels& activation = activation_kernels(set_);
+  multiply(normed_.data(), facts_.hidden_size, rows, layer.gate_up, nullptr, false, gate_up_.data());
+  team_->for_each_range(rows, row_grain, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t row = begin; row < end; ++row) {
+      float* gate = &gate_up_[row * 2 * inner];
+      activation.silu_multiply(gate, gate + inner, inner, gate);
+    }
+  });
+  multiply(gate_up_.data(), 2 * inner, rows, layer.down, nullptr, true, stream);
 }
 
 void Decoder::normalise(const float* weight, const float* x, std::size_t rows, float* out) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "kernels/gemm/weight_matrix.h"
 #include "kv_cache/kv_cache.h"
 #include "model/decoder_facts.h"
+#include "model/experts.h"
 #include "runtime/thread_team.h"
 #include "runtime/turn_lock.h"
 #include "runtime/weight_file.h"
@@ -29,8 +31,8 @@ struct DecoderOptions {
 //
 // The logits after a token depend on the tokens before it and on nothing else, bit for bit: not on how they
 // were cut into calls or chunks, on the sequences decoded beside, or on the number of threads. The one
-// exception is dynamic rope scaling beyond its trained length, whose angles depend on the length at each
-// call.
+// exception is rope that changes with the length of a sequence (dynamic scaling beyond the trained length,
+// longrope beyond the original one), whose angles depend on the length at each call.
 //
 // One decoder may be used from several threads; they take turns. A call that throws leaves every sequence as
 // it was.
@@ -79,8 +81,9 @@ class Decoder {
     const float* k_norm;
     WeightMatrix o_proj;
     const float* mlp_norm;
-    WeightMatrix gate_up;
+    WeightMatrix gate_up;  // empty with experts, as the next
     WeightMatrix down;
+    ExpertWeights experts;  // empty without
   };
 
   // Tokens that stand one after the other in one sequence, as rows of the residual stream.
@@ -109,6 +112,8 @@ class Decoder {
   // Takes the first `rows` rows of hidden_ through all layers and appends their keys and values. Afterwards
   // only the rows from `needed` on are right: the last layer computes no others.
   void forward(std::span<const Run> runs, std::size_t rows, std::size_t needed);
+  // Adds what the MLP makes of the first `rows` rows of normed_.
+  void feed_forward(const Layer& layer, std::size_t rows, float* stream);
   void normalise(const float* weight, const float* x, std::size_t rows, float* out);
   void rotate_and_store(const Layer& layer, std::size_t index, std::span<const Run> runs, std::size_t rows);
   void attend(std::size_t layer, std::span<const Run> runs);
@@ -134,11 +139,12 @@ class Decoder {
 
   // Activations of one chunk.
   LinearWorkspace linear_;
+  std::optional<ExpertMixture> mixture_;
   std::vector<float> hidden_;     // [chunk, hidden_size], the residual stream
   std::vector<float> normed_;     // [chunk, hidden_size]
   std::vector<float> qkv_;        // [chunk, qkv_rows]
   std::vector<float> attention_;  // [chunk, heads * head_dim]
-  std::vector<float> gate_up_;    // [chunk, 2 * intermediate_size]
+  std::vector<float> gate_up_;    // [chunk, 2 * intermediate_size]; none with experts
   std::vector<float> cosines_;    // [chunk, head_dim / 2]
   std::vector<float> sines_;
   std::vector<Tile> tiles_;

@@ -115,10 +115,16 @@ class Graph:
         """Reshapes to constant extents, where -1 is what is left and 0 is as before."""
         return self.op("Reshape", [value, self.integers(shape)], name)
 
-    def stored(self, name: str) -> str:
-        """A tensor of the weights file: an initialiser that points at its bytes there."""
+    def stored(self, name: str, shape: Sequence[int] | None = None) -> str:
+        """A tensor of the weights file: an initialiser that points at its bytes there.
+
+        A shape takes the place of its own, of as many elements.
+        """
         place = self._places[name]
-        return self._external(name, name, ELEMENT_TYPE[place.tensor.dtype], place.tensor.shape)
+        kind = ELEMENT_TYPE[place.tensor.dtype]
+        if shape is None or tuple(shape) == place.tensor.shape:
+            return self._external(name, name, kind, place.tensor.shape)
+        return self._external(f"{name}.shaped", name, kind, shape)
 
     def stored_bytes(self, name: str, shape: Sequence[int]) -> str:
         """The bytes of a tensor of the weights file as uint8 of some shape."""
@@ -143,6 +149,16 @@ class Graph:
     def stored_shape(self, name: str) -> tuple[int, ...]:
         """The extents of a stored tensor, in elements."""
         return self._places[name].tensor.shape
+
+    def body(self, name: str) -> Graph:
+        """A graph for inside of this one: it sees this one's values, and its constants are this one's."""
+        inner = Graph(name, self._places, self._opset)
+        inner._initialisers, inner._domains = self._initialisers, self._domains
+        return inner
+
+    def as_body(self) -> onnx.GraphProto:
+        """What :meth:`body` became, as the attribute of a node."""
+        return helper.make_graph(self._nodes, self.name, self._inputs, self._outputs)
 
     def write(self, path: Path) -> None:
         """Writes the graph. The weights file lies, or will lie, in the same folder."""

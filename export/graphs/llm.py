@@ -8,6 +8,7 @@ from internvl_rt.bundle.graph_ports import EMBEDDINGS, LOGITS, ROWS
 from internvl_rt.bundle.manifest import LanguageModel
 from internvl_rt.bundle.tensors import EMBED_TOKENS, LM_HEAD, llm_layer
 from internvl_rt.export.graphs.dialect import Dialect
+from internvl_rt.export.graphs.experts import mix_experts
 
 
 def build_llm(ops: Dialect, llm: LanguageModel, tied: bool) -> None:
@@ -46,10 +47,17 @@ def _layer(ops: Dialect, llm: LanguageModel, x: str, u: str, layer: int) -> tupl
     u = ops.linear(ops.cached_attention(llm, q, k, v, layer), name("o_proj"), bias=False)
     x, u = ops.add_norm(x, u, name("attention.residual"), name("mlp_norm"), llm.norm_eps)
 
-    gate_up = ops.linear(u, name("gate_up"), bias=False)
-    gate, up = ops.graph.split(gate_up, [llm.intermediate_size] * 2, [name("gate"), name("up")])
-    u = ops.multiply(ops.silu(gate, name("silu")), up, name("gated"))
-    u = ops.linear(u, name("down"), bias=False)
+    u = _feed_forward(ops, llm, u, layer) if llm.experts is None else mix_experts(ops, llm, u, layer)
     if layer + 1 == llm.layers:
         return ops.add(x, u, name("mlp.residual")), ""
     return ops.add_norm(x, u, name("mlp.residual"), llm_layer(layer + 1, "attention_norm"), llm.norm_eps)
+
+
+def _feed_forward(ops: Dialect, llm: LanguageModel, u: str, layer: int) -> str:
+    def name(part: str) -> str:
+        return llm_layer(layer, part)
+
+    gate_up = ops.linear(u, name("gate_up"), bias=False)
+    gate, up = ops.graph.split(gate_up, [llm.intermediate_size] * 2, [name("gate"), name("up")])
+    u = ops.multiply(ops.silu(gate, name("silu")), up, name("gated"))
+    return ops.linear(u, name("down"), bias=False)

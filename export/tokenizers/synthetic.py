@@ -62,6 +62,18 @@ FAMILIES: dict[str, Family] = {
         | {"<|endoftext|>": 32000, "<|assistant|>": 32001, "<|system|>": 32006, "<|end|>": 32007}
         | _numbered(32010, ("<|user|>", *INTERNVL_TOKENS)),
     ),
+    "yi": Family(
+        True,
+        _numbered(0, ("<unk>", "<|startoftext|>", "<|endoftext|>"))
+        | {"<|im_start|>": 6, "<|im_end|>": 7}
+        | _numbered(63998, INTERNVL_TOKENS),
+    ),
+    "internlm3": Family(
+        True,
+        _numbered(0, ("<unk>", "<s>", "</s>"))
+        | _numbered(128130, ("<|im_end|>", "<|im_start|>"))
+        | _numbered(128512, INTERNVL_TOKENS),
+    ),
     "llama3": Family(
         False,
         _numbered(128000, ("<|begin_of_text|>", "<|end_of_text|>", "<|im_start|>", "<|im_end|>"))

@@ -1,6 +1,6 @@
 """The C++ core of internvl_rt."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -75,7 +75,21 @@ class Sampler:
     def fork(self, index: int) -> Sampler: ...
 
 class RopeFacts:
-    def __init__(self, *, theta: float, dynamic: bool, factor: float, max_positions: int) -> None: ...
+    def __init__(
+        self,
+        *,
+        theta: float,
+        dynamic: bool,
+        factor: float,
+        max_positions: int,
+        short_factors: Sequence[float] = (),
+        long_factors: Sequence[float] = (),
+        original_positions: int = 0,
+        attention_factor: float = 1.0,
+    ) -> None: ...
+
+class ExpertFacts:
+    def __init__(self, *, count: int = 0, chosen: int = 0, normalise: bool = False) -> None: ...
 
 class DecoderFacts:
     def __init__(
@@ -92,6 +106,7 @@ class DecoderFacts:
         qkv_bias: bool,
         qk_norm: bool,
         rope: RopeFacts,
+        experts: ExpertFacts = ...,
     ) -> None: ...
 
 class Decoder:

@@ -99,7 +99,7 @@ def context_of(manifest: Manifest, cache_tokens: int | None, max_context: int | 
     if cache_tokens is None:
         cache_tokens = default_cache_tokens(manifest.llm)
     cache_tokens = _positive("cache_tokens", cache_tokens, MOST_CACHE_TOKENS)
-    context_tokens = min(cache_tokens, manifest.llm.rope.max_position_embeddings)
+    context_tokens = min(cache_tokens, manifest.llm.rope.longest_context)
     if max_context is not None:
         context_tokens = min(context_tokens, _positive("max_context", max_context, MOST_CACHE_TOKENS))
     return cache_tokens, context_tokens

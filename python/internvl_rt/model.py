@@ -649,7 +649,7 @@ class Model:
             image_tokens = sum(tiles) * self.manifest.tokens_per_tile
             about = f" {image_tokens} of them are for {sum(tiles)} tiles of {pictures}."
             advice = ["lower max_tiles", "give fewer pictures", *advice]
-        most = self.manifest.llm.rope.max_position_embeddings
+        most = self.manifest.llm.rope.longest_context
         if self._context_tokens < most:
             advice.append(f"load the model with a larger cache_tokens (it takes contexts up to {most})")
         raise PromptError(

@@ -38,8 +38,19 @@ HALF = {name: graphs for name, graphs in GRAPH_SETS.items() if graphs.compute ==
 
 def shrunk(llm: LanguageModel) -> LanguageModel:
     """The facts of a model of the family with everything small but what makes it that architecture."""
+    rope, experts = llm.rope, llm.experts
+    if rope.long_factor:
+        # Within the prompts' lengths, so that they take both sets of factors.
+        short, long = rope.short_factor[:8], rope.long_factor[:8]
+        rope = dataclasses.replace(
+            rope, short_factor=short, long_factor=long, original_max_position_embeddings=100
+        )
+    if experts is not None:
+        experts = dataclasses.replace(experts, count=12, chosen=3)
     return dataclasses.replace(
         llm,
+        rope=rope,
+        experts=experts,
         hidden_size=96,
         layers=2,
         heads=2 * (llm.heads // llm.kv_heads),
@@ -112,10 +123,11 @@ def relative(found: Floats, wanted: Floats) -> float:
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
 
 
-def least_cosine(found: Floats, wanted: Floats) -> float:
+def least_cosine(found: Floats, wanted: Floats, of: float = 1.0) -> float:
+    """The cosine that this part of the rows reaches."""
     found, wanted = found.astype(np.float64), wanted.astype(np.float64)
     lengths = np.linalg.norm(found, axis=-1) * np.linalg.norm(wanted, axis=-1)
-    return float(((found * wanted).sum(-1) / lengths).min())
+    return float(np.quantile((found * wanted).sum(-1) / lengths, 1 - of))
 
 
 @pytest.mark.parametrize("name", list(LANGUAGE_MODELS))
@@ -124,8 +136,10 @@ def test_language_models(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPa
     wanted = native_answers(bundle)
     for graphs in EXACT:
         assert relative(onnx_answers(bundle, graphs, monkeypatch), wanted) < 1e-4, graphs
+    # Of experts that a router likes equally well, rounding may choose another one.
+    most = 1.0 if bundle.manifest.llm.experts is None else 0.95
     for graphs in HALF:
-        assert least_cosine(onnx_answers(bundle, graphs, monkeypatch), wanted) > 0.99999, graphs
+        assert least_cosine(onnx_answers(bundle, graphs, monkeypatch), wanted, most) > 0.99999, graphs
 
 
 @pytest.mark.parametrize("weights", ["fp16", "bf16"])

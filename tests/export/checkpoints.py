@@ -30,7 +30,7 @@ class Model:
     """The sizes of a model, and what its parts have."""
 
     language: str
-    """internlm2, qwen2, llama or qwen3"""
+    """internlm2, qwen2, llama, qwen3 or phi3"""
     vision_hidden: int = 64
     vision_layers: int = 2
     vision_heads: int = 4
@@ -59,6 +59,9 @@ TINY_INTERNLM2 = Model(
 )
 TINY_LLAMA = Model("llama")
 TINY_QWEN3 = Model("qwen3", head_dim=24)
+TINY_PHI3 = Model(
+    "phi3", kv_heads=4, eps=1e-5, theta=1e4, template="phi3-chat", tokenizer="phi3", max_positions=512
+)
 TINY_6B = Model("internlm2", vision_6b=True, vision_heads=2, tokenizer="internlm2", template="internlm2-chat")
 
 
@@ -203,7 +206,7 @@ def write_checkpoint(
 
 def write_tokenizer(folder: Path, model: Model) -> None:
     synthetic_tokenizer(model.tokenizer, model.vocabulary).save(str(folder / "tokenizer.json"))
-    kind = "LlamaTokenizerFast" if model.tokenizer == "internlm2" else "Qwen2Tokenizer"
+    kind = "LlamaTokenizerFast" if model.tokenizer in ("internlm2", "phi3") else "Qwen2Tokenizer"
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}))
 
 
@@ -293,6 +296,12 @@ def _llama_tensors(model: Model, w: dict[str, Array]) -> dict[str, Array]:
     renamed |= {name: f"mlp.{name}_proj" for name in ("gate", "up", "down")}
     for i in range(model.layers):
         _rename(w, f"llm.{i}", out, f"model.layers.{i}", renamed)
+        if model.language == "phi3":
+            for to, parts in (("self_attn.qkv_proj", "qkv"), ("mlp.gate_up_proj", ("gate", "up"))):
+                for part in parts:
+                    del out[f"model.layers.{i}.{renamed[part]}.weight"]
+                fused = np.concatenate([w[f"llm.{i}.{part}.weight"] for part in parts])
+                out[f"model.layers.{i}.{to}.weight"] = fused
     return out
 
 
@@ -340,6 +349,7 @@ def authors_config(model: Model) -> dict[str, Any]:
         "qwen2": "Qwen2ForCausalLM",
         "llama": "LlamaForCausalLM",
         "qwen3": "Qwen3ForCausalLM",
+        "phi3": "Phi3ForCausalLM",
     }
     llm: dict[str, Any] = {
         "architectures": [classes[model.language]],

@@ -31,6 +31,12 @@ def test_vision_towers() -> None:
         ("InternVL2_5-8B", 7.738),
         ("InternVL2_5-26B", 19.861),
         ("InternVL-Chat-V1-5", 19.861),
+        ("InternVL3_5-1B", 0.752),
+        ("InternVL3_5-2B", 2.032),
+        ("InternVL3_5-4B", 4.411),
+        ("InternVL3_5-8B", 8.191),
+        ("InternVL3_5-14B", 14.768),
+        ("InternVL3_5-38B", 32.762),
     ],
 )
 def test_language_models(name: str, billions: float) -> None:
@@ -44,6 +50,10 @@ def test_language_models(name: str, billions: float) -> None:
         ("InternVL2-1B", 0.938),
         ("InternVL2_5-2B", 2.206),
         ("InternVL2_5-4B", 3.713),
+        ("InternVL3-1B", 0.938),
+        ("InternVL3-2B", 2.089),
+        ("InternVL3-8B", 7.944),
+        ("InternVL3-14B", 15.117),
     ],
 )
 def test_whole_models(name: str, billions: float) -> None:
@@ -60,6 +70,20 @@ def test_whole_models(name: str, billions: float) -> None:
         ("InternVL2-26B", 25.5),
         ("InternVL-Chat-V1-5", 25.5),
         ("InternVL2_5-26B", 25.5),
+        ("Mini-InternVL-Chat-4B-V1-5", 4.1),  # published as 4.2
+        ("InternVL2-40B", 40.1),
+        ("InternVL2-Llama3-76B", 76.3),
+        ("InternVL3-9B", 9.1),
+        ("InternVL3-38B", 38.4),
+        ("InternVL3-78B", 78.4),
+        ("InternVL3_5-1B", 1.1),
+        ("InternVL3_5-2B", 2.3),
+        ("InternVL3_5-4B", 4.7),
+        ("InternVL3_5-8B", 8.5),
+        ("InternVL3_5-14B", 15.1),
+        ("InternVL3_5-38B", 38.4),
+        ("InternVL3_5-30B-A3B", 30.8),
+        ("InternVL3_5-241B-A28B", 240.7),
     ],
 )
 def test_published_totals(name: str, billions: float) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import save_file
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
-from export.checkpoints import TINY_INTERNLM2, TINY_QWEN2, write_tokenizer
+from export.checkpoints import TINY_INTERNLM2, TINY_PHI3, TINY_QWEN2, write_tokenizer
 from reference.internvl import Reference, random_tensors
 
 IMAGE_CONTEXT_ID = 324
@@ -34,14 +34,67 @@ INTERNLM2: dict[str, Any] = {
     "rope_scaling": {"type": "dynamic", "factor": 2.0},
     "bias": False,
 }
+INTERNLM3 = INTERNLM2 | {"rope_theta": 5e7, "rope_scaling": {"type": "dynamic", "factor": 6.0}}
+"""InternVL3-9B: InternLM3's numbers in InternLM2's layout."""
+LLAMA: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 5e6,
+    "rope_scaling": None,
+}
+QWEN3 = QWEN2 | {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 24}
+QWEN3_MOE = QWEN3 | {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "num_experts": 12,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 64,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+}
+LONGROPE: dict[str, Any] = {
+    "short_factor": [1 + 0.05 * j for j in range(8)],
+    "long_factor": [1.2 * 1.4**j for j in range(8)],
+}
+PHI3: dict[str, Any] = {
+    "architectures": ["Phi3ForCausalLM"],
+    "model_type": "phi3",
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e4,
+    "rope_scaling": {"type": "su", **LONGROPE},
+    "num_key_value_heads": 8,
+    "original_max_position_embeddings": 40,
+    "max_position_embeddings": 512,
+    "sliding_window": 1024,
+}
+LANGUAGE_MODELS = {
+    "qwen2": QWEN2,
+    "internlm2": INTERNLM2,
+    "internlm3": INTERNLM3,
+    "llama": LLAMA,
+    "qwen3": QWEN3,
+    "qwen3_moe": QWEN3_MOE,
+    "phi3": PHI3,
+}
+"""One of every kind that the family has, in the words of the authors' ``llm_config``."""
+
+_PROMPTS = {
+    "internlm2": ("internlm2-chat", TINY_INTERNLM2),
+    "phi3": ("phi3-chat", TINY_PHI3),
+    "llama": ("Hermes-2", TINY_QWEN2),
+}
+"""Template and tokenizer by ``model_type``; the others have Qwen's."""
 
 
 def authors_checkpoint(folder: Path, tower: dict[str, Any], llm: dict[str, Any], seed: int = 0) -> Reference:
     """Writes a small checkpoint in the authors' format, and returns the reference model of it."""
+    template, tokenizer = _PROMPTS.get(llm["model_type"], ("internvl2_5", TINY_QWEN2))
     config = {
         "architectures": ["InternVLChatModel"],
         "model_type": "internvl_chat",
-        "template": "internvl2_5" if llm is QWEN2 else "internlm2-chat",
+        "template": template,
         "downsample_ratio": 0.5,
         "ps_version": "v2",
         "select_layer": -1,
@@ -80,7 +133,7 @@ def authors_checkpoint(folder: Path, tower: dict[str, Any], llm: dict[str, Any],
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    write_tokenizer(folder, TINY_QWEN2 if llm is QWEN2 else TINY_INTERNLM2)
+    write_tokenizer(folder, tokenizer)
     return Reference(config, tensors)
 
 

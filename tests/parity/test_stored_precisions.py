@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bundle.tiny import tiny_manifest
-from internvl_rt.bundle.manifest import Manifest
+from internvl_rt.bundle.manifest import Experts, Manifest
 from internvl_rt.export.synthetic import write_synthetic
 from parity.compare import ENGINES, assert_greedy_agrees, greedy, opened, relative_error
 from reference.stored import reference_of_bundle
@@ -30,6 +30,9 @@ def structure(name: str, weights: str) -> Manifest:
         llm = dataclasses.replace(llm, qkv_bias=False, kv_heads=1, norm_eps=1e-5)
     if name == "qwen3":
         llm = dataclasses.replace(llm, qkv_bias=False, qk_norm=True, head_dim=32)
+    if name == "qwen3_moe":
+        experts = Experts(count=6, chosen=2, normalise=True)
+        llm = dataclasses.replace(llm, qkv_bias=False, qk_norm=True, experts=experts)
     if name == "tied-v1":
         llm = dataclasses.replace(llm, tied_embeddings=True)
         projector = dataclasses.replace(projector, pixel_shuffle="v1")
@@ -38,7 +41,7 @@ def structure(name: str, weights: str) -> Manifest:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("weights", PRECISIONS)
-@pytest.mark.parametrize("name", ["300m-qwen2", "6b-internlm2", "qwen3", "tied-v1"])
+@pytest.mark.parametrize("name", ["300m-qwen2", "6b-internlm2", "qwen3", "qwen3_moe", "tied-v1"])
 def test_engine_computes_what_is_stored(tmp_path: Path, engine: str, weights: str, name: str) -> None:
     manifest = structure(name, weights)
     folder = write_synthetic(manifest, tmp_path / "bundle", tokenizer=None, progress=False)

@@ -7,7 +7,7 @@ in one of them shows. Nothing here is clever.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import erf, prod, sqrt
+from math import erf, log, prod, sqrt
 from typing import Any
 
 import numpy as np
@@ -72,10 +72,10 @@ def merge(x: Array) -> Array:
     return x.transpose(1, 0, 2).reshape(x.shape[1], -1)
 
 
-def rotate(x: Array, positions: Array, theta: float) -> Array:
-    """Rotate-half RoPE of [heads, n, d]: dimensions j and j + d/2 turn by position * theta^(-2j/d)."""
+def rotate(x: Array, positions: Array, frequencies: Array) -> Array:
+    """Rotate-half RoPE of [heads, n, d]: dimensions j and j + d/2 turn by position * frequency_j."""
     d = x.shape[-1]
-    angle = positions[:, None] * theta ** (-2 * np.arange(d // 2) / d)
+    angle = positions[:, None] * frequencies
     a, b = x[..., : d // 2], x[..., d // 2 :]
     return np.concatenate(
         [a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle)], axis=-1
@@ -163,11 +163,15 @@ class Reference:
         u = gelu(norm("norm2", x) @ get("mlp.fc1.weight").T + get("mlp.fc1.bias"))
         return x + get("ls2") * (u @ get("mlp.fc2.weight").T + get("mlp.fc2.bias"))
 
-    # The language model: InternLM2, Qwen2, Qwen3, Llama.
+    # The language model: InternLM2, Qwen2, Qwen3, Qwen3-MoE, Llama, Phi-3.
 
     @property
     def is_internlm2(self) -> bool:
         return self.llm["architectures"][0] == "InternLM2ForCausalLM"
+
+    @property
+    def is_phi3(self) -> bool:
+        return self.llm["architectures"][0] == "Phi3ForCausalLM"
 
     def embed(self, token_ids: npt.NDArray[Any], features: Array | None, image_context_id: int) -> Array:
         """Token embeddings [n, H] with the features in the places of the image context token."""
@@ -198,13 +202,21 @@ class Reference:
             x = np.concatenate([x, self.embed(np.array(tokens[-1:]), None, -1)])
         return tokens, margins
 
-    def _theta(self, length: int) -> float:
+    def _frequencies(self, length: int) -> tuple[Array, float]:
+        """Rotary frequencies of a sequence of that length, and what cosines and sines are multiplied by."""
         theta, scaling = float(self.llm["rope_theta"]), self.llm.get("rope_scaling")
         trained, d = self.llm["max_position_embeddings"], self._head_dim
-        if scaling and scaling["type"] == "dynamic" and length > trained:
+        kind = scaling["type"] if scaling else "none"
+        if kind == "dynamic" and length > trained:
             factor = scaling["factor"]
             theta *= (factor * length / trained - (factor - 1)) ** (d / (d - 2))
-        return theta
+        frequencies: Array = np.array([theta ** (-2 * j / d) for j in range(d // 2)])
+        if kind in ("su", "longrope"):
+            original = self.llm["original_max_position_embeddings"]
+            factors = scaling["long_factor"] if length > original else scaling["short_factor"]
+            usual = sqrt(1 + log(trained / original) / log(original)) if trained > original else 1.0
+            return frequencies / np.array(factors), scaling.get("attention_factor", usual)
+        return frequencies, 1.0
 
     @property
     def _head_dim(self) -> int:
@@ -230,14 +242,18 @@ class Reference:
             v = groups[:, :, -1].transpose(1, 0, 2)
         else:
             u = rms_norm(x, get("input_layernorm.weight"), eps)
-            q = heads_of(linear("self_attn.q_proj", u), heads)
-            k = heads_of(linear("self_attn.k_proj", u), kv_heads)
-            v = heads_of(linear("self_attn.v_proj", u), kv_heads)
+            if self.is_phi3:
+                split = [heads * d, (heads + kv_heads) * d]
+                parts = np.split(linear("self_attn.qkv_proj", u), split, axis=-1)
+            else:
+                parts = [linear(f"self_attn.{letter}_proj", u) for letter in "qkv"]
+            q, k, v = (heads_of(part, n) for part, n in zip(parts, (heads, kv_heads, kv_heads), strict=True))
             if prefix + "self_attn.q_norm.weight" in self.tensors:
                 q = rms_norm(q, get("self_attn.q_norm.weight"), eps)
                 k = rms_norm(k, get("self_attn.k_norm.weight"), eps)
-        positions, theta = np.arange(len(x), dtype=np.float64), self._theta(len(x))
-        out = merge(attention(rotate(q, positions, theta), rotate(k, positions, theta), v, causal=True))
+        positions, (frequencies, growth) = np.arange(len(x), dtype=np.float64), self._frequencies(len(x))
+        q, k = (growth * rotate(part, positions, frequencies) for part in (q, k))
+        out = merge(attention(q, k, v, causal=True))
         if self.is_internlm2:
             x = x + linear("attention.wo", out)
             u = rms_norm(x, get("ffn_norm.weight"), eps)
@@ -245,8 +261,28 @@ class Reference:
         else:
             x = x + linear("self_attn.o_proj", out)
             u = rms_norm(x, get("post_attention_layernorm.weight"), eps)
+            if f"{prefix}mlp.gate.weight" in self.tensors:
+                return x + self._experts(u, prefix)
+            if self.is_phi3:
+                one, other = np.split(linear("mlp.gate_up_proj", u), 2, axis=-1)
+                return x + linear("mlp.down_proj", silu(one) * other)
             gate, up, down = "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"
         return x + linear(down, silu(linear(gate, u)) * linear(up, u))
+
+    def _experts(self, u: Array, prefix: str) -> Array:
+        """Every token through the experts that its router likes best, one token after another."""
+        out = np.zeros_like(u)
+        for row, token in enumerate(u):
+            likings = softmax(self.tensors[f"{prefix}mlp.gate.weight"] @ token)
+            best = np.argsort(-likings, kind="stable")[: self.llm["num_experts_per_tok"]]
+            total = likings[best].sum() if self.llm["norm_topk_prob"] else 1.0
+            for expert in best:
+                gate, up, down = (
+                    self.tensors[f"{prefix}mlp.experts.{expert}.{name}_proj.weight"]
+                    for name in ("gate", "up", "down")
+                )
+                out[row] += likings[expert] / total * (down @ (silu(gate @ token) * (up @ token)))
+        return out
 
 
 def tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -306,15 +342,26 @@ def _language_shapes(llm: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     shapes["model.norm.weight"] = (h,)
     for layer in range(llm["num_hidden_layers"]):
         prefix = f"model.layers.{layer}."
-        for name, rows in (("q_proj", heads * d), ("k_proj", kv_heads * d), ("v_proj", kv_heads * d)):
+        projections = (("q_proj", heads * d), ("k_proj", kv_heads * d), ("v_proj", kv_heads * d))
+        if architecture == "Phi3ForCausalLM":
+            projections = (("qkv_proj", (heads + 2 * kv_heads) * d),)
+        for name, rows in projections:
             shapes[f"{prefix}self_attn.{name}.weight"] = (rows, h)
             if architecture == "Qwen2ForCausalLM":
                 shapes[f"{prefix}self_attn.{name}.bias"] = (rows,)
-        if architecture == "Qwen3ForCausalLM":
+        if architecture in ("Qwen3ForCausalLM", "Qwen3MoeForCausalLM"):
             shapes[prefix + "self_attn.q_norm.weight"] = shapes[prefix + "self_attn.k_norm.weight"] = (d,)
         shapes[prefix + "self_attn.o_proj.weight"] = (h, heads * d)
-        shapes[prefix + "mlp.gate_proj.weight"] = shapes[prefix + "mlp.up_proj.weight"] = (i, h)
-        shapes[prefix + "mlp.down_proj.weight"] = (h, i)
+        mlps = [("mlp.", i)]
+        if architecture == "Qwen3MoeForCausalLM":
+            shapes[prefix + "mlp.gate.weight"] = (llm["num_experts"], h)
+            mlps = [(f"mlp.experts.{e}.", llm["moe_intermediate_size"]) for e in range(llm["num_experts"])]
+        for mlp, inner in mlps:
+            if architecture == "Phi3ForCausalLM":
+                shapes[f"{prefix}{mlp}gate_up_proj.weight"] = (2 * inner, h)
+            else:
+                shapes[f"{prefix}{mlp}gate_proj.weight"] = shapes[f"{prefix}{mlp}up_proj.weight"] = (inner, h)
+            shapes[f"{prefix}{mlp}down_proj.weight"] = (h, inner)
         shapes[prefix + "input_layernorm.weight"] = shapes[prefix + "post_attention_layernorm.weight"] = (h,)
     return shapes
 

@@ -62,7 +62,17 @@ def _values(dtype: str, shape: list[int], data: bytes, offset: int) -> Array:
 
 def _config(manifest: dict[str, Any]) -> dict[str, Any]:
     vision, llm, rope = manifest["vision"], manifest["llm"], manifest["llm"]["rope"]
-    scaling = {"type": "dynamic", "factor": rope["factor"]} if rope["scaling"] == "dynamic" else None
+    experts = llm["experts"]
+    scaling: dict[str, Any] | None = None
+    if rope["scaling"] == "dynamic":
+        scaling = {"type": "dynamic", "factor": rope["factor"]}
+    elif rope["short_factor"]:
+        scaling = {
+            "type": "longrope",
+            "short_factor": rope["short_factor"],
+            "long_factor": rope["long_factor"] or rope["short_factor"],
+            "attention_factor": rope["attention_factor"],
+        }
     return {
         "downsample_ratio": 1 / manifest["projector"]["downsample"],
         "ps_version": manifest["projector"]["pixel_shuffle"],
@@ -79,7 +89,9 @@ def _config(manifest: dict[str, Any]) -> dict[str, Any]:
             "qk_normalization": vision["qk_norm"],
         },
         "llm_config": {
-            "architectures": ["Qwen2ForCausalLM"],
+            "architectures": ["Qwen2ForCausalLM" if experts is None else "Qwen3MoeForCausalLM"],
+            "num_experts_per_tok": experts and experts["chosen"],
+            "norm_topk_prob": experts and experts["normalise"],
             "hidden_size": llm["hidden_size"],
             "num_hidden_layers": llm["layers"],
             "num_attention_heads": llm["heads"],
@@ -91,6 +103,7 @@ def _config(manifest: dict[str, Any]) -> dict[str, Any]:
             "rope_theta": rope["theta"],
             "rope_scaling": scaling,
             "max_position_embeddings": rope["max_position_embeddings"],
+            "original_max_position_embeddings": rope["original_max_position_embeddings"] or 4096,
         },
     }
 
@@ -113,6 +126,14 @@ def _authors_names(manifest: dict[str, Any], weights: dict[str, Array]) -> dict[
                 renamed["vision_model.embeddings." + ".".join(rest)] = values
             case ["projector", part, end]:
                 renamed[f"mlp1.{ {'norm': 0, 'fc1': 1, 'fc2': 3}[part] }.{end}"] = values
+            case ["llm", "layers", layer, "router", end]:
+                renamed[f"language_model.model.layers.{layer}.mlp.gate.{end}"] = values
+            case ["llm", "layers", layer, "experts", part, end]:
+                for expert, rows in enumerate(np.split(values, llm["experts"]["count"])):
+                    prefix = f"language_model.model.layers.{layer}.mlp.experts.{expert}."
+                    names = ("gate", "up") if part == "gate_up" else ("down",)
+                    for which, matrix in zip(names, np.split(rows, len(names)), strict=True):
+                        renamed[f"{prefix}{which}_proj.{end}"] = matrix
             case ["llm", "layers", layer, part, end]:
                 prefix = f"language_model.model.layers.{layer}."
                 if part == "qkv":

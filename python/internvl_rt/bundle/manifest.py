@@ -77,13 +77,45 @@ class Projector:
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary position embedding, rotate-half over the whole head dimension."""
+    """Rotary position embedding, rotate-half over the whole head dimension.
+
+    Dimension pair j turns by position * theta^(-2j/d) / factor_j. The factors are ``long_factor`` where there
+    are such and the sequence is longer than ``original_max_position_embeddings``, and else ``short_factor``.
+    """
 
     theta: float
-    scaling: Literal["none", "dynamic"] = "none"
+    scaling: Literal["none", "dynamic", "linear", "llama3", "longrope"] = "none"
+    """Engines ask for ``dynamic`` alone; the other kinds are spelled out in the factors."""
     factor: float = 1.0
+    """Of ``dynamic``: by how much longer sequences than the trained ones stretch the base."""
     max_position_embeddings: int = 32768
     """The trained length, beyond which ``dynamic`` scaling changes the base."""
+    short_factor: tuple[float, ...] = ()
+    """[head_dim / 2]; empty for ones."""
+    long_factor: tuple[float, ...] = ()
+    original_max_position_embeddings: int | None = None
+    attention_factor: float = 1.0
+    """Multiplies cosines and sines: queries and keys grow by it."""
+
+    @property
+    def longest_context(self) -> int:
+        """Tokens of the longest sequence that the model is made for."""
+        if self.scaling == "dynamic":
+            return int(self.max_position_embeddings * self.factor)
+        return self.max_position_embeddings
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A mixture of experts: a router chooses, for every token, some of many MLPs.
+
+    Their shares are the softmax of the router's logits over all experts, the largest ``chosen`` of it.
+    """
+
+    count: int
+    chosen: int
+    normalise: bool
+    """The chosen shares are divided by their sum."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +130,15 @@ class LanguageModel:
     kv_heads: int
     head_dim: int
     intermediate_size: int
+    """Of the MLP, or of every expert."""
     vocab_size: int
     norm_eps: float
     qkv_bias: bool
     qk_norm: bool
     tied_embeddings: bool
     rope: Rope
+    experts: Experts | None = None
+    """In place of one MLP, in every layer."""
 
     @property
     def qkv_rows(self) -> int:

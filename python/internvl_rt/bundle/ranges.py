@@ -20,6 +20,7 @@ MAX_VOCABULARY = 1 << 22
 MAX_IMAGE_SIZE = 4096
 MAX_POSITIONS = 1 << 26
 MAX_TILES = 1024
+MAX_EXPERTS = 4096
 MAX_STOP_IDS = 64
 MAX_FILE_BYTES = 1 << 42
 MAX_TEXT = 1 << 16
@@ -118,19 +119,46 @@ def _check_language_model(manifest: Manifest, check: _Checker) -> None:
     check.within("llm.intermediate_size", llm.intermediate_size, 1, MAX_WIDTH)
     check.within("llm.vocab_size", llm.vocab_size, 1, MAX_VOCABULARY)
     check.within("llm.norm_eps", llm.norm_eps, 0, 1)
-    check.within("llm.rope.theta", llm.rope.theta, 1, 1e15)
-    check.within("llm.rope.factor", llm.rope.factor, 1, 1e6)
-    check.within("llm.rope.max_position_embeddings", llm.rope.max_position_embeddings, 1, MAX_POSITIONS)
     check.require(
         llm.heads % llm.kv_heads == 0, "llm.heads", llm.heads, f"a multiple of llm.kv_heads ({llm.kv_heads})"
     )
     check.require(llm.head_dim % 2 == 0, "llm.head_dim", llm.head_dim, "even")
+    if llm.experts is not None:
+        check.within("llm.experts.count", llm.experts.count, 1, MAX_EXPERTS)
+        check.within("llm.experts.chosen", llm.experts.chosen, 1, llm.experts.count)
+    _check_rope(manifest, check)
+
+
+def _check_rope(manifest: Manifest, check: _Checker) -> None:
+    rope, head_dim = manifest.llm.rope, manifest.llm.head_dim
+    check.within("llm.rope.theta", rope.theta, 1, 1e15)
+    check.within("llm.rope.factor", rope.factor, 1, 1e6)
+    check.within("llm.rope.max_position_embeddings", rope.max_position_embeddings, 1, MAX_POSITIONS)
+    check.within("llm.rope.attention_factor", rope.attention_factor, 1e-3, 1e3)
     check.require(
-        llm.rope.scaling == "none" or llm.head_dim > 2,
+        rope.scaling != "dynamic" or head_dim > 2,
         "llm.head_dim",
-        llm.head_dim,
+        head_dim,
         "larger than 2 for dynamic rope scaling",
     )
+    for field, factors in (("short_factor", rope.short_factor), ("long_factor", rope.long_factor)):
+        check.require(
+            len(factors) in (0, head_dim // 2),
+            f"llm.rope.{field}",
+            f"{len(factors)} numbers",
+            f"{head_dim // 2}, half of llm.head_dim, or none",
+        )
+        for i, factor in enumerate(factors):
+            check.within(f"llm.rope.{field}[{i}]", factor, 1e-6, 1e6)
+    original = rope.original_max_position_embeddings
+    check.require(
+        (original is not None) == bool(rope.long_factor),
+        "llm.rope.original_max_position_embeddings",
+        original,
+        "there if llm.rope.long_factor is, and only then",
+    )
+    if original is not None:
+        check.within("llm.rope.original_max_position_embeddings", original, 1, MAX_POSITIONS)
 
 
 def _check_tiling(manifest: Manifest, check: _Checker) -> None:

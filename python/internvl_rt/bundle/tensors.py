@@ -7,6 +7,9 @@ A *matrix* is the weight of a linear layer, ``[out, in]``, stored in its part's 
 - ``int4``: ``NAME`` int4 [N, K], stored as bytes [N, K/2] with the low nibble first, two's complement,
   and ``NAME.scales`` fp16 [N, K/32].
 
+The experts of a layer are one matrix each for ``gate_up`` and ``down``, one expert's rows below another's.
+Their router is [experts, hidden] and fp32: its choices decide more than any one weight.
+
 The *embedding table* and the patch embedding are never integers. Every other tensor is a *vector*
 and fp32.
 """
@@ -157,8 +160,14 @@ def _llm_specs(llm: LanguageModel, precision: PartPrecision) -> Iterator[TensorS
             yield TensorSpec(llm_layer(layer, "k_norm.weight"), (d,), "vector", "llm")
         yield from _linear(llm_layer(layer, "o_proj"), h, llm.heads * d, "llm", False)
         yield from _norm(llm_layer(layer, "mlp_norm"), h, "llm", False)
-        yield from _linear(llm_layer(layer, "gate_up"), 2 * i, h, "llm", False)
-        yield from _linear(llm_layer(layer, "down"), h, i, "llm", False)
+        if llm.experts is None:
+            yield from _linear(llm_layer(layer, "gate_up"), 2 * i, h, "llm", False)
+            yield from _linear(llm_layer(layer, "down"), h, i, "llm", False)
+        else:
+            count = llm.experts.count
+            yield TensorSpec(llm_layer(layer, "router.weight"), (count, h), "vector", "llm")
+            yield from _linear(llm_layer(layer, "experts.gate_up"), count * 2 * i, h, "llm", False)
+            yield from _linear(llm_layer(layer, "experts.down"), count * h, i, "llm", False)
     yield TensorSpec(LLM_NORM, (h,), "vector", "llm")
     if not (llm.tied_embeddings and precision.llm == precision.embedding):
         yield TensorSpec(LM_HEAD, (llm.vocab_size, h), "matrix", "llm")

@@ -42,6 +42,7 @@ def _print(found: Inspection, verified: bool) -> None:
     manifest = found.manifest
     vision, llm, tiling, rope = manifest.vision, manifest.llm, manifest.tiling, manifest.llm.rope
     scaling = "" if rope.scaling == "none" else f", {rope.scaling} scaling by {rope.factor:g}"
+    experts = "" if llm.experts is None else f", {llm.experts.chosen} of {llm.experts.count} experts"
     out = console()
     out.print(
         facts(
@@ -55,7 +56,7 @@ def _print(found: Inspection, verified: bool) -> None:
                 (
                     "language",
                     f"{llm.architecture}: {llm.layers} layers of {llm.hidden_size}, {llm.heads} heads, "
-                    f"{llm.kv_heads} key-value heads of {llm.head_dim}, {llm.vocab_size} tokens",
+                    f"{llm.kv_heads} key-value heads of {llm.head_dim}, {llm.vocab_size} tokens{experts}",
                 ),
                 ("positions", f"up to {rope.max_position_embeddings}, base {rope.theta:g}{scaling}"),
                 (

@@ -172,6 +172,7 @@ def load_decoder(
 
 def decoder_facts(llm: LanguageModel) -> _core.DecoderFacts:
     """The facts of a language model as the C++ core takes them."""
+    experts = llm.experts
     return _core.DecoderFacts(
         hidden_size=llm.hidden_size,
         layers=llm.layers,
@@ -188,7 +189,14 @@ def decoder_facts(llm: LanguageModel) -> _core.DecoderFacts:
             dynamic=llm.rope.scaling == "dynamic",
             factor=llm.rope.factor,
             max_positions=llm.rope.max_position_embeddings,
+            short_factors=llm.rope.short_factor,
+            long_factors=llm.rope.long_factor,
+            original_positions=llm.rope.original_max_position_embeddings or 0,
+            attention_factor=llm.rope.attention_factor,
         ),
+        experts=_core.ExpertFacts()
+        if experts is None
+        else _core.ExpertFacts(count=experts.count, chosen=experts.chosen, normalise=experts.normalise),
     )
 
 

@@ -17,7 +17,8 @@ def rotary_tables(llm: LanguageModel, begin: int, end: int, length: int) -> tupl
         end: one past the last.
         length: the sequence's length after the call that these positions are part of. Beyond the trained
             length, ``dynamic`` scaling enlarges the base by it (dynamic NTK, as InternLM2's authors do:
-            theta * (factor * length / trained - (factor - 1)) ** (d / (d - 2))).
+            theta * (factor * length / trained - (factor - 1)) ** (d / (d - 2))). It decides too which set
+            of factors divides the frequencies (longrope, as Phi-3's authors do).
 
     Returns:
         Two float32 [1, end - begin, head_dim / 2].
@@ -28,5 +29,10 @@ def rotary_tables(llm: LanguageModel, begin: int, end: int, length: int) -> tupl
         stretch = rope.factor * length / rope.max_position_embeddings - (rope.factor - 1)
         theta *= stretch ** (d / (d - 2))
     frequencies = theta ** (-np.arange(0, d, 2, dtype=np.float64) / d)
+    original = rope.original_max_position_embeddings
+    factors = rope.long_factor if original is not None and length > original else rope.short_factor
+    if factors:
+        frequencies /= np.array(factors)
     angles = np.outer(np.arange(begin, end, dtype=np.float64), frequencies)[None]
-    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    cos, sin = np.cos(angles) * rope.attention_factor, np.sin(angles) * rope.attention_factor
+    return cos.astype(np.float32), sin.astype(np.float32)
