@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from internvl_rt.model import Model
     from internvl_rt.prompts.reasoning import final_answer
     from internvl_rt.prompts.render import RenderedPrompt
+    from internvl_rt.prompts.thinking import THINKING_SYSTEM_MESSAGE, ThoughtOutAnswer, split_thinking
     from internvl_rt.results import Answer, ImageFeatures, Piece, Timings, Usage
     from internvl_rt.video import VideoFrames, frame_indices, sample_video
     from internvl_rt.voting import BestOf, Vote
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "THINKING_SYSTEM_MESSAGE",
     "Answer",
     "AnswerStream",
     "BestOf",
@@ -56,6 +58,7 @@ __all__ = [
     "Piece",
     "PromptError",
     "RenderedPrompt",
+    "ThoughtOutAnswer",
     "TiledImage",
     "Timings",
     "Usage",
@@ -70,6 +73,7 @@ __all__ = [
     "parse_boxes",
     "parse_grounding",
     "sample_video",
+    "split_thinking",
     "tile_image",
 ]
 
@@ -86,6 +90,8 @@ _DEFINED_IN = {
     "Model": "model",
     "Piece": "results",
     "RenderedPrompt": "prompts.render",
+    "THINKING_SYSTEM_MESSAGE": "prompts.thinking",
+    "ThoughtOutAnswer": "prompts.thinking",
     "TiledImage": "images",
     "Timings": "results",
     "Usage": "results",
@@ -98,6 +104,7 @@ _DEFINED_IN = {
     "parse_boxes": "grounding",
     "parse_grounding": "grounding",
     "sample_video": "video",
+    "split_thinking": "prompts.thinking",
     "tile_image": "images",
 }
 
