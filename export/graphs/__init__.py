@@ -45,6 +45,7 @@ def write_graphs(
     sets: Sequence[GraphSet] = (DEFAULT_GRAPH_SET,),
     *,
     capacity: int | None = None,
+    shuffles: bool = False,
 ) -> None:
     """Writes the graphs of a model: of each set the ViT, the projector and the language model.
 
@@ -55,6 +56,7 @@ def write_graphs(
         sets: which dialects, and in which floating-point types they compute.
         capacity: tokens that the KV caches of the language model hold, fixed: TensorRT asks for that. None
             leaves it to the caller of the graph.
+        shuffles: let the projector begin with the pixel shuffle, at the ViT's output.
 
     Raises:
         OSError: if a file cannot be written.
@@ -64,7 +66,7 @@ def write_graphs(
         vit, projector = (Graph(name, places, made.VISION_OPSET) for name in ("vit", "projector"))
         llm = Graph("llm", places, made.LANGUAGE_OPSET)
         build_vit(made(vit, compute), manifest.vision)
-        build_projector(made(projector, compute), manifest)
+        build_projector(made(projector, compute), manifest, shuffles)
         build_llm(made(llm, compute, capacity), manifest.llm, tied=LM_HEAD not in places)
         vit.write(folder / graphs.file("vit"))
         projector.write(folder / graphs.file("projector"))

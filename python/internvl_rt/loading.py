@@ -17,7 +17,7 @@ from internvl_rt.model import Model
 from internvl_rt.prompts.render import PromptRenderer
 from internvl_rt.prompts.tokenizer import PromptTokenizer
 
-ENGINES = {"native": "NativeEngine", "onnxruntime": "OnnxEngine"}
+ENGINES = {"native": "NativeEngine", "onnxruntime": "OnnxEngine", "tensorrt": "TensorRtEngine"}
 """The modules of ``internvl_rt.engines``, and the engine's class in each."""
 DEVICES = ("auto", "cpu")
 MOST_CACHE_TOKENS = 1 << 24
@@ -39,7 +39,8 @@ def load(
     Args:
         path: the folder that ``export`` wrote.
         device: ``auto`` or ``cpu``.
-        engine: ``native`` (C++) or ``onnxruntime``.
+        engine: ``native`` (C++), ``onnxruntime``, or ``tensorrt`` on an NVIDIA GPU, for which
+            ``internvl-rt build`` made engines.
         threads: that compute one answer; every usable physical core where None.
         cache_tokens: the size of the KV cache, which is fixed here and shared by all answers that are being
             written. Where None it is 8192, or the model's own limit if that is less.
@@ -136,8 +137,8 @@ def check_engine(engine: str) -> None:
     """Raises DeviceError unless this release has an engine of that name."""
     if engine not in ENGINES:
         raise DeviceError(
-            f"engine={engine!r}: this release has the engines {' and '.join(ENGINES)}. Use "
-            "engine='native', or engine='onnxruntime' for ONNX Runtime; both run on the CPU."
+            f"engine={engine!r}: this release has the engines {', '.join(ENGINES)}. Use engine='native', or "
+            "engine='onnxruntime' for ONNX Runtime; both run on the CPU. 'tensorrt' needs an NVIDIA GPU."
         )
 
 

@@ -55,11 +55,13 @@ CASES = tuple(
         ("vit", "fp16", "fp16"),
         ("vit", "bf16", "bf16"),
         ("vit", "int8", "fp16"),
+        ("vit", "int8", "bf16"),
         ("projector", "fp16", "fp16"),
         ("projector", "bf16", "bf16"),
         ("llm", "fp16", "fp16"),
         ("llm", "bf16", "bf16"),
         ("llm", "int8", "fp16"),
+        ("llm", "int8", "bf16"),
         ("llm", "int4", "fp16"),
         ("llm", "int4", "bf16"),
     )

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from internvl_rt import __version__
-from internvl_rt.cli import bench, chat, demo, doctor, export, inspect, locate, vote
+from internvl_rt.cli import bench, build, chat, demo, doctor, export, inspect, locate, vote
 from internvl_rt.errors import InternVLError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("export")(export.command)
+app.command("build")(build.command)
 app.command("chat")(chat.command)
 app.command("locate")(locate.command)
 app.command("vote")(vote.vote)

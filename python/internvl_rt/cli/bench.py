@@ -17,7 +17,9 @@ def command(
     bundle: BundleArgument,
     engine: Annotated[
         list[str] | None,
-        typer.Option("--engine", help="native or onnxruntime; repeat for several.", show_default="native"),
+        typer.Option(
+            "--engine", help="native, onnxruntime, tensorrt; repeat for several.", show_default="native"
+        ),
     ] = None,
     image_size: Annotated[
         str, typer.Option("--image-size", metavar="WxH", help="Size of the picture, which is drawn.")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 BundleArgument: TypeAlias = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="The folder that `export` wrote.", show_default=False)
 ]
-EngineOption: TypeAlias = Annotated[str, typer.Option("--engine", help="native or onnxruntime.")]
+EngineOption: TypeAlias = Annotated[str, typer.Option("--engine", help="native, onnxruntime or tensorrt.")]
 ProviderOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(

@@ -22,6 +22,8 @@ Shape = tuple[int, ...]
 
 ATTENDED = 64
 """Attention reads the cache up to a multiple of this."""
+LOGIT_ROWS = 16
+"""Positions whose logits one run returns; where all are wanted, a prompt is cut that small."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +91,13 @@ def _step(llm: LanguageModel, cache: int, batch: Shape, n: Shape, attended: Shap
         )
         return ShapeRange(least, usual, most)
 
-    rows = tuple(b * m for b, m in zip(batch, n, strict=True))
     profile = {
         EMBEDDINGS: ranged(batch, n, llm.hidden_size),
         COS: ranged(batch, n, llm.head_dim // 2),
         SIN: ranged(batch, n, llm.head_dim // 2),
         MASK: ranged(batch, 1, n, attended),
         WRITE_INDICES: ranged(batch),
-        # Logits are wanted of the last position of each sequence, and of all where a caller asks for them.
-        ROWS: ranged((1, batch[1], rows[2])),
+        ROWS: ranged((1, batch[1], max(batch[2], LOGIT_ROWS))),
     }
     for layer in range(llm.layers):
         for port, _ in cache_ports(layer):

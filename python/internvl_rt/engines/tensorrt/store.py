@@ -1,0 +1,197 @@
+"""Built engines on disk: beside the bundle, under a key of all that they depend on."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from internvl_rt.bundle.bundle import Bundle
+from internvl_rt.bundle.graph_sets import GRAPH_SETS, PARTS, Compute, GraphSet, Part
+from internvl_rt.bundle.manifest import WEIGHTS_FILE
+from internvl_rt.engines.tensorrt.profiles import Limits, profiles_of
+from internvl_rt.engines.tensorrt.toolkit import Toolkit
+from internvl_rt.errors import DeviceError
+
+FORMAT = 1
+"""Raised whenever graphs or profiles change in a way that their facts do not show."""
+
+PLAN_FILE = "plan.json"
+TIMING_CACHE = "timing.cache"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What engines were, or are to be, built from and for."""
+
+    bundle: str
+    """SHA-256 over the weights' hash and the model's facts."""
+    tensorrt: str
+    gpu: str
+    compute_capability: tuple[int, int]
+    graphs: str
+    limits: Limits
+    profiles: str
+    """SHA-256 over every shape."""
+
+    @property
+    def key(self) -> str:
+        """Names the engines' folder: readable in front, and different whenever anything is."""
+        digest = hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+        major, minor = self.compute_capability
+        return f"sm{major}{minor}-{self.graphs}-{digest}"
+
+    @property
+    def graph_set(self) -> GraphSet:
+        """The dialect and the type that the engines compute in."""
+        return GRAPH_SETS[self.graphs]
+
+    def to_json(self) -> str:
+        """The text of ``plan.json``."""
+        document = {"format": FORMAT, **dataclasses.asdict(self)}
+        return json.dumps(document, indent=2, sort_keys=True) + "\n"
+
+
+def plan_of(bundle: Bundle, toolkit: Toolkit, limits: Limits, compute: Compute | None = None) -> Plan:
+    """The plan for a bundle on a machine.
+
+    Args:
+        bundle: an opened bundle.
+        toolkit: TensorRT and the GPU.
+        limits: what the engines must be able to do.
+        compute: the type to compute in. Where None it is fp16 if the weights are fp16, and else bf16, which
+            has the range that the models were trained with.
+    """
+    manifest = bundle.manifest
+    chosen = compute or ("fp16" if manifest.precision.llm == "fp16" else "bf16")
+    name = GraphSet(toolkit.dialect, chosen).name
+    facts = dataclasses.asdict(dataclasses.replace(manifest, files={}))
+    facts["weights"] = manifest.files[WEIGHTS_FILE].sha256
+    shapes = {
+        part: [
+            {port: dataclasses.astuple(shape) for port, shape in profile.items()}
+            for profile in profiles_of(manifest, part, limits)
+        ]
+        for part in PARTS
+    }
+    return Plan(
+        bundle=_digest(facts),
+        tensorrt=toolkit.tensorrt,
+        gpu=toolkit.gpu,
+        compute_capability=toolkit.compute_capability,
+        graphs=name,
+        limits=limits,
+        profiles=_digest(shapes),
+    )
+
+
+def store_of(bundle: Bundle) -> Path:
+    """The folder of a bundle's engines: ``NAME.tensorrt`` beside it, so that the bundle stays as it is."""
+    folder = bundle.folder.resolve()
+    return folder.parent / f"{folder.name}.tensorrt"
+
+
+def engine_file(part: Part) -> str:
+    """The name of a part's engine."""
+    return f"{part}.engine"
+
+
+def find_engines(bundle: Bundle, plan: Plan) -> Path | None:
+    """The folder of the engines of exactly this plan, or None."""
+    folder = store_of(bundle) / plan.key
+    try:
+        same = (folder / PLAN_FILE).read_text(encoding="utf-8") == plan.to_json()
+    except OSError:
+        return None
+    return folder if same and all((folder / engine_file(part)).is_file() for part in PARTS) else None
+
+
+def built_plans(bundle: Bundle, toolkit: Toolkit) -> tuple[Plan, ...]:
+    """The plans whose engines are there for a bundle as it is, this TensorRT and this GPU, newest first."""
+    written = [
+        (path.stat().st_mtime_ns, plan)
+        for path in store_of(bundle).glob(f"*/{PLAN_FILE}")
+        if (plan := _read_plan(path, bundle, toolkit)) is not None
+    ]
+    written.sort(key=lambda item: item[0], reverse=True)
+    return tuple(plan for _, plan in written)
+
+
+def _read_plan(path: Path, bundle: Bundle, toolkit: Toolkit) -> Plan | None:
+    """The plan of a folder, if it is one for this bundle and machine."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        graphs, limits = GRAPH_SETS[document["graphs"]], Limits(**document["limits"])
+        plan = plan_of(bundle, toolkit, limits, graphs.compute)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # not ours, or of another release
+    return plan if find_engines(bundle, plan) == path.parent else None
+
+
+@contextlib.contextmanager
+def staged_engines(bundle: Bundle, plan: Plan) -> Iterator[Path]:
+    """A folder that takes its place under the plan's key when the block ends well, and else is removed.
+
+    What a build that was killed left behind is removed by the next one.
+
+    Raises:
+        DeviceError: if nothing can be written beside the bundle.
+    """
+    store = store_of(bundle)
+    staging = store / f".building-{os.getpid()}"
+    try:
+        store.mkdir(exist_ok=True)
+        for abandoned in store.glob(".building-*"):
+            if not _is_running(abandoned.name.removeprefix(".building-")):
+                shutil.rmtree(abandoned, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+    except OSError as error:
+        raise DeviceError(
+            f"{store}: engines cannot be written here ({error.strerror}). Copy the bundle to a place that "
+            "may be written to."
+        ) from error
+    try:
+        yield staging
+        (staging / PLAN_FILE).write_text(plan.to_json(), encoding="utf-8")
+        target = store / plan.key
+        if target.exists():
+            shutil.rmtree(target)
+        staging.rename(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file that is there completely or not at all."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _digest(document: object) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _is_running(process: str) -> bool:
+    if not process.isdigit() or int(process) == os.getpid():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
