@@ -69,6 +69,10 @@ class Diagnosis:
     onnxruntime: str | None
     providers: tuple[ProviderState, ...]
     """Of ONNX Runtime: those that this package can ask for."""
+    tensorrt: str | None
+    """TensorRT's version and the GPU, where ``engine="tensorrt"`` can be used."""
+    tensorrt_missing: str
+    """What is missing for that, and what to install; empty if nothing is."""
     packages: tuple[Package, ...]
     findings: tuple[Finding, ...]
 
@@ -102,6 +106,7 @@ def diagnose() -> Diagnosis:
     findings: list[Finding] = []
     sets, chosen, cores = _core_facts(findings)
     onnxruntime, providers = _onnxruntime_facts(findings)
+    tensorrt, missing = _tensorrt_facts()
     packages = tuple(_packages(findings))
     total, available = memory_bytes()
     if available is not None and available < _LOW_MEMORY:
@@ -132,6 +137,8 @@ def diagnose() -> Diagnosis:
         available_bytes=available,
         onnxruntime=onnxruntime,
         providers=providers,
+        tensorrt=tensorrt,
+        tensorrt_missing=missing,
         packages=packages,
         findings=tuple(findings),
     )
@@ -193,6 +200,17 @@ def _onnxruntime_facts(findings: list[Finding]) -> tuple[str | None, tuple[Provi
         for found in find_providers()
     )
     return str(onnxruntime.__version__), providers
+
+
+def _tensorrt_facts() -> tuple[str | None, str]:
+    from internvl_rt.engines.tensorrt.nvidia import Gpu
+    from internvl_rt.errors import InternVLError
+
+    try:
+        found = Gpu().toolkit
+    except InternVLError as error:
+        return None, str(error)
+    return f"{found.tensorrt} on {found.gpu}", ""
 
 
 def _packages(findings: list[Finding]) -> list[Package]:

@@ -252,7 +252,17 @@ def test_doctor(run: Run) -> None:
     text = run("doctor").out
     assert "ONNX Runtime" in text
     assert "tensorrt-rtx" in text
+    if document["tensorrt"] is None:
+        assert "tensorrt" in document["tensorrt_missing"]
     assert document["cpu"][:10] in text
+
+
+def test_build_without_tensorrt(run: Run, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    found = run("build", tiny_bundle, status=1)
+    assert "TensorRT's Python package does not load" in found.err
+    assert "install" in found.err
+    assert run("build", tiny_bundle, "--compute", "fp64", status=2).err
 
 
 def test_doctor_on_a_machine_that_lacks_something(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ def command(
             ),
             ("memory", _memory(found.memory_bytes, found.available_bytes)),
             ("ONNX Runtime", found.onnxruntime or "missing"),
+            ("TensorRT", found.tensorrt or found.tensorrt_missing),
         ]
         out.print(facts("This machine", rows))
         out.print(
