@@ -23,7 +23,7 @@ from bundle.tiny import tiny_manifest, write_tiny
 from internvl_rt.bundle.bundle import Bundle, open_bundle
 from internvl_rt.bundle.graph_ports import LOGITS, ROWS, cache_ports
 from internvl_rt.bundle.graph_sets import Compute
-from internvl_rt.bundle.manifest import WEIGHTS_FILE
+from internvl_rt.bundle.manifest import WEIGHTS_FILE, Experts
 from internvl_rt.engines.native import NativeEngine
 from internvl_rt.engines.tensorrt import toolkit as toolkits
 from internvl_rt.engines.tensorrt.build import build_engines, engine_profiles, estimate
@@ -381,6 +381,18 @@ def test_an_interrupted_build_leaves_nothing_half_made(
     build_engines(made, builder, LIMITS)
     assert builder.built[0][2] == b"." * fail_at
     assert not abandoned.exists()
+
+
+def test_a_mixture_of_experts(tmp_path: Path) -> None:
+    manifest = tiny_manifest("fp32", None)
+    llm = dataclasses.replace(manifest.llm, experts=Experts(count=4, chosen=2, normalise=True))
+    manifest = dataclasses.replace(manifest, llm=llm)
+    made = open_bundle(write_synthetic(manifest, tmp_path / "bundle", tokenizer=None, progress=False))
+    builder = FakeBuilder(DESKTOP)
+    with pytest.raises(DeviceError, match="no operator for a mixture of experts"):
+        build_engines(made, builder, LIMITS)
+    assert builder.built == []
+    assert not store_of(made).exists()
 
 
 def test_a_gpu_that_is_too_small(bundle: Bundle) -> None:

@@ -107,6 +107,11 @@ def build_engines(
     Raises:
         DeviceError: if the GPU or the disk is too small, TensorRT fails, or nothing can be written.
     """
+    if bundle.manifest.llm.experts is not None:
+        raise DeviceError(
+            f"{bundle.folder}: TensorRT has no operator for a mixture of experts on this GPU. Use "
+            "engine='native' or engine='onnxruntime'."
+        )
     plan = plan_of(bundle, builder.toolkit, limits, compute)
     found = None if rebuild else find_engines(bundle, plan)
     if found is not None:
