@@ -286,5 +286,5 @@ def _label(before: str) -> str:
         return str(refs[-1]).strip()
     plain = _MARK.sub("", before)
     # The brackets that open the list of boxes, and those that closed the last one or were no box.
-    plain = plain.rstrip(" \t\r\n[").rpartition("]")[2].lstrip(" \t\r\n,.;")
-    return plain.splitlines()[-1].strip(" \t:") if plain else ""
+    plain = plain.rstrip(" \t\r\n[").rpartition("]")[2].lstrip(" \t\r\n,.;，。、；")
+    return plain.splitlines()[-1].strip(" \t:：") if plain else ""

@@ -150,6 +150,15 @@ def test_one_label_a_line() -> None:
     assert [(box.label, box.x1) for box in parse_boxes(stripped, (1000, 1000))] == [("cat", 1), ("dog", 5)]
 
 
+def test_labels_in_chinese() -> None:
+    kept = "<ref>红色方块</ref><box>[[1,2,3,4]]</box>、<ref>蓝色球</ref><box>[[5,6,7,8]]</box>。"
+    stripped = "红色方块[[1,2,3,4]]、蓝色球：[[5,6,7,8]]。"
+    for text in (kept, stripped):
+        found = parse_grounding(text, (1000, 1000))
+        assert [box.label for box in found.boxes] == ["红色方块", "蓝色球"]
+        assert found.problems == ()
+
+
 def test_a_label_is_not_carried_over_to_the_next_group() -> None:
     text = "<ref>cat</ref><box>[[1,2,3,4]]</box><box>[[5,6,7,8]]</box>"
     assert [box.label for box in parse_boxes(text, (1000, 1000))] == ["cat", ""]
