@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypedDict, cast, get_args
 from internvl_rt.errors import PromptError
 from internvl_rt.prompts.tokenizer import KeepTokens
 
-JsonSchema: TypeAlias = "Mapping[str, Any] | type[Any]"
+JsonSchema: TypeAlias = Mapping[str, Any] | type[Any]
 
 MOST_SEQUENCES = 256
 """Answers that are written together."""

@@ -25,10 +25,6 @@ from internvl_rt.images import MAX_PIXELS, ImageSource, decode_image
 from internvl_rt.images.decode import RgbArray
 from internvl_rt.prompts.control_tokens import IMAGE_MARK
 
-VideoSource: TypeAlias = "str | os.PathLike[str] | bytes | Iterable[ImageSource] | VideoFrames"
-"""A path, the bytes of a file, a list of pictures in their order, an iterator of pictures such as a camera's,
-or frames that ``sample_video`` chose."""
-
 DEFAULT_FRAMES = 8
 """As in the model cards' example; training had 8 to 32."""
 MOST_FRAMES = 1024
@@ -58,6 +54,11 @@ class VideoFrames:
     def prompt(self) -> str:
         """What stands in front of a question about the frames: ``Frame1: <image>`` and so on, a line each."""
         return "".join(f"Frame{i + 1}: {IMAGE_MARK}\n" for i in range(len(self.frames)))
+
+
+VideoSource: TypeAlias = str | os.PathLike[str] | bytes | Iterable[ImageSource] | VideoFrames
+"""A path, the bytes of a file, a list of pictures in their order, an iterator of pictures such as a camera's,
+or frames that ``sample_video`` chose."""
 
 
 def frame_indices(

@@ -7,11 +7,18 @@ import numpy as np
 import pytest
 
 from internvl_rt import PromptError
+from internvl_rt.asking import AskArguments
 from internvl_rt.settings import GenerationArguments, GenerationSettings, generation_settings
 
 
 def test_arguments_and_settings_have_the_same_names() -> None:
     assert list(get_type_hints(GenerationArguments)) == list(inspect.signature(GenerationSettings).parameters)
+
+
+def test_the_arguments_of_a_question_include_those_of_its_answer() -> None:
+    hints = get_type_hints(AskArguments)
+    assert set(get_type_hints(GenerationArguments)) < set(hints)
+    assert {"history", "system", "max_tiles", "detail", "video", "num_frames"} <= set(hints)
 
 
 def test_defaults_are_greedy() -> None:
