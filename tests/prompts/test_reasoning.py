@@ -128,6 +128,13 @@ def test_without_reasoning_the_text_is_the_answer() -> None:
     assert final_answer(" ", None) is None
 
 
+def test_thoughts_are_no_part_of_the_answer() -> None:
+    for reasoning in ("open", None):
+        assert final_answer("<think>\nAnswer: 1?\n</think>\nAnswer: 2", reasoning) in ("2", "Answer: 2")  # type: ignore[arg-type]
+    assert final_answer("<think>\nAnswer: 1", None) is None
+    assert final_answer("<think>\n\\boxed{1}</think>\n\\boxed{2}") == "2"
+
+
 def test_answers_that_say_the_same() -> None:
     assert same_answer(" Red  cube.") == same_answer("red cube") != same_answer("red cup")
     assert same_answer("红色。") == same_answer("红色")

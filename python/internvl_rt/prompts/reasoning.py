@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from internvl_rt.errors import PromptError
 from internvl_rt.prompts.control_tokens import IMAGE_MARK
 from internvl_rt.prompts.messages import Messages
+from internvl_rt.prompts.thinking import split_thinking
 
 Reasoning = Literal["choice", "open", "mpo"]
 """``choice``: multiple choice, the letter is wanted; ``open``: any question; ``mpo``: as the MPO checkpoints
@@ -79,7 +80,8 @@ def final_answer(text: str, reasoning: Reasoning | None = "open") -> str | None:
     r"""The answer that reasoning ends with.
 
     The last ``\boxed{...}`` is taken, or what follows the last ``Final answer:`` or ``Answer:`` on its line.
-    ``choice`` reduces it to the letter where it begins with one.
+    ``choice`` reduces it to the letter where it begins with one. What the thinking mode writes between
+    ``<think>`` and ``</think>`` is no part of it.
 
     Args:
         text: what the model wrote.
@@ -88,6 +90,7 @@ def final_answer(text: str, reasoning: Reasoning | None = "open") -> str | None:
     Returns:
         the answer, or None where none is told.
     """
+    text = split_thinking(text).answer
     if reasoning is None:
         return text.strip() or None
     found = _last_boxed(text)
