@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from internvl_rt.bundle.tensors import FLASH_BLOCKS
+
 Names = Mapping[str, tuple[str, ...]]
 """A module of the bundle to the modules of the checkpoint whose rows it is made of, in order."""
 
@@ -200,6 +202,8 @@ class CheckpointFormat:
     projector_names: Names = field(default_factory=dict)
 
 
+_FLASH_PROJECTOR = ("norm", "fc1", "fc2", "fc3")
+
 AUTHORS = CheckpointFormat(
     name="internvl_chat",
     probe="vision_model.embeddings.class_embedding",
@@ -227,6 +231,43 @@ AUTHORS = CheckpointFormat(
     },
     projector_names={"norm": ("0",), "fc1": ("1",), "fc2": ("3",)},
 )
+
+FLASH_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "query": "pooling_before_gating.query_token",
+        **{
+            f"attention{i}.{module}.{parameter}": f"pooling_before_gating.attn{i}.{name}{parameter}"
+            for i in (1, 2)
+            for module, name in (("qkv", "in_proj_"), ("proj", "out_proj."))
+            for parameter in ("weight", "bias")
+        },
+        **{
+            f"{module}.{parameter}": f"{name}.{parameter}"
+            for module, name in (
+                *((f"norm{i}", f"pooling_before_gating.norm{i}") for i in (1, 2)),
+                *(
+                    (f"blocks.{block}.{part}", f"gating.block{block + 1}.{number}")
+                    for block in range(FLASH_BLOCKS)
+                    for part, number in (("fc1", 0), ("fc2", 3), ("norm", 5))
+                ),
+                ("gate_norm", "gating.gate.0"),
+                ("gate", "gating.gate.1"),
+                *(
+                    (f"projector.{part}", f"mlp2.{i}")
+                    for part, i in zip(_FLASH_PROJECTOR, (0, 1, 4, 7), strict=True)
+                ),
+            )
+            for parameter in ("weight", "bias")
+        },
+    }
+)
+"""A tensor of the resolution router to its name in the authors' checkpoints."""
+
+FLASH_UNUSED = tuple(f"pooling_before_gating.{part}{i}." for part in ("attn", "norm") for i in (3, 4))
+"""Beginnings of tensors that these checkpoints have and nothing computes with."""
+
+FLASH_HEADS = 16
+"""Of the router's attention; no configuration says it."""
 
 _NATIVE_EMBEDDINGS = {
     "class_embedding": "embeddings.cls_token",

@@ -12,6 +12,7 @@ from internvl_rt.bundle.manifest import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Experts,
+    Flash,
     LanguageModel,
     Projector,
     Rope,
@@ -19,7 +20,7 @@ from internvl_rt.bundle.manifest import (
     Vision,
 )
 from internvl_rt.errors import CheckpointError
-from internvl_rt.export.architectures import LANGUAGE_ARCHITECTURES, LanguageArchitecture
+from internvl_rt.export.architectures import FLASH_HEADS, LANGUAGE_ARCHITECTURES, LanguageArchitecture
 from internvl_rt.export.checkpoint import Checkpoint
 from internvl_rt.export.checkpoint.checkpoint import CONFIG_FILE, read_json
 from internvl_rt.export.fields import Fields
@@ -42,6 +43,7 @@ class ModelConfig:
     stored_image_size: int
     """The image size that the checkpoint's position embedding was made for."""
     projector: Projector
+    flash: Flash | None
     llm: LanguageModel
     tiling: Tiling
     template: str
@@ -139,7 +141,6 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
         for name, value in values.items():
             fields = config.inner(key) if key else config
             fields.require(name, fields.like(name, value), value)
-    _refuse_flash(config)
     stored = vision_config.side("image_size", found.image_size)
     image_size = config.integer("force_image_size", stored) if found.name == "internvl_chat" else stored
     vision_config.require("norm_type", vision_config.like(*found.vision["norm"]), "layer_norm", "rms_norm")
@@ -158,6 +159,7 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
         vision=vision,
         stored_image_size=stored,
         projector=Projector(_downsample(config), _pixel_shuffle(config, found)),
+        flash=_flash(config, found),
         llm=_language_model(language_config, architecture),
         tiling=_tiling(config, found, checkpoint.folder, image_size),
         template=config.text("template") if found.name == "internvl_chat" else NATIVE_TEMPLATE,
@@ -165,15 +167,18 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
     )
 
 
-def _refuse_flash(config: Fields) -> None:
-    """InternVL3.5-Flash chooses for every tile whether it becomes 256 tokens or 64."""
-    if config.values.get("flash_mode"):
-        raise config.wrong(
-            "flash_mode",
-            config.values["flash_mode"],
-            "no visual resolution router (InternVL3.5-Flash); the model of the same size without -Flash in "
-            "its name has none",
-        )
+def _flash(config: Fields, found: _Format) -> Flash | None:
+    """The resolution router of InternVL3.5-Flash, which transformers' own classes do not have."""
+    if not config.values.get("flash_mode"):
+        return None
+    if found.name != "internvl_chat":
+        raise config.wrong("flash_mode", config.values["flash_mode"], "it in the authors' format only")
+    return Flash(
+        downsample=_downsample(config) ** 2,
+        heads=FLASH_HEADS,
+        relative_threshold=config.number("flash_relative_threshold"),
+        absolute_threshold=config.number("flash_absolute_threshold"),
+    )
 
 
 def _pixel_shuffle(config: Fields, found: _Format) -> Literal["v1", "v2"]:

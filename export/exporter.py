@@ -87,6 +87,7 @@ def export(
             tokenizer, config.template, config.system_message, add_bos=prepends_bos(opened.folder)
         ),
         precision=precision,
+        flash=config.flash,
     )
     try:
         check_ranges(manifest, str(opened.folder))

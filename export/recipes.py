@@ -11,6 +11,7 @@ import numpy.typing as npt
 from internvl_rt.bundle.manifest import LanguageModel, Manifest
 from internvl_rt.bundle.tensors import (
     EMBED_TOKENS,
+    FLASH_QUERY,
     LLM_NORM,
     LM_HEAD,
     POSITION_EMBEDDING,
@@ -19,6 +20,8 @@ from internvl_rt.bundle.tensors import (
 )
 from internvl_rt.errors import CheckpointError
 from internvl_rt.export.architectures import (
+    FLASH_NAMES,
+    FLASH_UNUSED,
     FORMATS,
     IGNORED_SUFFIXES,
     CheckpointFormat,
@@ -84,7 +87,8 @@ def make_recipes(
             _check(checkpoint, piece)
             used.add(piece.name)
     for name, tensor in checkpoint.tensors.items():
-        if name not in used and not name.endswith(IGNORED_SUFFIXES):
+        unused = manifest.flash is not None and name.startswith(FLASH_UNUSED)
+        if name not in used and not unused and not name.endswith(IGNORED_SUFFIXES):
             raise CheckpointError(
                 f"{tensor.file}: tensor {name!r} of shape {list(tensor.shape)} is none of this model's "
                 f"({config.architecture.name} of {manifest.llm.layers} layers, vision tower of "
@@ -118,6 +122,9 @@ def make_recipe(spec: TensorSpec, config: ModelConfig, names: CheckpointFormat, 
         module, _, parameter = rest.rpartition(".")
         (name,) = names.projector_names[module]
         return (Piece(f"{names.projector}{name}.{parameter}", spec.shape),)
+    if part == "flash":
+        shape = (1, *spec.shape) if spec.name == FLASH_QUERY else spec.shape
+        return (Piece(FLASH_NAMES[rest], shape),)
     return _language_recipe(spec, config.architecture, names, manifest.llm)
 
 

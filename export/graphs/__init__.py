@@ -12,6 +12,7 @@ from internvl_rt.bundle.tensors import LM_HEAD
 from internvl_rt.bundle.weights import TensorPlace
 from internvl_rt.errors import CheckpointError
 from internvl_rt.export.graphs.dialect import Dialect
+from internvl_rt.export.graphs.flash import build_flash
 from internvl_rt.export.graphs.graph import COMPUTE_TYPE, Graph
 from internvl_rt.export.graphs.llm import build_llm
 from internvl_rt.export.graphs.onnx24 import Onnx24
@@ -71,3 +72,7 @@ def write_graphs(
         vit.write(folder / graphs.file("vit"))
         projector.write(folder / graphs.file("projector"))
         llm.write(folder / graphs.file("llm"))
+        if manifest.flash is not None:
+            flash = Graph("flash", places, made.VISION_OPSET)
+            build_flash(made(flash, compute), manifest)
+            flash.write(folder / graphs.file("flash"))

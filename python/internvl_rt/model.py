@@ -16,12 +16,13 @@ import numpy.typing as npt
 from internvl_rt.asking import AskArguments, Asked, Detail, Image, TileBudget, ask
 from internvl_rt.bundle.manifest import Manifest
 from internvl_rt.critic import Judgement, critic_conversation, judge_steps, split_steps
-from internvl_rt.engines.engine import Engine, Float32Array
+from internvl_rt.engines.engine import EncodedTiles, Engine, Float32Array
 from internvl_rt.errors import CacheFullError, ImageError, PromptError
 from internvl_rt.generation import AnswerStream, Question, Writer, all_answers, answer_pieces, ms_since
 from internvl_rt.grounding import LOCATE_PROMPT, Location, locate_question
 from internvl_rt.guarded_engine import GuardedEngine
 from internvl_rt.images import decode_image, tile_pixel_values
+from internvl_rt.images.resolution import compressible
 from internvl_rt.prompts.detokenise import Detokeniser
 from internvl_rt.prompts.messages import Messages
 from internvl_rt.prompts.reasoning import with_reasoning
@@ -331,8 +332,9 @@ class Model:
         longest = max((len(ids) for solution in prompts for ids in solution), default=0)
         self._check_length(longest, tiles)
         self._check_free(longest)
-        features, _ = self._encode_pictures(pictures, threading.Event())
-        scores = judge_steps(self._engine, self._tokenizer, features, prompts)
+        encoded, _ = self._encode_pictures(pictures, threading.Event())
+        prompts = [[self._without_spare_places(ids, encoded) for ids in own] for own in prompts]
+        scores = judge_steps(self._engine, self._tokenizer, _joined(encoded), prompts)
         return [
             Judgement(sum(own) / len(own) if own else 0.0, tuple(parts), tuple(own))
             for parts, own in zip(steps, scores, strict=True)
@@ -523,9 +525,10 @@ class Model:
         rendered = self._renderer.render(asked.conversation, tiles)
         self._check_length(len(rendered.input_ids), tiles)
         self._check_free(len(rendered.input_ids))
-        features, timings = self._encode_pictures(pictures, cancelled)
+        encoded, timings = self._encode_pictures(pictures, cancelled)
         timings = replace(timings, decode_image=timings.decode_image + asked.decode_ms)
-        return self._question(rendered.input_ids, features, pictures, timings, started)
+        input_ids = self._without_spare_places(rendered.input_ids, encoded)
+        return self._question(input_ids, _joined(encoded), pictures, timings, started)
 
     def _writers(self, settings: GenerationSettings, sequences: int | None) -> list[Writer]:
         """One writer for each of so many answers; one where the caller gave no number."""
@@ -583,28 +586,45 @@ class Model:
                 return None
             calls.append(self._engine.encode_tiles(pixel_values[begin : begin + TILES_PER_CALL]))
         features = np.concatenate([call.features for call in calls])
+        tile_tokens = self._compress(features, calls)
         features.setflags(write=False)
         timings = replace(
             picture.timings,
             vit=sum(call.vit_ms for call in calls),
             projector=sum(call.projector_ms for call in calls),
         )
-        return ImageFeatures(features, picture.grid, picture.size, self._fingerprint, timings)
+        return ImageFeatures(features, picture.grid, picture.size, self._fingerprint, timings, tile_tokens)
+
+    def _compress(self, features: Float32Array, calls: Sequence[EncodedTiles]) -> tuple[int, ...]:
+        """Puts tiles that can do with fewer tokens in the places of their features, and counts the tokens.
+
+        Of a model without a resolution router, nothing: ().
+        """
+        flash = self.manifest.flash
+        compressed = [call.compressed for call in calls if call.compressed is not None]
+        scores = [call.scores for call in calls if call.scores is not None]
+        if flash is None or not scores:
+            return ()
+        few, most = self.manifest.tokens_per_compressed_tile, self.manifest.tokens_per_tile
+        chosen = compressible(np.concatenate(scores), flash)
+        features[chosen, :few] = np.concatenate(compressed)[chosen]
+        features[chosen, few:] = 0
+        return tuple(few if less else most for less in chosen)
 
     def _encode_pictures(
         self, pictures: Sequence[_Picture], cancelled: threading.Event
-    ) -> tuple[Float32Array | None, Timings]:
-        """Features of all pictures, [image tokens, hidden], and the stages of those that were encoded now.
+    ) -> tuple[list[ImageFeatures], Timings]:
+        """Features of all pictures, and the stages of those that were encoded now.
 
         No features where there are no pictures, or ``cancelled`` was set on the way.
         """
-        rows: list[Float32Array] = []
+        features: list[ImageFeatures] = []
         stages = Timings()
         for picture in pictures:
             encoded = self._encode_picture(picture, cancelled)
             if encoded is None:
-                return None, stages
-            rows.append(encoded.features.reshape(-1, encoded.features.shape[-1]))
+                return [], stages
+            features.append(encoded)
             if picture.features is None:
                 new = encoded.timings
                 stages = replace(
@@ -614,7 +634,18 @@ class Model:
                     vit=stages.vit + new.vit,
                     projector=stages.projector + new.projector,
                 )
-        return (np.concatenate(rows) if rows else None), stages
+        return features, stages
+
+    def _without_spare_places(
+        self, input_ids: npt.NDArray[np.int64], encoded: Sequence[ImageFeatures]
+    ) -> npt.NDArray[np.int64]:
+        """A prompt without the image places that its tiles, once encoded, turned out not to need."""
+        if not any(picture.tile_tokens for picture in encoded):
+            return input_ids
+        places = input_ids == self.manifest.prompt.image_context_id
+        stays = ~places
+        stays[places] = np.concatenate([picture.kept.reshape(-1) for picture in encoded])
+        return input_ids[stays]
 
     def _question(
         self,
@@ -712,7 +743,7 @@ class Model:
         for item in given if isinstance(given, (list, tuple)) else [given]:
             if isinstance(item, ImageFeatures):
                 self._check_fingerprint(item)
-                item = item.features
+                item = item.rows
             array = _as_array(item)
             if array.dtype != np.float32 or array.ndim < 2 or array.shape[-1] != hidden:
                 raise PromptError(
@@ -723,6 +754,11 @@ class Model:
                 raise PromptError("image_features hold NaN or infinite values. Encode the picture again.")
             rows.append(array.reshape(-1, hidden))
         return np.ascontiguousarray(np.concatenate(rows)) if rows else None
+
+
+def _joined(encoded: Sequence[ImageFeatures]) -> Float32Array | None:
+    """The features of all pictures, float32 [image tokens, hidden]."""
+    return np.concatenate([picture.rows for picture in encoded]) if encoded else None
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,8 @@ class ImageFeatures:
     """Of the bundle that computed the features."""
     timings: Timings = field(default_factory=Timings, repr=False)
     """What encoding took: decode_image, tile, vit, projector and total."""
+    tile_tokens: tuple[int, ...] = ()
+    """Of a model with a resolution router, the tokens of every tile: so many of its features count."""
 
     @property
     def tiles(self) -> int:
@@ -146,4 +148,18 @@ class ImageFeatures:
     @property
     def tokens(self) -> int:
         """Prompt tokens that the picture takes."""
-        return int(self.features.shape[0] * self.features.shape[1])
+        return int(np.count_nonzero(self.kept))
+
+    @property
+    def kept(self) -> npt.NDArray[np.bool_]:
+        """Which features count, bool [tiles, tokens_per_tile]: of each tile the first ones."""
+        tiles, most = self.features.shape[:2]
+        tokens = np.array(self.tile_tokens or [most] * tiles)
+        chosen: npt.NDArray[np.bool_] = np.arange(most) < tokens[:, None]
+        return chosen
+
+    @property
+    def rows(self) -> npt.NDArray[np.float32]:
+        """The features that count, float32 [tokens, hidden]."""
+        chosen: npt.NDArray[np.float32] = self.features[self.kept]
+        return chosen

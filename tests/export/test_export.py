@@ -229,7 +229,7 @@ def edit(folder: Path, *path: str, value: object) -> None:
         (("model_type",), "llava", "'llava'.*internvl_chat"),
         (("llm_config", "architectures"), ["PhiForCausalLM"], "PhiForCausalLM.*InternLM2ForCausalLM"),
         (("llm_config", "architectures"), ["GptOssForCausalLM"], "GptOssForCausalLM.*gpt-oss.*out of scope"),
-        (("flash_mode",), True, "flash_mode is True.*resolution router"),
+        (("flash_mode",), True, "flash_relative_threshold is missing"),
         (("llm_config",), ..., "llm_config is missing"),
         (("vision_config",), 3, "vision_config is 3"),
         (("template",), ..., "template is missing"),

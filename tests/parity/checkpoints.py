@@ -88,8 +88,18 @@ _PROMPTS = {
 """Template and tokenizer by ``model_type``; the others have Qwen's."""
 
 
-def authors_checkpoint(folder: Path, tower: dict[str, Any], llm: dict[str, Any], seed: int = 0) -> Reference:
-    """Writes a small checkpoint in the authors' format, and returns the reference model of it."""
+def authors_checkpoint(
+    folder: Path, tower: dict[str, Any], llm: dict[str, Any], seed: int = 0, **changes: Any
+) -> Reference:
+    """Writes a small checkpoint in the authors' format, and returns the reference model of it.
+
+    Args:
+        folder: to be made.
+        tower: keys of ``vision_config``.
+        llm: ``llm_config``; sizes that it lacks are small.
+        seed: of the weights.
+        changes: keys of the configuration.
+    """
     template, tokenizer = _PROMPTS.get(llm["model_type"], ("internvl2_5", TINY_QWEN2))
     config = {
         "architectures": ["InternVLChatModel"],
@@ -129,6 +139,7 @@ def authors_checkpoint(folder: Path, tower: dict[str, Any], llm: dict[str, Any],
             **llm,
         },
     }
+    config |= changes
     tensors = random_tensors(config, seed)
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))

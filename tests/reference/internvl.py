@@ -82,6 +82,19 @@ def rotate(x: Array, positions: Array, frequencies: Array) -> Array:
     )
 
 
+POOLING_TENSORS = ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")
+
+
+def pooled(query: Array, keys: Array, tensors: Mapping[str, Array], heads: int) -> Array:
+    """torch's MultiheadAttention of [1, C] over [n, C]."""
+    weights, biases = (np.split(tensors[f"in_proj_{kind}"], 3) for kind in ("weight", "bias"))
+    q, k, v = (
+        heads_of(x @ w.T + b, heads) for x, w, b in zip((query, keys, keys), weights, biases, strict=True)
+    )
+    out = merge(attention(q, k, v, causal=False))
+    return out @ tensors["out_proj.weight"].T + tensors["out_proj.bias"]
+
+
 def pixel_shuffle(x: Array, k: int, version: str) -> Array:
     """[tiles, side, side, C] to [tiles, (side / k)^2, k^2 C]: each token joins a k x k block, row by row."""
     tiles, side, _, channels = x.shape
@@ -120,6 +133,39 @@ class Reference:
         x = layer_norm(x, t["mlp1.0.weight"], t["mlp1.0.bias"], 1e-5)
         x = gelu(x @ t["mlp1.1.weight"].T + t["mlp1.1.bias"])
         return x @ t["mlp1.3.weight"].T + t["mlp1.3.bias"]
+
+    def flash(self, pixel_values: npt.NDArray[Any]) -> tuple[Array, Array]:
+        """Scores [tiles] of the resolution router, and features of compressed tiles [tiles, tokens, H]."""
+        patches = self.hidden(pixel_values)[:, 1:]
+        scores = np.array([self._score(tile) for tile in patches])
+        side = round(sqrt(patches.shape[1]))
+        k = round(1 / self.config["downsample_ratio"]) ** 2
+        x = pixel_shuffle(patches.reshape(len(patches), side, side, -1), k, "v2")
+        t = self.tensors
+        x = layer_norm(x, t["mlp2.0.weight"], t["mlp2.0.bias"], 1e-5)
+        for layer in ("mlp2.1", "mlp2.4", "mlp2.7"):
+            x = x @ t[f"{layer}.weight"].T + t[f"{layer}.bias"]
+            x = x if layer == "mlp2.7" else gelu(x)
+        return scores, x
+
+    def _score(self, patches: Array) -> float:
+        """How likely one tile [patches, C] can do with fewer tokens."""
+        pooling = {
+            name.removeprefix("pooling_before_gating."): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith("pooling_before_gating.")
+        }
+        gating = {n.removeprefix("gating."): x for n, x in self.tensors.items() if n.startswith("gating.")}
+        x = pooling["query_token"]
+        for layer in (1, 2, 2, 2):
+            x = pooled(x, patches, {n: pooling[f"attn{layer}.{n}"] for n in POOLING_TENSORS}, heads=16)
+            x = layer_norm(x, pooling[f"norm{layer}.weight"], pooling[f"norm{layer}.bias"], 1e-5)
+        for block in ("block1", "block2", "block3", "block4"):
+            u = gelu(x @ gating[f"{block}.0.weight"].T + gating[f"{block}.0.bias"])
+            u = u @ gating[f"{block}.3.weight"].T + gating[f"{block}.3.bias"]
+            x = x + layer_norm(u, gating[f"{block}.5.weight"], gating[f"{block}.5.bias"], 1e-5)
+        x = layer_norm(x, gating["gate.0.weight"], gating["gate.0.bias"], 1e-5)
+        return float(softmax(x @ gating["gate.1.weight"].T + gating["gate.1.bias"])[0, 0])
 
     def _tower(self, tile: Array) -> Array:
         v, prefix = self.vision, "vision_model.embeddings."
@@ -318,7 +364,35 @@ def tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     shapes["mlp1.0.weight"] = shapes["mlp1.0.bias"] = (block * c,)
     for name, inner in (("mlp1.1", block * c), ("mlp1.3", h)):
         shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (h, inner), (h,)
+    if config.get("flash_mode"):
+        shapes |= _flash_shapes(c, h, block)
     return shapes | {f"language_model.{k}": v for k, v in _language_shapes(llm).items()}
+
+
+def _flash_shapes(c: int, h: int, block: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {"pooling_before_gating.query_token": (1, c)}
+
+    def linear(name: str, out: int, inner: int) -> None:
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (out, inner), (out,)
+
+    def norm(name: str, size: int) -> None:
+        shapes[f"{name}.weight"] = shapes[f"{name}.bias"] = (size,)
+
+    for i in range(1, 5):
+        prefix = f"pooling_before_gating.attn{i}."
+        shapes[prefix + "in_proj_weight"], shapes[prefix + "in_proj_bias"] = (3 * c, c), (3 * c,)
+        linear(prefix + "out_proj", c, c)
+        norm(f"pooling_before_gating.norm{i}", c)
+        linear(f"gating.block{i}.0", 4 * c, c)
+        linear(f"gating.block{i}.3", c, 4 * c)
+        norm(f"gating.block{i}.5", c)
+    norm("gating.gate.0", c)
+    linear("gating.gate.1", 2, c)
+    norm("mlp2.0", block**2 * c)
+    linear("mlp2.1", 2 * h, block**2 * c)
+    linear("mlp2.4", 2 * h, 2 * h)
+    linear("mlp2.7", h, 2 * h)
+    return shapes
 
 
 def _language_shapes(llm: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -376,11 +450,12 @@ def random_tensors(config: Mapping[str, Any], seed: int = 0) -> dict[str, npt.ND
     tensors = {}
     for name, shape in tensor_shapes(config).items():
         values = rng.standard_normal(shape, dtype=np.float32)
-        if ("norm" in name and name.endswith(".weight")) or name == "mlp1.0.weight":
+        is_norm = "norm" in name or name.startswith(("mlp1.0.", "mlp2.0.", "gating.gate.0.")) or ".5." in name
+        if is_norm and name.endswith(".weight") and len(shape) == 1:
             values = 1 + 0.3 * values
         elif name.endswith((".ls1", ".ls2")):
             values = 0.5 + 0.1 * values
-        elif name.endswith(".bias"):
+        elif name.endswith("bias"):
             values = 0.3 * values
         elif "embedding" in name or "embed_tokens" in name:
             values = values if "patch" not in name else values / sqrt(prod(shape[1:]))

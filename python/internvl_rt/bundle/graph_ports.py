@@ -14,6 +14,12 @@ SHUFFLED = "shuffled"
 FEATURES = "features"
 """[tiles, tokens_per_tile, H]"""
 
+# flash.onnx, from HIDDEN
+SCORES = "scores"
+"""[tiles]: the probability that a tile can do with fewer tokens"""
+COMPRESSED = "compressed"
+"""[tiles, tokens_per_compressed_tile, H]"""
+
 # llm.onnx, in every dialect
 EMBEDDINGS = "embeddings"
 """[batch, n, H]"""

@@ -8,9 +8,10 @@ from typing import Literal
 
 Dialect = Literal["onnx24", "ort", "trt10"]
 Compute = Literal["fp32", "fp16", "bf16"]
-Part = Literal["vit", "projector", "llm"]
+Part = Literal["vit", "projector", "llm", "flash"]
 
 PARTS: tuple[Part, ...] = ("vit", "projector", "llm")
+"""Of every model; ``flash`` is there beside them for models with a resolution router."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ GRAPH_SETS: dict[str, GraphSet] = {
 }
 """Every set by name. ONNX Runtime has no bfloat16 kernels for the operators of ``ort``."""
 
-ALL_GRAPH_FILES = tuple(file for made in GRAPH_SETS.values() for file in made.files)
+ALL_GRAPH_FILES = tuple(file for made in GRAPH_SETS.values() for file in (*made.files, made.file("flash")))
 
 
 def complete_sets(files: Iterable[str]) -> tuple[GraphSet, ...]:

@@ -76,6 +76,20 @@ class Projector:
 
 
 @dataclass(frozen=True)
+class Flash:
+    """The visual resolution router of InternVL3.5-Flash: tiles that can do with fewer tokens get fewer."""
+
+    downsample: int
+    """As the projector's, of compressed tiles: 4."""
+    heads: int
+    """Of the router's attention."""
+    relative_threshold: float
+    """The quantile of a picture's scores above which tiles are compressed."""
+    absolute_threshold: float
+    """The least score of a compressed tile."""
+
+
+@dataclass(frozen=True)
 class Rope:
     """Rotary position embedding, rotate-half over the whole head dimension.
 
@@ -205,12 +219,19 @@ class Manifest:
     tiling: Tiling
     prompt: Prompt
     precision: PartPrecision
+    flash: Flash | None = None
     files: dict[str, FileEntry] = field(default_factory=dict)
 
     @property
     def tokens_per_tile(self) -> int:
         """Image tokens that one tile becomes."""
         return self.vision.patches // self.projector.downsample**2
+
+    @property
+    def tokens_per_compressed_tile(self) -> int:
+        """Image tokens of a tile that the resolution router compressed."""
+        assert self.flash is not None
+        return self.vision.patches // self.flash.downsample**2
 
     @property
     def graph_sets(self) -> tuple[GraphSet, ...]:

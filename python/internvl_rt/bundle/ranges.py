@@ -65,6 +65,7 @@ def check_ranges(manifest: Manifest, where: str) -> None:
     for field, text in (("name", manifest.name), ("generator", manifest.generator)):
         check.require(len(text) <= MAX_TEXT and _is_unicode(text), field, ascii(text), "text")
     _check_vision(manifest, check)
+    _check_flash(manifest, check)
     _check_language_model(manifest, check)
     _check_tiling(manifest, check)
     _check_prompt(manifest, check)
@@ -101,6 +102,34 @@ def _check_vision(manifest: Manifest, check: _Checker) -> None:
         downsample,
         f"a divisor of the {vision.grid} patches along a tile",
     )
+
+
+def _check_flash(manifest: Manifest, check: _Checker) -> None:
+    flash, vision = manifest.flash, manifest.vision
+    if flash is None:
+        return
+    check.within("flash.downsample", flash.downsample, 1, 16)
+    check.require(
+        vision.grid % flash.downsample == 0,
+        "flash.downsample",
+        flash.downsample,
+        f"a divisor of the {vision.grid} patches along a tile",
+    )
+    check.require(
+        flash.downsample >= manifest.projector.downsample,
+        "flash.downsample",
+        flash.downsample,
+        f"at least projector.downsample ({manifest.projector.downsample})",
+    )
+    check.within("flash.heads", flash.heads, 1, MAX_HEADS)
+    check.require(
+        vision.hidden_size % flash.heads == 0,
+        "flash.heads",
+        flash.heads,
+        f"a divisor of vision.hidden_size ({vision.hidden_size})",
+    )
+    check.within("flash.relative_threshold", flash.relative_threshold, 0, 1)
+    check.within("flash.absolute_threshold", flash.absolute_threshold, 0, 1)
 
 
 def _check_language_model(manifest: Manifest, check: _Checker) -> None:

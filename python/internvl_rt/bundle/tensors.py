@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from internvl_rt.bundle.manifest import LanguageModel, Manifest, PartPrecision, Precision, Vision
+from internvl_rt.bundle.manifest import Flash, LanguageModel, Manifest, PartPrecision, Precision, Vision
 
 INT4_BLOCK = 32
 """Elements along K that share one int4 scale."""
@@ -34,6 +34,10 @@ CLASS_EMBEDDING = "vit.class_embedding"
 POSITION_EMBEDDING = "vit.position_embedding"
 PATCH_EMBEDDING = "vit.patch_embedding.weight"
 PATCH_EMBEDDING_BIAS = "vit.patch_embedding.bias"
+
+FLASH_QUERY = "flash.query"
+FLASH_BLOCKS = 4
+"""Residual blocks of the resolution router."""
 
 Part = Literal["vit", "projector", "llm", "embedding"]
 Kind = Literal["matrix", "table", "vector"]
@@ -72,6 +76,8 @@ def tensor_specs(manifest: Manifest) -> Iterator[TensorSpec]:
     """Every logical tensor of a model, in the order in which it is computed with."""
     yield from _vit_specs(manifest.vision)
     yield from _projector_specs(manifest)
+    if manifest.flash is not None:
+        yield from _flash_specs(manifest, manifest.flash)
     yield from _llm_specs(manifest.llm, manifest.precision)
 
 
@@ -146,6 +152,26 @@ def _projector_specs(manifest: Manifest) -> Iterator[TensorSpec]:
     yield from _norm("projector.norm", inner, "projector", True)
     yield from _linear("projector.fc1", h, inner, "projector", True)
     yield from _linear("projector.fc2", h, h, "projector", True)
+
+
+def _flash_specs(manifest: Manifest, flash: Flash) -> Iterator[TensorSpec]:
+    c, h = manifest.vision.hidden_size, manifest.llm.hidden_size
+    yield TensorSpec(FLASH_QUERY, (c,), "vector", "projector")
+    for i in (1, 2):
+        yield from _linear(f"flash.attention{i}.qkv", 3 * c, c, "projector", True)
+        yield from _linear(f"flash.attention{i}.proj", c, c, "projector", True)
+        yield from _norm(f"flash.norm{i}", c, "projector", True)
+    for i in range(FLASH_BLOCKS):
+        yield from _linear(f"flash.blocks.{i}.fc1", 4 * c, c, "projector", True)
+        yield from _linear(f"flash.blocks.{i}.fc2", c, 4 * c, "projector", True)
+        yield from _norm(f"flash.blocks.{i}.norm", c, "projector", True)
+    yield from _norm("flash.gate_norm", c, "projector", True)
+    yield from _linear("flash.gate", 2, c, "projector", True)
+    inner = c * flash.downsample**2
+    yield from _norm("flash.projector.norm", inner, "projector", True)
+    yield from _linear("flash.projector.fc1", 2 * h, inner, "projector", True)
+    yield from _linear("flash.projector.fc2", 2 * h, 2 * h, "projector", True)
+    yield from _linear("flash.projector.fc3", h, 2 * h, "projector", True)
 
 
 def _llm_specs(llm: LanguageModel, precision: PartPrecision) -> Iterator[TensorSpec]:

@@ -21,6 +21,11 @@ class EncodedTiles:
     vit_ms: float
     projector_ms: float
     """Pixel shuffle included."""
+    compressed: Float32Array | None = None
+    """[tiles, tokens_per_compressed_tile, hidden] of a model with a resolution router: what the tiles are in
+    fewer tokens. The whole picture decides which of the two a tile becomes."""
+    scores: Float32Array | None = None
+    """[tiles], then: the probability that a tile can do with fewer tokens."""
 
 
 class Engine(Protocol):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from time import perf_counter
+from typing import Any, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from internvl_rt import _core
 from internvl_rt.bundle.bundle import Bundle
-from internvl_rt.bundle.graph_ports import FEATURES, HIDDEN, PIXEL_VALUES, SHUFFLED
+from internvl_rt.bundle.graph_ports import COMPRESSED, FEATURES, HIDDEN, PIXEL_VALUES, SCORES, SHUFFLED
 from internvl_rt.bundle.graph_sets import GraphSet, Part
 from internvl_rt.engines.engine import EncodedTiles, Float32Array
 from internvl_rt.engines.onnxruntime.providers import PROVIDERS, Provider, choose_graph_set
@@ -55,6 +57,11 @@ class OnnxVision:
             Session(bundle.file(graphs.file(part)), threads, fold_weights=False, providers=providers)
             for part in VISION_PARTS
         )
+        self._flash: Session | None = None
+        if manifest.flash is not None:
+            path = bundle.file(graphs.file("flash"))
+            self._flash = Session(path, threads, fold_weights=False, providers=providers)
+            self._compressed_shape = (manifest.tokens_per_compressed_tile, manifest.llm.hidden_size)
         self._pixels_shape = (3, manifest.vision.image_size, manifest.vision.image_size)
         self._features_shape = (manifest.tokens_per_tile, manifest.llm.hidden_size)
         self._block = manifest.projector.downsample
@@ -71,6 +78,11 @@ class OnnxVision:
         """
         self._check(pixel_values)
         features = np.empty((len(pixel_values), *self._features_shape), self._dtype)
+        flash = self._flash
+        compressed = (
+            None if flash is None else np.empty((len(features), *self._compressed_shape), self._dtype)
+        )
+        scores = None if flash is None else np.empty(len(features), self._dtype)
         vit_s = projector_s = 0.0
         # One picture at a time: the memory of a tile is bounded, and so must be the number of them in flight.
         with self._lock:
@@ -84,9 +96,14 @@ class OnnxVision:
                     hidden, block=self._block, version=self._version, team=self._team
                 ).astype(self._dtype, copy=False)
                 self._projector.run({SHUFFLED: shuffled}, {FEATURES: features[tile : tile + 1]})
+                if flash is not None and compressed is not None and scores is not None:
+                    outputs = {COMPRESSED: compressed[tile : tile + 1], SCORES: scores[tile : tile + 1]}
+                    flash.run({HIDDEN: self._hidden}, outputs)
                 vit_s += middle - begin
                 projector_s += perf_counter() - middle
-        return EncodedTiles(features.astype(np.float32, copy=False), vit_s * 1e3, projector_s * 1e3)
+        return EncodedTiles(
+            _float32(features), vit_s * 1e3, projector_s * 1e3, _float32(compressed), _float32(scores)
+        )
 
     def _check(self, pixel_values: Float32Array) -> None:
         expected = f"float32 [tiles, {', '.join(str(n) for n in self._pixels_shape)}] with at least one tile"
@@ -101,3 +118,11 @@ class OnnxVision:
                 f"pixel_values is {pixel_values.dtype} {list(shape)}; expected {expected}. "
                 "internvl_rt.tile_image(image).pixel_values() makes one."
             )
+
+
+@overload
+def _float32(array: npt.NDArray[Any]) -> Float32Array: ...
+@overload
+def _float32(array: npt.NDArray[Any] | None) -> Float32Array | None: ...
+def _float32(array: npt.NDArray[Any] | None) -> Float32Array | None:
+    return None if array is None else array.astype(np.float32, copy=False)
