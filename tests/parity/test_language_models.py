@@ -15,6 +15,7 @@ import torch
 
 from internvl_rt.bundle.bundle import open_bundle
 from internvl_rt.export import export
+from internvl_rt.export.family import FAMILY
 from parity.checkpoints import (
     IMAGE_CONTEXT_ID,
     LANGUAGE_MODELS,
@@ -99,6 +100,12 @@ def test_authors_checkpoints(tmp_path: Path, name: str) -> None:
                 logits = model.prefill(model.new_sequence(), embeddings, all_logits=True)
                 assert relative_error(logits, reference.logits(wanted)) < 1e-4, engine
                 assert_greedy_agrees(greedy(model, embeddings, 8), *reference.greedy(wanted, 8))
+
+
+def test_contexts_reach_to_the_stretched_length() -> None:
+    """Beyond the trained length of a dynamic scaling, and not beyond that of a longrope."""
+    for name, longest in (("InternVL3-1B", 65536), ("InternVL2-4B", 131072), ("InternVL3_5-1B", 40960)):
+        assert FAMILY[name].llm.rope.longest_context == longest
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
