@@ -45,7 +45,8 @@ def load(
         cache_tokens: the size of the KV cache, which is fixed here and shared by all answers that are being
             written. Where None it is 8192, or the model's own limit if that is less.
         max_context: the most tokens that one prompt and its answer may have together; the smaller of
-            ``cache_tokens`` and the model's own limit where None.
+            ``cache_tokens`` and the trained length where None. More than the trained length is for models
+            with dynamic rope scaling, up to its factor times as many.
         verify: compute the SHA-256 of the weights first, which reads the whole file.
         providers: of ``engine="onnxruntime"``, best first: ``cpu`` (where None), ``cuda``, ``tensorrt``,
             ``tensorrt-rtx``, ``openvino``, or ONNX Runtime's own names.
@@ -100,10 +101,11 @@ def context_of(manifest: Manifest, cache_tokens: int | None, max_context: int | 
     if cache_tokens is None:
         cache_tokens = default_cache_tokens(manifest.llm)
     cache_tokens = _positive("cache_tokens", cache_tokens, MOST_CACHE_TOKENS)
-    context_tokens = min(cache_tokens, manifest.llm.rope.longest_context)
-    if max_context is not None:
-        context_tokens = min(context_tokens, _positive("max_context", max_context, MOST_CACHE_TOKENS))
-    return cache_tokens, context_tokens
+    rope = manifest.llm.rope
+    if max_context is None:
+        return cache_tokens, min(cache_tokens, rope.max_position_embeddings)
+    max_context = _positive("max_context", max_context, MOST_CACHE_TOKENS)
+    return cache_tokens, min(cache_tokens, max_context, rope.longest_context)
 
 
 def start_engine(

@@ -645,7 +645,8 @@ class Model:
         places = input_ids == self.manifest.prompt.image_context_id
         stays = ~places
         stays[places] = np.concatenate([picture.kept.reshape(-1) for picture in encoded])
-        return input_ids[stays]
+        kept: npt.NDArray[np.int64] = input_ids[stays]
+        return kept
 
     def _question(
         self,
@@ -680,9 +681,14 @@ class Model:
             image_tokens = sum(tiles) * self.manifest.tokens_per_tile
             about = f" {image_tokens} of them are for {sum(tiles)} tiles of {pictures}."
             advice = ["lower max_tiles", "give fewer pictures", *advice]
-        most = self.manifest.llm.rope.longest_context
+        rope = self.manifest.llm.rope
+        most = rope.max_position_embeddings
         if self._context_tokens < most:
             advice.append(f"load the model with a larger cache_tokens (it takes contexts up to {most})")
+        elif tokens < rope.longest_context:
+            advice.append(
+                f"load the model with a larger max_context (its rope stretches to {rope.longest_context})"
+            )
         raise PromptError(
             f"the prompt has {tokens} tokens, and prompt and answer together have a context of "
             f"{self._context_tokens}.{about} What helps: {', or '.join(advice)}."

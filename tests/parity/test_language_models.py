@@ -6,6 +6,7 @@ of transformers against transformers' own classes.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 
+from bundle.tiny import tiny_manifest
 from internvl_rt.bundle.bundle import open_bundle
 from internvl_rt.export import export
 from internvl_rt.export.family import FAMILY
+from internvl_rt.loading import context_of
 from parity.checkpoints import (
     IMAGE_CONTEXT_ID,
     LANGUAGE_MODELS,
@@ -102,10 +105,16 @@ def test_authors_checkpoints(tmp_path: Path, name: str) -> None:
                 assert_greedy_agrees(greedy(model, embeddings, 8), *reference.greedy(wanted, 8))
 
 
-def test_contexts_reach_to_the_stretched_length() -> None:
-    """Beyond the trained length of a dynamic scaling, and not beyond that of a longrope."""
-    for name, longest in (("InternVL3-1B", 65536), ("InternVL2-4B", 131072), ("InternVL3_5-1B", 40960)):
-        assert FAMILY[name].llm.rope.longest_context == longest
+@pytest.mark.parametrize(
+    ("name", "trained", "longest"),
+    [("InternVL3-1B", 32768, 65536), ("InternVL2-4B", 131072, 131072), ("InternVL3_5-1B", 40960, 40960)],
+)
+def test_contexts_beyond_the_trained_length_are_asked_for(name: str, trained: int, longest: int) -> None:
+    manifest = dataclasses.replace(tiny_manifest(), llm=FAMILY[name].llm)
+    assert context_of(manifest, 200_000, None) == (200_000, trained)
+    assert context_of(manifest, 200_000, 199_999) == (200_000, longest)
+    assert context_of(manifest, 200_000, 1000) == (200_000, 1000)
+    assert context_of(manifest, 3000, 199_999) == (3000, 3000)
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
