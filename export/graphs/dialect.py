@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from onnx import TensorProto
 
+from internvl_rt.bundle.graph_ports import CAPACITY
 from internvl_rt.bundle.manifest import LanguageModel, NormType, Vision
 from internvl_rt.bundle.tensors import INT4_BLOCK, SCALES_SUFFIX
 from internvl_rt.export.graphs.graph import ELEMENT_TYPE, Graph
@@ -29,7 +30,7 @@ class Dialect(ABC):
     def __init__(self, graph: Graph, compute: int = TensorProto.FLOAT, capacity: int | None = None) -> None:
         self.graph = graph
         self.compute = compute
-        self.capacity: int | str = "capacity" if capacity is None else capacity
+        self.capacity: int | str = CAPACITY if capacity is None else capacity
         """Tokens that the caches hold; the name if that is known only when the graph runs."""
         self._converted: dict[str, str] = {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import internvl_rt as ivl
 from internvl_rt.bundle.bundle import open_bundle
 from internvl_rt.engines.onnxruntime import OnnxEngine, providers
 from internvl_rt.engines.onnxruntime.cache import GRANULARITY, SequenceCache
+from internvl_rt.engines.onnxruntime.decoder import OnnxDecoder
 from internvl_rt.engines.onnxruntime.providers import PROVIDERS, choose_providers, find_providers
 from internvl_rt.errors import DeviceError
 
@@ -151,3 +153,22 @@ def test_a_copy_of_an_empty_cache_is_its_own(tiny_bundle: Path) -> None:
     assert copy.capacity == 0
     copy.make_room(5)
     assert not any(a is b for a, b in zip(copy.buffers, cache.buffers, strict=True))
+
+
+def test_a_provider_that_wants_a_fixed_cache(tiny_bundle: Path) -> None:
+    """As TensorRT does: the graph is loaded for one extent, and every sequence has it from the start."""
+    fixed = dataclasses.replace(PROVIDERS["cpu"], fixed_cache=True)
+    bundle = open_bundle(tiny_bundle)
+    prompt = np.random.default_rng(1).standard_normal((40, 64), dtype=np.float32)
+    logits = []
+    for provider in (PROVIDERS["cpu"], fixed):
+        decoder = OnnxDecoder(bundle, 300, 1, providers=[provider])
+        sequence = decoder.new_sequence()
+        decoder.prefill(sequence, prompt)
+        fork = decoder.fork(sequence)
+        logits.append([decoder.prefill(each, prompt[:3]) for each in (sequence, fork)])
+    assert decoder._sequences[fork].capacity == 320
+    for found, wanted in zip(logits[1], logits[0], strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+    shapes = {port.shape[2] for port in decoder._session._session.get_inputs() if "cache" in port.name}
+    assert shapes == {320}

@@ -27,6 +27,7 @@ from export.checkpoints import (
     write_checkpoint,
 )
 from internvl_rt.bundle.bundle import Bundle, open_bundle
+from internvl_rt.bundle.graph_sets import GRAPH_SETS
 from internvl_rt.errors import CheckpointError
 from internvl_rt.export.exporter import export
 
@@ -177,6 +178,16 @@ def test_names_of_precisions(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="onnx24"):
         export(tmp_path / "in", tmp_path / "out", dialect="onnx9")
     assert not (tmp_path / "out").exists()
+
+
+def test_several_dialects_share_the_weights(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "in", TINY_QWEN2)
+    one = open_bundle(export(tmp_path / "in", tmp_path / "one"))
+    all_of_them = open_bundle(export(tmp_path / "in", tmp_path / "all", dialect=list(GRAPH_SETS)))
+    assert [graphs.name for graphs in one.manifest.graph_sets] == ["onnx24"]
+    assert [graphs.name for graphs in all_of_them.manifest.graph_sets] == list(GRAPH_SETS)
+    assert all_of_them.manifest.files["weights.safetensors"] == one.manifest.files["weights.safetensors"]
+    assert all_of_them.manifest.files["llm.onnx"] == one.manifest.files["llm.onnx"]
 
 
 def test_vision_precision_is_chosen_apart(tmp_path: Path) -> None:

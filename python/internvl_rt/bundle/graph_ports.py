@@ -46,6 +46,10 @@ TOTAL_LENGTH = "total_length"
 """int32, a scalar on the CPU: the longest sequence's length, the n new positions included"""
 
 
+CAPACITY = "capacity"
+"""The name of the caches' extent, where the graph leaves it open"""
+
+
 def cache_ports(layer: int) -> tuple[tuple[str, str], tuple[str, str]]:
     """The cache of a layer: (keys in, keys out), (values in, values out).
 

@@ -94,6 +94,7 @@ def _print(found: Inspection, verified: bool) -> None:
                     f"{size(found.memory_bytes)}, and what a picture or a prompt needs while it is computed",
                 ),
                 ("on disk", size(found.files_bytes)),
+                ("ONNX graphs", ", ".join(graphs.name for graphs in manifest.graph_sets) or "none"),
             ],
         )
     )

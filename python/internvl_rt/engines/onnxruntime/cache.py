@@ -21,17 +21,25 @@ growing copies them, so less would too."""
 class SequenceCache:
     """Keys and values of one sequence, in place behind the graph's cache inputs and outputs."""
 
-    def __init__(self, llm: LanguageModel, dtype: npt.DTypeLike = np.float32, memory: str = "cpu") -> None:
+    def __init__(
+        self,
+        llm: LanguageModel,
+        dtype: npt.DTypeLike = np.float32,
+        memory: str = "cpu",
+        fixed: int | None = None,
+    ) -> None:
         """An empty sequence.
 
         Args:
             llm: the facts.
             dtype: of keys and values.
             memory: where they lie: ``cpu``, or a device of ONNX Runtime's such as ``cuda``.
+            fixed: the only capacity that the graph takes; None where buffers may grow.
         """
         self._llm = llm
         self._dtype = np.dtype(dtype)
         self._memory = memory
+        self._fixed = fixed
         self.length = 0
         self.capacity = 0
         self.buffers: list[Tensor] = [
@@ -47,7 +55,7 @@ class SequenceCache:
         """
         if tokens <= self.capacity:
             return
-        capacity = -(-tokens // GRANULARITY) * GRANULARITY
+        capacity = self._fixed or -(-tokens // GRANULARITY) * GRANULARITY
         shape = (1, self._llm.kv_heads, capacity, self._llm.head_dim)
         # Zeros, because attention multiplies the places behind the mask by zero, and zero times NaN is NaN.
         # Fresh pages are zero and take no memory until they are written.
@@ -75,7 +83,7 @@ class SequenceCache:
         Raises:
             DeviceError: if the machine has no more memory.
         """
-        copy = SequenceCache(self._llm, self._dtype, self._memory)
+        copy = SequenceCache(self._llm, self._dtype, self._memory, self._fixed)
         # Its own capacity is still nothing, so making room replaces the buffers by copies.
         copy.length, copy.buffers = self.length, list(self.buffers)
         copy.make_room(copy.length)

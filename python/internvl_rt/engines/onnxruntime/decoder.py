@@ -12,6 +12,7 @@ import numpy.typing as npt
 from internvl_rt import _core
 from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.bundle.graph_ports import (
+    CAPACITY,
     COS,
     EMBEDDINGS,
     LAST_POSITIONS,
@@ -72,6 +73,8 @@ class OnnxDecoder:
         self._dialect = graphs.dialect
         self._dtype = NUMPY_TYPE[graphs.compute]
         self._memory = providers[0].memory
+        fixed = -(-cache_tokens // ATTENDED) * ATTENDED if providers[0].fixed_cache else None
+        self._capacity = fixed
         # A decode step would spend most of its time on making floats of integers again.
         fold = bundle.manifest.precision.llm in ("int8", "int4")
         self._session = Session(
@@ -79,6 +82,7 @@ class OnnxDecoder:
             threads or _core.usable_cores(),
             fold_weights=fold,
             providers=providers,
+            extents={} if fixed is None else {CAPACITY: fixed},
         )
         self._ports = [port for layer in range(self._llm.layers) for port in cache_ports(layer)]
         self._cache_tokens = cache_tokens
@@ -100,7 +104,7 @@ class OnnxDecoder:
     def new_sequence(self) -> int:
         """Starts an empty sequence."""
         with self._lock:
-            return self._add(SequenceCache(self._llm, self._dtype, self._memory))
+            return self._add(SequenceCache(self._llm, self._dtype, self._memory, self._capacity))
 
     def fork(self, sequence: int) -> int:
         """Starts a sequence with the same content; keys and values are copied.

@@ -31,6 +31,8 @@ class Provider:
     """Packages that bring it as a plug-in; none if only a build of ONNX Runtime has it."""
     install: str
     """What to do where it is missing."""
+    fixed_cache: bool = False
+    """It wants the extent of the KV cache when the graph is loaded: TensorRT does."""
 
 
 _GPU_BUILD = "pip uninstall onnxruntime, then pip install 'internvl-rt[gpu]'; it needs CUDA 12 and cuDNN 9"
@@ -56,6 +58,7 @@ PROVIDERS: dict[str, Provider] = {
             ("onnx24-fp16", "trt10-fp16", "onnx24", "trt10"),
             (),
             f"{_GPU_BUILD}, and TensorRT 10: pip install tensorrt-cu12 (JetPack has its own)",
+            fixed_cache=True,
         ),
         Provider(
             "tensorrt-rtx",
@@ -64,6 +67,7 @@ PROVIDERS: dict[str, Provider] = {
             ("onnx24-fp16", "trt10-fp16"),
             ("onnxruntime_ep_nv_tensorrt_rtx",),
             "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13; it needs an NVIDIA GPU from Ampere on",
+            fixed_cache=True,
         ),
         Provider(
             "openvino",

@@ -28,7 +28,13 @@ class Session:
     """One graph. Inputs and outputs are NumPy arrays that ONNX Runtime reads and writes in place."""
 
     def __init__(
-        self, path: Path, threads: int, *, fold_weights: bool, providers: Sequence[Provider] = ()
+        self,
+        path: Path,
+        threads: int,
+        *,
+        fold_weights: bool,
+        providers: Sequence[Provider] = (),
+        extents: Mapping[str, int] | None = None,
     ) -> None:
         """Loads a graph.
 
@@ -38,6 +44,7 @@ class Session:
             fold_weights: turn integer weights into floats once, now, instead of in every run: four (int8) or
                 eight (int4) times the memory, and no time spent on it afterwards.
             providers: what ``choose_providers`` returned; the CPU where none.
+            extents: of dimensions that the graph names, fixed when it is loaded.
 
         Raises:
             BundleError: if ONNX Runtime does not take the graph.
@@ -48,6 +55,8 @@ class Session:
         options.log_severity_level = _FATAL
         # A pattern is kept for every shape ever seen, and prompts have any length.
         options.enable_mem_pattern = False
+        for dimension, extent in (extents or {}).items():
+            options.add_free_dimension_override_by_name(dimension, extent)
         if fold_weights:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         self._path = path
