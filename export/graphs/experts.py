@@ -3,6 +3,8 @@
 A Loop runs once for each expert that any token chose: it gathers that expert's matrices and its tokens, and
 adds what comes out to where the tokens stand. Experts come in the order of their numbers, so that the sum of
 a token does not depend on the others.
+
+Unique and sums by ScatterND are none of TensorRT's operators: there, these models do not run, in any dialect.
 """
 
 from __future__ import annotations
