@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from internvl_rt.engines.engine import Engine, Float32Array
+from internvl_rt.errors import CacheFullError
 from internvl_rt.prompts.detokenise import Detokeniser
 from internvl_rt.results import Answer, FinishReason, Piece, Timings, Usage
 from internvl_rt.sampling import TokenChooser
@@ -32,6 +34,7 @@ class Question:
     grounding_text: Callable[[Sequence[int]], str]
     """The text of token ids with the grounding tokens kept."""
     stop_ids: frozenset[int]
+    image_context_id: int
     timings: Timings
     """The stages before the language model."""
     usage: Usage
@@ -132,8 +135,9 @@ def all_answers(
 ) -> list[Answer]:
     """Generates several answers to one question: one prefill, then one batch per step.
 
-    The prompt's keys and values are forked, and an answer that has ended leaves the batch. An answer does not
-    depend on the others. However it ends, every sequence is dropped.
+    The prompt's keys and values are forked, and an answer that has ended leaves the batch. Where the cache
+    has no room for all at once, some wait for others. An answer does not depend on the others. However it
+    ends, every sequence is dropped.
 
     Args:
         engine: computes the logits.
@@ -143,7 +147,7 @@ def all_answers(
         cancelled: when set, all answers end after the step that is being computed.
 
     Raises:
-        CacheFullError: if there is too little of the cache for all of them.
+        CacheFullError: if there is too little of the cache for the prompt and one answer.
     """
     drafts = [_Draft(question, writer, context_tokens) for writer in writers]
     with closing(_steps(engine, question, drafts, cancelled)) as steps:
@@ -155,40 +159,125 @@ def all_answers(
 def _steps(
     engine: Engine, question: Question, drafts: Sequence[_Draft], cancelled: threading.Event
 ) -> Generator[None, None, None]:
-    """Writes all drafts, a token a step; it stops between two steps, not after the last one."""
-    sequences = [engine.new_sequence()]
+    """Writes all drafts, a token a step; it stops between two steps, not after the last one.
+
+    Where the cache has no room for all of them at once, the youngest wait. One that has begun loses its place
+    and is computed again from the prompt and its own tokens when another has ended, which changes nothing in
+    it: its random numbers go on where they stopped.
+    """
+    prompt = engine.new_sequence()
+    sequences = [prompt]
     try:
         begun = perf_counter()
-        logits = _prefill(engine, sequences[0], question, cancelled)
+        logits = _prefill(engine, prompt, question, cancelled)
         prefill_ms = ms_since(begun)
         for draft in drafts:
             draft.prefill_ms = prefill_ms
         if logits is None:
             return
-        while len(sequences) < len(drafts):
-            sequences.append(engine.fork(sequences[0]))
-        writing = dict(zip(sequences, drafts, strict=True))
-        logits = np.broadcast_to(logits, (len(drafts), len(logits)))
+        waiting = deque(drafts)
+        writing: dict[int, _Draft] = {}
+        rows: dict[int, Float32Array] = {}
+        if len(drafts) == 1:
+            writing[prompt], rows[prompt] = waiting.popleft(), logits
+        place_is_free = True
         while True:
-            tokens = []
-            for row, (sequence, draft) in enumerate(list(writing.items())):
-                token = draft.choose(logits[row], begun)
-                if draft.finish_reason is None:
-                    tokens.append(token)
+            while waiting and place_is_free:
+                sequence = _admit(engine, question, prompt, waiting[0], logits, rows, sequences)
+                if sequence is not None:
+                    writing[sequence] = waiting.popleft()
+                elif writing:
+                    place_is_free = False
                 else:
+                    raise CacheFullError(
+                        f"the cache of {engine.cache_tokens} tokens has no room for an answer beside its "
+                        f"prompt of {len(question.input_ids)}. Load the model with a larger cache_tokens."
+                    )
+            tokens: dict[int, int] = {}
+            for sequence, draft in list(writing.items()):
+                tokens[sequence] = draft.choose(rows[sequence], begun)
+                if draft.finish_reason is not None:
                     del writing[sequence]
-                    sequences.remove(sequence)
-                    engine.drop(sequence)
-            if not writing or cancelled.is_set():
+                    _drop(engine, sequence, sequences)
+                    place_is_free = True
+            if not (writing or waiting) or cancelled.is_set():
                 return
+            if not waiting and len(writing) == 1 and prompt in sequences and prompt not in writing:
+                _drop(engine, prompt, sequences)  # nothing will be forked from it any more
             yield
             if cancelled.is_set():
                 return
             begun = perf_counter()
-            logits = engine.decode(list(writing), tokens)
+            if not writing:
+                rows = {}
+                continue
+            while (decoded := _decode(engine, writing, tokens)) is None:
+                sequence, draft = writing.popitem()
+                waiting.appendleft(draft)
+                place_is_free = False
+                _drop(engine, sequence, sequences)
+            rows = dict(zip(writing, decoded, strict=True))
     finally:
         for sequence in sequences:
             engine.drop(sequence)
+
+
+def _decode(engine: Engine, writing: dict[int, _Draft], tokens: dict[int, int]) -> Float32Array | None:
+    """The logits after the tokens, [len(writing), vocab]; None if there is room for fewer than these."""
+    try:
+        return engine.decode(list(writing), [tokens[sequence] for sequence in writing])
+    except CacheFullError:
+        if len(writing) == 1:
+            raise
+        return None
+
+
+def _admit(
+    engine: Engine,
+    question: Question,
+    prompt: int,
+    draft: _Draft,
+    logits: Float32Array,
+    rows: dict[int, Float32Array],
+    sequences: list[int],
+) -> int | None:
+    """A sequence for a draft, with the logits after its last token in ``rows``; None if there is no room."""
+    try:
+        sequence = engine.fork(prompt)
+    except CacheFullError:
+        return None
+    sequences.append(sequence)
+    try:
+        rows[sequence] = _read(engine, sequence, draft.token_ids, question.image_context_id, logits)
+    except CacheFullError:
+        _drop(engine, sequence, sequences)
+        return None
+    return sequence
+
+
+def _read(
+    engine: Engine, sequence: int, token_ids: Sequence[int], image_context_id: int, logits: Float32Array
+) -> Float32Array:
+    """Appends tokens that were generated; the logits [vocab] after them, ``logits`` where there are none."""
+    begin = 0
+    while begin < len(token_ids):
+        if token_ids[begin] == image_context_id:
+            # In an answer it is a token like any other, and stands for no picture.
+            logits = engine.decode([sequence], [image_context_id])[0]
+            begin += 1
+            continue
+        end = begin
+        while end < len(token_ids) and end - begin < PREFILL_CHUNK and token_ids[end] != image_context_id:
+            end += 1
+        embeddings = engine.embed(np.array(token_ids[begin:end], np.int64), None)
+        logits = engine.prefill(sequence, embeddings)[-1]
+        begin = end
+    return logits
+
+
+def _drop(engine: Engine, sequence: int, sequences: list[int]) -> None:
+    sequences.remove(sequence)
+    engine.drop(sequence)
 
 
 def ms_since(begun: float) -> float:
@@ -231,6 +320,11 @@ class _Draft:
         self._total_ms: float | None = None
         self.prefill_ms = 0.0
         self.finish_reason: FinishReason | None = None
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """What was written so far."""
+        return self._token_ids
 
     def choose(self, logits: Float32Array, begun: float) -> int:
         """Chooses the token of the step that began at ``begun`` from its logits [vocab]."""

@@ -140,8 +140,8 @@ class Model:
             num_return_sequences: answer so many times, and return a list. Pictures are encoded once, the
                 prompt is computed once, and the answers are written together, one batch per token. Each is
                 drawn from a stream of random numbers of its own: answer i does not depend on how many there
-                are, and the first is the one that is given without this argument. More than one need
-                ``do_sample``.
+                are, and the first is the one that is given without this argument. Where the cache has no room
+                for all of them at once, some wait for others. More than one need ``do_sample``.
             arguments: about the question, see ``AskArguments``: history, system, max_tiles, detail, video,
                 num_frames; and about the answer, see ``GenerationSettings``: max_new_tokens, do_sample,
                 temperature, top_p, top_k, repetition_penalty, seed, stop, keep_special_tokens,
@@ -209,7 +209,7 @@ class Model:
 
         Raises:
             PromptError: as ``chat``, or if ``reasoning`` is not one of these or does not go with a form.
-            CacheFullError: if there is too little of the cache for all of them.
+            CacheFullError: if there is too little of the cache for the prompt and one answer.
         """
         form = reasoning_of(reasoning, arguments)
         asked = question if form is None else with_reasoning(question, form)
@@ -243,7 +243,7 @@ class Model:
 
         Raises:
             PromptError: as ``vote``; if a score is not a number.
-            CacheFullError: if there is too little of the cache for all of them.
+            CacheFullError: if there is too little of the cache for the prompt and one answer.
         """
         n = checked_sequences(n, "n")
         form = reasoning_of(reasoning, arguments)
@@ -662,6 +662,7 @@ class Model:
             features=features,
             grounding_text=lambda ids: self._tokenizer.decode(ids, keep="grounding"),
             stop_ids=frozenset(self.manifest.prompt.stop_ids),
+            image_context_id=self.manifest.prompt.image_context_id,
             timings=timings,
             usage=Usage(
                 tiles=sum(picture.tiles for picture in pictures),

@@ -83,6 +83,7 @@ def stream(
         features=None,
         grounding_text=lambda ids: tokenizer.decode(ids, keep="grounding"),
         stop_ids=frozenset([STOP]),
+        image_context_id=VOCABULARY,
         timings=Timings(),
         usage=Usage(prompt_tokens=prompt),
         image_sizes=(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,10 +145,56 @@ def test_the_likeliest_answer_is_one_answer(model: ivl.Model) -> None:
         model.chat("Hello", num_return_sequences=3)
 
 
-def test_a_cache_that_fills_up_frees_them_all(model: ivl.Model) -> None:
-    drawn = {**DRAWN, "max_new_tokens": 300}
-    with pytest.raises(CacheFullError):
-        model.chat("Hello", system="", num_return_sequences=9, **drawn)
+@pytest.fixture(scope="module")
+def with_a_large_cache(tiny_bundle: Path) -> Iterator[ivl.Model]:
+    with ivl.load(tiny_bundle, cache_tokens=16384, max_context=512) as model:
+        yield model
+
+
+@pytest.mark.parametrize(("number", "tokens"), [(3, 460), (9, 200), (40, 30)])
+def test_where_the_cache_has_no_room_for_all_some_wait(
+    model: ivl.Model,
+    with_a_large_cache: ivl.Model,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    tokens: int,
+) -> None:
+    drawn = {**DRAWN, "max_new_tokens": tokens, "num_return_sequences": number, "system": ""}
+    expected = with_a_large_cache.chat("Hello", **drawn)
+    calls = Calls(model, monkeypatch)
+    found = model.chat("Hello", **drawn)
+    assert [answer.token_ids for answer in found] == [answer.token_ids for answer in expected]
+    assert [answer.text for answer in found] == [answer.text for answer in expected]
+    assert max(calls.batches) > 1
+    waited = sum(calls.batches) > number * (tokens - 1) or calls.batches[0] < number
+    assert waited or calls.prefilled > found[0].usage.prompt_tokens
+
+
+def test_other_answers_that_fill_the_cache_make_some_wait(
+    model: ivl.Model, with_a_large_cache: ivl.Model
+) -> None:
+    drawn = {**DRAWN, "max_new_tokens": 100, "num_return_sequences": 5, "system": ""}
+    with model.stream("x" * 400, system="", max_new_tokens=60, ignore_stop_tokens=True) as other:
+        next(other)
+        found = model.chat("Hello", **drawn)
+        last = list(other)[-1].result
+        assert last is not None
+        assert len(last.token_ids) == 60
+    assert [a.token_ids for a in found] == [a.token_ids for a in with_a_large_cache.chat("Hello", **drawn)]
+
+
+def test_a_cache_without_room_for_one_answer(model: ivl.Model) -> None:
+    drawn = {**DRAWN, "max_new_tokens": 500, "num_return_sequences": 3, "system": ""}
+    held: list[ivl.AnswerStream] = []
+    try:
+        for _ in range(2):
+            held.append(model.stream("x" * 440, system="", max_new_tokens=40, ignore_stop_tokens=True))
+            next(held[-1])
+        with pytest.raises(CacheFullError):
+            model.chat("Hello", **drawn)
+    finally:
+        for stream in held:
+            stream.close()
 
 
 @pytest.mark.parametrize("at", [1, 5])
@@ -172,11 +219,11 @@ def test_a_fork_that_fails_frees_them_all(model: ivl.Model, monkeypatch: pytest.
 
     def failing(sequence: int) -> int:
         if not next(calls):
-            raise CacheFullError("full")
+            raise MemoryError
         return fork(sequence)
 
     monkeypatch.setattr(model._engine, "fork", failing)
-    with pytest.raises(CacheFullError):
+    with pytest.raises(MemoryError):
         model.chat("Hello", num_return_sequences=3, **DRAWN)
 
 
