@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -12,6 +13,9 @@ import numpy.typing as npt
 
 from internvl_rt.engines.engine import EncodedTiles, Engine, Float32Array
 from internvl_rt.errors import DeviceError, InternVLError
+
+CLOSE_POLL_S = 0.001
+"""How often ``close`` looks whether the calls that are running have ended."""
 
 
 class GuardedEngine:
@@ -25,9 +29,9 @@ class GuardedEngine:
     def __init__(self, engine: Engine) -> None:
         self.name = engine.name
         self._engine = engine
-        self._condition = threading.Condition()
-        self._calls = 0
+        self._running: set[object] = set()
         self._closed = False
+        self._closing = threading.Lock()
         self._process = os.getpid()
 
     @property
@@ -86,13 +90,11 @@ class GuardedEngine:
 
     def close(self) -> None:
         """Waits for the calls that are running, then frees the engine's memory."""
-        with self._condition:
-            if self._closed:
-                return
-            self._closed = True
-            while self._calls:
-                self._condition.wait()
-        self._engine.close()
+        self._closed = True
+        while self._running:
+            time.sleep(CLOSE_POLL_S)
+        with self._closing:
+            self._engine.close()
 
     @contextmanager
     def _call(self) -> Iterator[None]:
@@ -102,16 +104,17 @@ class GuardedEngine:
                 "this model was loaded before the process forked, and an engine's threads stay behind. Load "
                 "it in the new process, or start that with multiprocessing's 'spawn' method."
             )
-        with self._condition:
-            if self._closed:
-                raise ClosedError("This model was closed. Load it again with internvl_rt.load(...).")
-            self._calls += 1
+        # An interrupt may come between any two calls here. So a call is counted by adding and discarding an
+        # object of its own: were it a number, an interrupt could leave it too high, and close would wait for
+        # ever.
+        call = object()
         try:
+            self._running.add(call)
+            if self._closed:  # it was set before close looked at what is running, or close sees this call
+                raise ClosedError("This model was closed. Load it again with internvl_rt.load(...).")
             yield
         finally:
-            with self._condition:
-                self._calls -= 1
-                self._condition.notify_all()
+            self._running.discard(call)
 
 
 class ClosedError(InternVLError):

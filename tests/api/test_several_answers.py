@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -242,3 +244,28 @@ def test_cancelling_ends_them_all(model: ivl.Model, monkeypatch: pytest.MonkeyPa
     question = model._question(ids, None, [], ivl.Timings(), 0.0)
     answers = all_answers(model._engine, question, model._writers(settings, 3), 512, cancelled)
     assert [(len(a.token_ids), a.finish_reason) for a in answers] == [(4, "cancelled")] * 3
+
+
+def test_interrupts_at_any_time_leave_nothing_and_do_not_keep_a_model_from_closing(tiny_bundle: Path) -> None:
+    rng = random.Random(0)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    model = ivl.load(tiny_bundle, cache_tokens=4096)
+    free = model._engine.free_tokens
+
+    def ask_for_ever() -> None:
+        signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.001, 0.03))
+        while True:
+            model.chat("Hello", num_return_sequences=6, system="", **{**DRAWN, "max_new_tokens": 4})
+
+    try:
+        for _ in range(60):
+            with pytest.raises(KeyboardInterrupt):
+                ask_for_ever()
+            assert model._engine.free_tokens == free
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    closing = threading.Thread(target=model.close, daemon=True)
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive()
