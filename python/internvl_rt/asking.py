@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 from internvl_rt.bundle.manifest import Tiling
@@ -41,6 +41,9 @@ class AskArguments(GenerationArguments, total=False):
     tiles of ``auto`` and ``high`` are for all pictures together: n pictures have ``max(1, tiles // n)`` each,
     as in training. A model can use only so many tiles as its context holds: 256 tokens each."""
 
+    as_one: bool
+    """All pictures stand in one place, their tiles one after the other as if they were one picture's: the
+    authors' other form for several pictures, where ``Image-1: <image>`` and so on tells them apart."""
     video: VideoSource | None
     """A video in place of ``images``: a path, the bytes of a file, a list or an iterator of frames, or what
     ``sample_video`` chose. Frames are one tile each, and a question that does not say where they stand
@@ -103,8 +106,14 @@ class Asked:
     conversation: Conversation
     tile_budget: TileBudget
     settings: GenerationSettings
+    as_one: bool = False
+    """The conversation has one place for all of its pictures."""
     decode_ms: float = 0.0
     """What reading the frames of a video took."""
+
+    def tiles_of_places(self, tiles: Sequence[int]) -> list[int]:
+        """The tiles of every place, from those of every picture."""
+        return [sum(tiles)] if self.as_one else list(tiles)
 
 
 def ask(question: str | Messages, images: Sequence[Image] | Image | None, arguments: AskArguments) -> Asked:
@@ -120,6 +129,7 @@ def ask(question: str | Messages, images: Sequence[Image] | Image | None, argume
     system: Any = rest.pop("system", None)
     video: Any = rest.pop("video", None)
     num_frames: Any = rest.pop("num_frames", None)
+    as_one = bool(rest.pop("as_one", False))
     max_tiles, detail = rest.pop("max_tiles", None), rest.pop("detail", "auto")
     if video is not None and max_tiles is None and detail == "auto":
         max_tiles = 1
@@ -128,6 +138,8 @@ def ask(question: str | Messages, images: Sequence[Image] | Image | None, argume
     if video is None:
         if num_frames is not None:
             raise PromptError(f"num_frames={num_frames!r} was given, and no video.")
+        if as_one:
+            return Asked(_in_one_place(question, _as_list(images), history, system), budget, settings, True)
         asked = conversation(question, images=_as_list(images), history=history, system=system)
         return Asked(asked, budget, settings)
     if images is not None and _as_list(images):
@@ -135,6 +147,8 @@ def ask(question: str | Messages, images: Sequence[Image] | Image | None, argume
             "images and a video were given. Give one; sample_video(...).frames are pictures that may stand "
             "among others in images."
         )
+    if as_one:
+        raise PromptError("the frames of a video have a place each. Leave as_one out.")
     if not isinstance(question, str):
         raise PromptError(
             "a question about a video is a text; with messages, put sample_video(...).frames into them as "
@@ -143,7 +157,18 @@ def ask(question: str | Messages, images: Sequence[Image] | Image | None, argume
     frames = sample_video(video, num_frames=num_frames)
     marked = question if IMAGE_MARK in question else frames.prompt + question
     asked = conversation(marked, images=frames.frames, history=history, system=system)
-    return Asked(asked, budget, settings, frames.decode_ms)
+    return Asked(asked, budget, settings, decode_ms=frames.decode_ms)
+
+
+def _in_one_place(
+    question: str | Messages, images: list[Image], history: History, system: str | None
+) -> Conversation:
+    if not isinstance(question, str) or history or not images:
+        raise PromptError(
+            "as_one is for a question that is a text without history, and at least one picture in images."
+        )
+    asked = conversation(question, images=[None], system=system)
+    return replace(asked, images=tuple(images))
 
 
 def _as_list(images: Sequence[Image] | Image | None) -> list[Image]:

@@ -142,9 +142,9 @@ class Model:
                 drawn from a stream of random numbers of its own: answer i does not depend on how many there
                 are, and the first is the one that is given without this argument. Where the cache has no room
                 for all of them at once, some wait for others. More than one need ``do_sample``.
-            arguments: about the question, see ``AskArguments``: history, system, max_tiles, detail, video,
-                num_frames; and about the answer, see ``GenerationSettings``: max_new_tokens, do_sample,
-                temperature, top_p, top_k, repetition_penalty, seed, stop, keep_special_tokens,
+            arguments: about the question, see ``AskArguments``: history, system, max_tiles, detail, as_one,
+                video, num_frames; and about the answer, see ``GenerationSettings``: max_new_tokens,
+                do_sample, temperature, top_p, top_k, repetition_penalty, seed, stop, keep_special_tokens,
                 ignore_stop_tokens; and the form that it keeps: schema, pattern, choices.
 
         Returns:
@@ -397,7 +397,8 @@ class Model:
         Pictures are decoded for their size and not encoded. Arguments and errors are those of ``chat``.
         """
         asked = ask(question, images, arguments)
-        return self._renderer.render(asked.conversation, [picture.tiles for picture in self._pictures(asked)])
+        tiles = [picture.tiles for picture in self._pictures(asked)]
+        return self._renderer.render(asked.conversation, asked.tiles_of_places(tiles))
 
     def encode_pixels(self, pixel_values: npt.ArrayLike) -> Float32Array:
         """Encodes normalised tiles.
@@ -522,7 +523,7 @@ class Model:
         started = perf_counter() - asked.decode_ms / 1000.0
         pictures = self._pictures(asked)
         tiles = [picture.tiles for picture in pictures]
-        rendered = self._renderer.render(asked.conversation, tiles)
+        rendered = self._renderer.render(asked.conversation, asked.tiles_of_places(tiles))
         self._check_length(len(rendered.input_ids), tiles)
         self._check_free(len(rendered.input_ids))
         encoded, timings = self._encode_pictures(pictures, cancelled)

@@ -54,6 +54,38 @@ def test_detail_of_a_question_and_of_an_encoded_picture(model: ivl.Model) -> Non
     assert model.render("?", [wide] * 3, detail="high").text.count("<IMG_CONTEXT>") == 3 * 11 * 4
 
 
+def test_several_pictures_as_one(model: ivl.Model, photo: Image.Image) -> None:
+    other = photo.rotate(180)
+    asked: dict[str, Any] = {"max_tiles": 2, "system": ""}
+    prompt = model.render("What?", [photo, other], as_one=True, **asked)
+    tokens = model.manifest.tokens_per_tile
+    place = f"<img>{'<IMG_CONTEXT>' * (2 * 3 * tokens)}</img>"
+    assert f"user\n{place}\nWhat?<|im_end|>" in prompt.text
+    assert model.render("<image>\nWhat?", [photo, other], as_one=True, **asked).text == prompt.text
+    answer = model.chat("What?", [photo, other], as_one=True, max_new_tokens=8, **asked)
+    features = [model.encode(picture, max_tiles=2) for picture in (photo, other)]
+    by_hand = model.generate(prompt.input_ids, features, max_new_tokens=8)
+    assert answer.token_ids == by_hand.token_ids
+    assert (answer.usage.tiles, answer.image_sizes) == (6, ((150, 90), (150, 90)))
+    alone = model.chat("What?", [photo], as_one=True, max_new_tokens=8, **asked)
+    assert alone.token_ids == model.chat("What?", [photo], max_new_tokens=8, **asked).token_ids
+    vote = model.vote("Hi", features, as_one=True, n=2, reasoning=None, system="", max_new_tokens=2)
+    assert vote.samples[0].usage.tiles == 6
+
+
+def test_what_cannot_stand_in_one_place(native_model: ivl.Model, photo: Image.Image) -> None:
+    for question, arguments in (
+        ("What?", {}),
+        ("What?", {"images": [photo], "history": [("a", "b")]}),
+        ([{"role": "user", "content": "Hi"}], {"images": [photo]}),
+        ("What?", {"video": [photo]}),
+    ):
+        with pytest.raises(PromptError, match="as_one"):
+            native_model.chat(question, as_one=True, **arguments)  # type: ignore[arg-type]
+    with pytest.raises(PromptError, match="2 image places; 1 image given"):
+        native_model.chat("<image><image>", [photo, photo], as_one=True)
+
+
 @pytest.mark.parametrize("max_tiles", [0, -1, 41, 1.5, True, "12"])
 def test_numbers_out_of_range(native_model: ivl.Model, max_tiles: Any) -> None:
     with pytest.raises(ImageError, match="an integer from 1 to 40"):

@@ -18,7 +18,7 @@ def test_arguments_and_settings_have_the_same_names() -> None:
 def test_the_arguments_of_a_question_include_those_of_its_answer() -> None:
     hints = get_type_hints(AskArguments)
     assert set(get_type_hints(GenerationArguments)) < set(hints)
-    assert {"history", "system", "max_tiles", "detail", "video", "num_frames"} <= set(hints)
+    assert {"history", "system", "max_tiles", "detail", "as_one", "video", "num_frames"} <= set(hints)
 
 
 def test_defaults_are_greedy() -> None:

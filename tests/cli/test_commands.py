@@ -101,6 +101,8 @@ def test_chat_answers_several_times(run: Run, tiny_bundle: Path, photo_file: Pat
     alone = run(*arguments, "--json").document
     several = run(*arguments, "-n", 3, "--json").document
     assert len(several) == 3
+    both = run(*arguments, "-i", photo_file, "--as-one", "--json").document
+    assert (both["usage"]["tiles"], len(both["image_sizes"])) == (2, 2)
     assert several[0]["token_ids"] == alone["token_ids"] != several[1]["token_ids"]
     assert alone["usage"]["tiles"] == 1
     plain = run(*arguments, "--num-return-sequences", 3)

@@ -68,6 +68,9 @@ def command(
     max_new_tokens: MaxNewTokensOption = 1024,
     max_tiles: MaxTilesOption = None,
     detail: DetailOption = "auto",
+    as_one: Annotated[
+        bool, typer.Option("--as-one", help="Show several pictures in one place, as if they were one.")
+    ] = False,
     num_return_sequences: Annotated[
         int | None,
         typer.Option(
@@ -98,12 +101,15 @@ def command(
 
     In a conversation, /image FILE adds a picture to the next question, /new starts over, /quit leaves.
     """
-    if question is None and (as_json or num_return_sequences is not None or video is not None):
-        raise typer.BadParameter("--json, --num-return-sequences and --video are for one QUESTION; give one.")
+    if question is None and (as_json or as_one or num_return_sequences is not None or video is not None):
+        raise typer.BadParameter(
+            "--json, --as-one, --num-return-sequences and --video are for one QUESTION; give one."
+        )
     arguments: AskArguments = {
         "system": system,
         "max_tiles": max_tiles,
         "detail": detail,
+        "as_one": as_one,
         "max_new_tokens": max_new_tokens,
         "do_sample": sample,
         "temperature": temperature,
