@@ -10,4 +10,5 @@ PYBIND11_MODULE(_core, module) {
   register_sampler(module);
   register_weight_file(module);
   register_decoder(module);
+  register_vision_encoder(module);
 }

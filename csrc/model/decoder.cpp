@@ -11,12 +11,12 @@
 #include "kernels/gemm/gemm.h"
 #include "kernels/norm/norm.h"
 #include "kernels/rope/rope.h"
+#include "model/weights.h"
 #include "runtime/error.h"
 
 namespace internvl {
 namespace {
 
-constexpr std::size_t int4_block = 32;
 constexpr std::size_t span_keys = span_blocks * cache_block;
 // Rows that a thread takes at a time in the small steps between the matrices.
 constexpr std::size_t row_grain = 8;
@@ -36,22 +36,6 @@ DecoderFacts checked(const DecoderFacts& facts) {
                       ". Use engine=\"onnxruntime\".");
   }
   return facts;
-}
-
-const std::byte* aligned(const Tensor& tensor, std::size_t alignment) {
-  if (reinterpret_cast<std::uintptr_t>(tensor.bytes.data()) % alignment != 0) {
-    throw BundleError("tensor '" + std::string(tensor.name) + "' does not lie at a multiple of " +
-                      std::to_string(alignment) + " bytes in its file. Export the bundle again.");
-  }
-  return tensor.bytes.data();
-}
-
-const std::byte* typed(const Tensor& tensor, DataType type, std::size_t alignment) {
-  if (tensor.type != type) {
-    throw BundleError("tensor '" + std::string(tensor.name) + "' is " + std::string(name_of(tensor.type)) +
-                      " where " + std::string(name_of(type)) + " is expected. Export the bundle again.");
-  }
-  return aligned(tensor, alignment);
 }
 
 std::string layer_name(std::size_t layer, const char* name) {
@@ -100,40 +84,11 @@ Decoder::Decoder(const DecoderFacts& facts, std::shared_ptr<const WeightFile> we
 }
 
 WeightMatrix Decoder::matrix(const std::string& name, std::size_t rows, std::size_t columns) const {
-  const auto n = static_cast<std::int64_t>(rows);
-  const auto k = static_cast<std::int64_t>(columns);
-  const Tensor tensor = weights_->tensor(name, std::array{n, k});
-  WeightMatrix found{tensor.type, nullptr, nullptr, rows, columns};
-  switch (tensor.type) {
-    case DataType::float32:
-      found.values = aligned(tensor, 4);
-      break;
-    case DataType::float16:
-    case DataType::bfloat16:
-      found.values = aligned(tensor, 2);
-      break;
-    case DataType::int8:
-      found.values = tensor.bytes.data();
-      found.scales = typed(weights_->tensor(name + ".scales", std::array{n}), DataType::float32, 4);
-      break;
-    case DataType::int4:
-      if (columns % int4_block != 0) {
-        throw BundleError("tensor '" + name + "' is int4 with rows of " + std::to_string(columns) +
-                          " elements, which is not a multiple of " + std::to_string(int4_block) +
-                          ". Export the bundle in another precision.");
-      }
-      found.values = tensor.bytes.data();
-      found.scales =
-          typed(weights_->tensor(name + ".scales", std::array{n, k / static_cast<std::int64_t>(int4_block)}),
-                DataType::float16, 2);
-      break;
-  }
-  return found;
+  return matrix_of(*weights_, name, rows, columns);
 }
 
 const float* Decoder::vector(const std::string& name, std::size_t size) const {
-  const Tensor tensor = weights_->tensor(name, std::array{static_cast<std::int64_t>(size)});
-  return reinterpret_cast<const float*>(typed(tensor, DataType::float32, 4));
+  return vector_of(*weights_, name, size);
 }
 
 std::vector<Decoder::Layer> Decoder::load_layers() const {

@@ -109,6 +109,47 @@ class DecoderFacts:
         experts: ExpertFacts = ...,
     ) -> None: ...
 
+class VisionFacts:
+    def __init__(
+        self,
+        *,
+        hidden_size: int,
+        layers: int,
+        heads: int,
+        intermediate_size: int,
+        image_size: int,
+        patch_size: int,
+        norm: Literal["layer_norm", "rms_norm"],
+        norm_eps: float,
+        qkv_bias: bool,
+        qk_norm: bool,
+        downsample: int,
+        pixel_shuffle: Literal["v1", "v2"],
+        projector_norm_eps: float,
+        output_size: int,
+    ) -> None: ...
+
+DEFAULT_ACTIVATION_BYTES: int
+
+# (tiles at once, bytes of their activations)
+def vision_batch(facts: VisionFacts, activation_bytes: int = DEFAULT_ACTIVATION_BYTES) -> tuple[int, int]: ...
+
+class VisionEncoder:
+    def __init__(
+        self,
+        facts: VisionFacts,
+        weights: WeightFile,
+        team: ThreadTeam,
+        *,
+        activation_bytes: int = DEFAULT_ACTIVATION_BYTES,
+    ) -> None: ...
+    @property
+    def batch_tiles(self) -> int: ...
+    # [tiles, 3, size, size] -> [tiles, tokens_per_tile, hidden], ms of the tower and of the projector
+    def encode(
+        self, pixel_values: _Float32, progress: Callable[[int], None] | None = None
+    ) -> tuple[_Float32, float, float]: ...
+
 class Decoder:
     def __init__(
         self,

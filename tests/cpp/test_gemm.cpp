@@ -16,7 +16,8 @@ struct Shape {
 // x is kept in memory of exactly its size and y has a margin, so that a kernel that reads or writes too far
 // is seen by the sanitizers or here.
 std::vector<float> computed(const std::vector<float>& x, std::size_t m, const WeightMatrix& w, int threads,
-                            const float* bias, const std::vector<float>* addend) {
+                            const float* bias, const std::vector<float>* addend, bool gelu = false,
+                            const float* layer_scale = nullptr) {
   ThreadTeam team(threads);
   LinearWorkspace workspace(team, m, w.columns);
   const std::size_t stride = w.rows + 3;
@@ -26,7 +27,8 @@ std::vector<float> computed(const std::vector<float>& x, std::size_t m, const We
       for (std::size_t c = 0; c < w.rows; ++c) y[r * stride + c] = (*addend)[r * w.rows + c];
     }
   }
-  linear({x.data(), w.columns, m, bias, addend != nullptr, y.data(), stride}, w, team, workspace);
+  linear({x.data(), w.columns, m, bias, addend != nullptr, y.data(), stride}, w, team, workspace,
+         instruction_set(), {gelu, layer_scale});
   std::vector<float> packed;
   for (std::size_t r = 0; r < m; ++r) {
     packed.insert(packed.end(), y.begin() + r * stride, y.begin() + r * stride + w.rows);
@@ -89,13 +91,54 @@ TEST("a row of the result is the same bits whatever the other rows and the numbe
       const test::RandomWeights w(type, n, k, 21);
       const std::vector<float> x = test::random_floats(rows * k, 22);
       const std::vector<float> bias = test::random_floats(n, 23);
+      const std::vector<float> layer_scale = test::random_floats(n, 24);
+      const std::vector<float> residual = test::random_floats(rows * n, 25);
       const std::vector<float> all = computed(x, rows, w.matrix, 3, bias.data(), nullptr);
+      const std::vector<float> all_finished =
+          computed(x, rows, w.matrix, 3, bias.data(), &residual, true, layer_scale.data());
       for (const std::size_t m : {1, 2, 3, 4, 5, 8}) {
         for (const std::size_t first : {std::size_t{1}, rows - m}) {
           const std::vector<float> some(x.begin() + first * k, x.begin() + (first + m) * k);
           const std::vector<float> y = computed(some, m, w.matrix, 1, bias.data(), nullptr);
           CHECK(same_bits(y.data(), all.data() + first * n, m * n));
+          const std::vector<float> added(residual.begin() + first * n, residual.begin() + (first + m) * n);
+          const std::vector<float> finished =
+              computed(some, m, w.matrix, 1, bias.data(), &added, true, layer_scale.data());
+          CHECK(same_bits(finished.data(), all_finished.data() + first * n, m * n));
         }
+      }
+    }
+  }
+}
+
+TEST("gelu and layer scale follow the bias, and the residual comes last") {
+  const double unit = std::ldexp(1.0, -24);
+  for (const DataType type : test::weight_types) {
+    for (Shape shape : shapes) {
+      if (type == DataType::int4) shape.k = (shape.k + 31) / 32 * 32;
+      const test::RandomWeights w(type, shape.n, shape.k, 41);
+      const std::vector<float> x = test::random_floats(shape.m * shape.k, 42, 0.1F);
+      const std::vector<float> bias = test::random_floats(shape.n, 43);
+      const std::vector<float> layer_scale = test::random_floats(shape.n, 44);
+      const std::vector<float> residual = test::random_floats(shape.m * shape.n, 45);
+      const std::vector<float> biased = computed(x, shape.m, w.matrix, 2, bias.data(), nullptr);
+      const std::vector<float> activated = computed(x, shape.m, w.matrix, 2, bias.data(), nullptr, true);
+      const std::vector<float> all =
+          computed(x, shape.m, w.matrix, 2, bias.data(), &residual, true, layer_scale.data());
+      const std::vector<float> added =
+          computed(x, shape.m, w.matrix, 2, bias.data(), &residual, false, layer_scale.data());
+      for (std::size_t i = 0; i < biased.size(); ++i) {
+        const double scale = layer_scale[i % shape.n];
+        const double value = biased[i];  // held against its bound above
+        const double a = std::abs(value);
+        const double tail = a * 0.5 * std::erfc(a / std::sqrt(2.0));
+        const double gelu = value > 0 ? value - tail : -tail;
+        CHECK(std::abs(activated[i] - gelu) <= unit * ((a * a / 2 + 32) * tail + 2 * std::abs(gelu)) + 1e-36);
+        const double last = 2 * unit * std::abs(residual[i]);
+        const double scaled = activated[i] * scale;
+        CHECK(std::abs(all[i] - (scaled + residual[i])) <= 3 * unit * std::abs(scaled) + last + 1e-36);
+        CHECK(std::abs(added[i] - (value * scale + residual[i])) <=
+              3 * unit * std::abs(value * scale) + last + 1e-36);
       }
     }
   }

@@ -37,6 +37,42 @@ TEST("rms_norm is within its rounding bound, in place and at any length") {
   }
 }
 
+TEST("layer_norm is within its rounding bound, in place, at any length and about a large mean") {
+  const NormKernels& kernels = norm_kernels(instruction_set());
+  for (const std::size_t n : {1, 2, 7, 8, 9, 64, 100, 1024, 3203, 12800}) {
+    for (const float mean : {0.0F, 5.0F, -1000.0F}) {
+      std::vector<float> x = test::random_floats(n, 1, 2.0F);
+      for (float& value : x) value += mean;
+      const std::vector<float> weight = test::random_floats(n, 2);
+      const std::vector<float> bias = test::random_floats(n, 3);
+      double sum = 0;
+      double size = 0;
+      for (const float value : x) {
+        sum += value;
+        size += std::abs(value);
+      }
+      const auto count = static_cast<double>(n);
+      const double center = sum / count;
+      double squares = 0;
+      for (const float value : x) squares += (value - center) * (value - center);
+      const double deviation = std::sqrt(squares / count + 1e-6);
+      const std::vector<float> before = x;
+      kernels.layer_norm(x.data(), weight.data(), bias.data(), n, 1e-6F, x.data());
+      // A lane adds n / 8 values. The mean's error shifts every difference, and enters the variance only
+      // squared.
+      const double shift = (count / 8 + 5) * unit * size / count;
+      const double factor = (count / 8 + 12) * unit + shift * shift / (deviation * deviation);
+      for (std::size_t i = 0; i < n; ++i) {
+        const double value = (before[i] - center) / deviation * weight[i];
+        const double bound = factor * std::abs(value) + shift / deviation * std::abs(weight[i]) +
+                             2 * unit * (std::abs(value) + std::abs(bias[i])) +
+                             unit * std::abs(center) / deviation * std::abs(weight[i]);
+        CHECK(std::abs(x[i] - (value + bias[i])) <= bound + 1e-37);
+      }
+    }
+  }
+}
+
 TEST("silu times up is within eight units in the last place, and right at its ends") {
   const ActivationKernels& kernels = activation_kernels(instruction_set());
   std::vector<float> gate = test::random_floats(997, 1, 6.0F);

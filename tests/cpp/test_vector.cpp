@@ -35,6 +35,29 @@ TEST("exp is within two units in the last place, and saturates at its ends") {
   CHECK(std::isnan(out[6]) && out[7] == 1.0F);
 }
 
+TEST("gelu is x Phi(x) within its rounding bound, in the tail too, and right at its ends") {
+  std::vector<float> x;
+  for (float value = -13.0F; value <= 20.0F; value += 0.0013F) x.push_back(value);
+  x.insert(x.end(), {0.0F, -0.0F, 1e-30F, -1e-30F, 1e-6F, -1e-6F, 3e38F, 1e5F});
+  while (x.size() % 8 != 0) x.push_back(-0.5F);
+  std::vector<float> y(x.size());
+  for (std::size_t i = 0; i < x.size(); i += 8) cases().gelu(&x[i], &y[i]);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double a = std::abs(static_cast<double>(x[i]));
+    const double tail = a * 0.5 * std::erfc(a / std::sqrt(2.0));
+    const double exact = x[i] > 0 ? x[i] - tail : -tail;
+    // The exponent's rounding counts a^2 / 2 times; exp has 4 units, the quotient's polynomials a product and
+    // a sum for each of nine coefficients and their own rounding, the products 3, the last difference 1.
+    const double bound = (a * a / 2 + 32) * tail + 2 * std::abs(exact);
+    CHECK(std::abs(y[i] - exact) <= bound * std::ldexp(1.0, -24) + 1e-36);
+  }
+  const float odd[8] = {-14.5F, -1e30F, -INFINITY, INFINITY, NAN, 0.0F, -0.0F, 40.0F};
+  float out[8];
+  cases().gelu(odd, out);
+  for (const int i : {0, 1, 2, 5, 6}) CHECK(out[i] == 0.0F);
+  CHECK(out[3] == INFINITY && std::isnan(out[4]) && out[7] == 40.0F);
+}
+
 TEST("partial loads and stores touch the first elements alone") {
   for (std::size_t count = 0; count <= 8; ++count) {
     const std::vector<float> floats = test::random_floats(count, 1);

@@ -1,5 +1,6 @@
 #include "vector_cases.h"
 
+#include "kernels/activation/gelu.h"
 #include "kernels/vector/float_vector.h"
 
 namespace internvl::INTERNVL_ISA {
@@ -16,6 +17,7 @@ void load_part(const T* x, std::size_t count, float* out) {
 }
 
 void exp_of(const float* x, float* out) { store(out, exp(load(x))); }
+void gelu_of(const float* x, float* out) { store(out, gelu(load(x))); }
 void copy_part(const float* x, std::size_t count, float* out) { store(out, load(x, count), count); }
 float sum_of(const float* x) { return reduce_add(load(x)); }
 float greatest_of(const float* x) { return reduce_max(load(x)); }
@@ -27,6 +29,7 @@ void four_sums_of(const float* x, float* sums) {
 
 const VectorCases& vector_cases() {
   static constexpr VectorCases cases{exp_of,
+                                     gelu_of,
                                      copy_part,
                                      load_all<Float16>,
                                      load_all<BFloat16>,

@@ -11,6 +11,7 @@ namespace internvl {
 
 struct VectorCases {
   void (*exp)(const float* x, float* out);
+  void (*gelu)(const float* x, float* out);
   void (*copy_part)(const float* x, std::size_t count, float* out);
   void (*load_float16)(const Float16* x, float* out);
   void (*load_bfloat16)(const BFloat16* x, float* out);

@@ -1,5 +1,6 @@
-// Causal attention over a paged cache: for prefill and decode, with grouped queries, never a matrix of
-// scores.
+// Attention over keys and values in blocks, never a matrix of scores: causal over the paged cache, with
+// grouped queries, for prefill and decode; bidirectional over packed blocks for the vision tower, where every
+// row sees all keys.
 //
 // The keys that a query sees are taken in blocks of `cache_block` with an online softmax (Milakov and
 // Gimelshein 2018; Dao et al. 2022), and blocks in spans of `span_blocks` that are computed apart and merged
@@ -17,7 +18,9 @@ namespace internvl {
 // and then values [cache_block, head_dim]: keys lie so that scores of neighbouring keys are neighbouring
 // lanes.
 inline constexpr std::size_t cache_block = 64;
-// Blocks whose keys one pass of the online softmax goes over.
+// Elements of the keys and values of one head in a block.
+constexpr std::size_t attention_block_elements(std::size_t head_dim) { return 2 * head_dim * cache_block; }
+// Blocks of a cache whose keys one pass of the online softmax goes over.
 inline constexpr std::size_t span_blocks = 8;
 // The most query rows of one call, and the greatest head_dim.
 inline constexpr std::size_t attention_rows = 32;
@@ -46,6 +49,10 @@ struct AttentionKernels {
                           std::size_t count, const AttentionState& state);
   Attend attend_float32;
   Attend attend_bfloat16;
+  // Lays keys and values, `count` <= cache_block rows of [head_dim] at a distance of `stride`, out as a block
+  // of fp32. What lies behind `count` is left as it is.
+  void (*pack)(const float* keys, const float* values, std::size_t stride, std::size_t count,
+               std::size_t head_dim, float* block);
   // Merges the state of the next span into that of the spans before.
   void (*merge)(std::size_t rows, std::size_t head_dim, const AttentionState& state,
                 const AttentionState& next);

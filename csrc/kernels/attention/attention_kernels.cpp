@@ -168,6 +168,18 @@ void attend(const QueryRows& job, const std::byte* const* blocks, std::size_t fi
   }
 }
 
+void pack(const float* keys, const float* values, std::size_t stride, std::size_t count, std::size_t head_dim,
+          float* block) {
+  float* packed_values = block + head_dim * cache_block;
+  for (std::size_t key = 0; key < count; ++key) {
+    const float* from = keys + key * stride;
+    for (std::size_t d = 0; d < head_dim; ++d) block[d * cache_block + key] = from[d];
+    for (std::size_t d = 0; d < head_dim; d += lanes) {
+      store(packed_values + key * head_dim + d, load(values + key * stride + d));
+    }
+  }
+}
+
 void merge(std::size_t rows, std::size_t head_dim, const AttentionState& state, const AttentionState& next) {
   float greatest[attention_rows] = {};
   float before[attention_rows];
@@ -202,7 +214,7 @@ void finish(std::size_t rows, std::size_t head_dim, const AttentionState& state,
 }  // namespace
 
 const AttentionKernels& attention_kernels() {
-  static constexpr AttentionKernels kernels{attend<float>, attend<BFloat16>, merge, finish};
+  static constexpr AttentionKernels kernels{attend<float>, attend<BFloat16>, pack, merge, finish};
   return kernels;
 }
 

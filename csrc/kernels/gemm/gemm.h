@@ -16,6 +16,15 @@ inline constexpr std::size_t panel_elements = panel_rows * panel_depth;
 // Rows of x that are taken past a panel before it is unpacked again.
 inline constexpr std::size_t gemm_rows = 256;
 
+// What becomes of a value of y before it is added to what stands there, in this order. It happens while the
+// sums are at hand: what stands between two matrices costs no pass over memory.
+struct Epilogue {
+  bool gelu = false;                   // x * Phi(x), exactly
+  const float* layer_scale = nullptr;  // [n] factors, or null
+
+  bool empty() const { return !gelu && layer_scale == nullptr; }
+};
+
 struct GemmKernels {
   // Elements of k in an interleaved row of k int4 activations: k rounded up to a multiple of 64.
   // Copies rows of x into the order in which int4 weights are unpacked, the end filled with zeros.
@@ -28,9 +37,10 @@ struct GemmKernels {
   // sums[m, n] (+)= x[m, :] . panel[n, :], over `depth` elements; sums are at a distance of panel_rows.
   void (*multiply)(const float* x, std::size_t x_stride, std::size_t m, const float* panel, std::size_t n,
                    std::size_t depth, bool accumulate, float* sums);
-  // y[m, n] (+)= sums[m, n] * scale of W's row (+ bias), for the rows [begin, begin + n) of W.
+  // y[m, n] (+)= epilogue(sums[m, n] * scale of W's row (+ bias)), for the rows [begin, begin + n) of W.
   void (*finish)(const WeightMatrix& w, const float* sums, std::size_t m, std::size_t begin, std::size_t n,
-                 const float* bias, bool accumulate, float* y, std::size_t y_stride);
+                 const float* bias, const Epilogue& epilogue, bool accumulate, float* y,
+                 std::size_t y_stride);
 };
 
 INTERNVL_DECLARE_KERNELS(GemmKernels, gemm_kernels)

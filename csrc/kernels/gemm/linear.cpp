@@ -25,7 +25,7 @@ void multiply_few(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team
 }
 
 void multiply_many(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,
-                   InstructionSet set) {
+                   InstructionSet set, const Epilogue& epilogue) {
   const GemmKernels& kernels = gemm_kernels(set);
   std::atomic<std::size_t> next{0};
   team.run([&](int thread) {
@@ -43,7 +43,7 @@ void multiply_many(const LinearRows& job, const WeightMatrix& w, ThreadTeam& tea
           kernels.multiply(job.x + first * job.x_stride + k, job.x_stride, m, panel, n,
                            w.type == DataType::int4 ? rounded_up(depth) : depth, k != 0, sums);
         }
-        kernels.finish(w, sums, m, begin, n, job.bias, job.accumulate, job.y + first * job.y_stride,
+        kernels.finish(w, sums, m, begin, n, job.bias, epilogue, job.accumulate, job.y + first * job.y_stride,
                        job.y_stride);
       }
     }
@@ -61,7 +61,7 @@ LinearWorkspace::LinearWorkspace(const ThreadTeam& team, std::size_t most_rows, 
 float* LinearWorkspace::sums(int thread) { return panel(thread) + panel_elements; }
 
 void linear(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,
-            InstructionSet set) {
+            InstructionSet set, const Epilogue& epilogue) {
   LinearRows ordered = job;
   if (w.type == DataType::int4) {
     const GemmKernels& kernels = gemm_kernels(set);
@@ -73,10 +73,11 @@ void linear(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, Line
     ordered.x = workspace.interleaved();
     ordered.x_stride = stride;
   }
-  if (job.rows <= gemv_rows) {
+  // The vision side has the epilogues, and many rows; decoding has few, and none.
+  if (job.rows <= gemv_rows && epilogue.empty()) {
     multiply_few(ordered, w, team, set);
   } else {
-    multiply_many(ordered, w, team, workspace, set);
+    multiply_many(ordered, w, team, workspace, set, epilogue);
   }
 }
 

@@ -1,9 +1,10 @@
-// A linear layer on a team of threads: y = x W^T (+ bias) (+ y), for any number of rows.
+// A linear layer on a team of threads: y = epilogue(x W^T (+ bias)) (+ y), for any number of rows.
 #pragma once
 
 #include <cstddef>
 #include <vector>
 
+#include "kernels/gemm/gemm.h"
 #include "kernels/gemm/weight_matrix.h"
 #include "kernels/gemv/gemv.h"
 #include "runtime/instruction_set.h"
@@ -35,6 +36,6 @@ class LinearWorkspace {
 // A row of y depends on its row of x and on w alone, bit for bit: not on the other rows, on how many there
 // are, or on the number of threads.
 void linear(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,
-            InstructionSet set = instruction_set());
+            InstructionSet set = instruction_set(), const Epilogue& epilogue = {});
 
 }  // namespace internvl

@@ -28,4 +28,8 @@ struct PixelShuffleShape {
 void pixel_shuffle(std::span<const float> in, const PixelShuffleShape& shape, PixelShuffleVersion version,
                    std::span<float> out, ThreadTeam& team);
 
+// One token of the above, [token_channels]; `token` counts through all tiles.
+void pixel_shuffle_token(const float* in, const PixelShuffleShape& shape, PixelShuffleVersion version,
+                         std::size_t token, float* out);
+
 }  // namespace internvl

@@ -1,0 +1,110 @@
+#include <pybind11/functional.h>
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <tuple>
+
+#include "bindings/bindings.h"
+#include "model/vision_encoder.h"
+#include "runtime/error.h"
+
+namespace internvl::bindings {
+
+namespace py = pybind11;
+
+namespace {
+
+using Floats = py::array_t<float, py::array::c_style>;
+using ProgressFunction = std::function<void(std::size_t)>;
+
+VisionNorm norm_from(const std::string& name) {
+  if (name == "layer_norm") return VisionNorm::layer_norm;
+  if (name == "rms_norm") return VisionNorm::rms_norm;
+  throw BundleError("the vision tower's norm is '" + name + "'; expected layer_norm or rms_norm.");
+}
+
+PixelShuffleVersion shuffle_from(const std::string& name) {
+  if (name == "v1") return PixelShuffleVersion::v1;
+  if (name == "v2") return PixelShuffleVersion::v2;
+  throw BundleError("the pixel shuffle's version is '" + name + "'; expected v1 or v2.");
+}
+
+std::tuple<Floats, double, double> encode(VisionEncoder& encoder, const Floats& pixel_values,
+                                          const ProgressFunction& progress) {
+  const VisionFacts& facts = encoder.facts();
+  const auto size = static_cast<py::ssize_t>(facts.image_size);
+  const bool fits = pixel_values.ndim() == 4 && pixel_values.shape(0) > 0 && pixel_values.shape(1) == 3 &&
+                    pixel_values.shape(2) == size && pixel_values.shape(3) == size;
+  if (!fits) {
+    throw ImageError("the tiles do not have the shape [tiles, 3, " + std::to_string(size) + ", " +
+                     std::to_string(size) + "], with at least one tile.");
+  }
+  const auto tiles = static_cast<std::size_t>(pixel_values.shape(0));
+  Floats features({tiles, facts.image_tokens(), facts.output_size});
+  const float* in = pixel_values.data();
+  float* out = features.mutable_data();
+  VisionTimes times;
+  {
+    const py::gil_scoped_release release;
+    times = encoder.encode(in, tiles, out, [&](std::size_t done) {
+      const py::gil_scoped_acquire acquire;
+      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+      if (progress) progress(done);
+    });
+  }
+  return {std::move(features), times.vit_ms, times.projector_ms};
+}
+
+}  // namespace
+
+void register_vision_encoder(py::module_& module) {
+  py::class_<VisionFacts>(module, "VisionFacts")
+      .def(py::init([](std::size_t hidden_size, std::size_t layers, std::size_t heads,
+                       std::size_t intermediate_size, std::size_t image_size, std::size_t patch_size,
+                       const std::string& norm, float norm_eps, bool qkv_bias, bool qk_norm,
+                       std::size_t downsample, const std::string& pixel_shuffle, float projector_norm_eps,
+                       std::size_t output_size) {
+             return VisionFacts{.hidden_size = hidden_size,
+                                .layers = layers,
+                                .heads = heads,
+                                .intermediate_size = intermediate_size,
+                                .image_size = image_size,
+                                .patch_size = patch_size,
+                                .norm = norm_from(norm),
+                                .norm_eps = norm_eps,
+                                .qkv_bias = qkv_bias,
+                                .qk_norm = qk_norm,
+                                .downsample = downsample,
+                                .pixel_shuffle = shuffle_from(pixel_shuffle),
+                                .projector_norm_eps = projector_norm_eps,
+                                .output_size = output_size};
+           }),
+           py::kw_only(), py::arg("hidden_size"), py::arg("layers"), py::arg("heads"),
+           py::arg("intermediate_size"), py::arg("image_size"), py::arg("patch_size"), py::arg("norm"),
+           py::arg("norm_eps"), py::arg("qkv_bias"), py::arg("qk_norm"), py::arg("downsample"),
+           py::arg("pixel_shuffle"), py::arg("projector_norm_eps"), py::arg("output_size"));
+  module.attr("DEFAULT_ACTIVATION_BYTES") = default_activation_bytes;
+  module.def(
+      "vision_batch",
+      [](const VisionFacts& facts, std::size_t activation_bytes) {
+        const VisionBatch batch = vision_batch(facts, activation_bytes);
+        return std::make_pair(batch.tiles, batch.bytes);
+      },
+      py::arg("facts"), py::arg("activation_bytes") = default_activation_bytes);
+  py::class_<VisionEncoder>(module, "VisionEncoder")
+      .def(py::init([](const VisionFacts& facts, std::shared_ptr<WeightFile> weights,
+                       std::shared_ptr<ThreadTeam> team, std::size_t activation_bytes) {
+             return std::make_unique<VisionEncoder>(facts, std::move(weights), std::move(team),
+                                                    activation_bytes);
+           }),
+           py::arg("facts"), py::arg("weights"), py::arg("team"), py::kw_only(),
+           py::arg("activation_bytes") = default_activation_bytes)
+      .def_property_readonly("batch_tiles",
+                             [](const VisionEncoder& encoder) { return encoder.batch().tiles; })
+      .def("encode", &encode, py::arg("pixel_values"), py::arg("progress") = py::none());
+}
+
+}  // namespace internvl::bindings

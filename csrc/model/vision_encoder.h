@@ -1,0 +1,127 @@
+// The vision side: InternViT, pixel shuffle and projector, from normalised tiles to image features.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/gemm/linear.h"
+#include "kernels/gemm/weight_matrix.h"
+#include "model/vision_facts.h"
+#include "runtime/thread_team.h"
+#include "runtime/turn_lock.h"
+#include "runtime/weight_file.h"
+
+namespace internvl {
+
+// Activations that a vision encoder may keep, unless a single tile needs more. Two tiles of InternViT-300M
+// take 52 MB; on more at once the matrices are no faster.
+inline constexpr std::size_t default_activation_bytes = std::size_t{64} << 20U;
+
+// How many tiles are computed at once, and what their activations take.
+struct VisionBatch {
+  std::size_t tiles;
+  std::size_t bytes;
+};
+
+// As many tiles as fit into `activation_bytes`, at least one and at most 64.
+VisionBatch vision_batch(const VisionFacts& facts, std::size_t activation_bytes);
+
+// Wall-clock milliseconds of one call; the pixel shuffle counts to the projector.
+struct VisionTimes {
+  double vit_ms = 0;
+  double projector_ms = 0;
+};
+
+// Computes from the weights where they lie in the file; activations are fp32.
+//
+// The features of a tile depend on its pixels alone, bit for bit: not on the other tiles, on how they are cut
+// into batches, or on the number of threads.
+//
+// One encoder may be used from several threads; they take turns, batch by batch.
+class VisionEncoder {
+ public:
+  // Throws BundleError if a tensor is missing or has another shape or type than the facts ask for, or the
+  // facts are impossible; DeviceError if there is no memory for a batch.
+  VisionEncoder(const VisionFacts& facts, std::shared_ptr<const WeightFile> weights,
+                std::shared_ptr<ThreadTeam> team, std::size_t activation_bytes = default_activation_bytes);
+
+  const VisionFacts& facts() const { return facts_; }
+  const VisionBatch& batch() const { return batch_; }
+
+  // Called between batches with the number of tiles done; what it throws ends the call.
+  using Progress = std::function<void(std::size_t done)>;
+
+  // Encodes normalised tiles [tiles, 3, image_size, image_size] into
+  // features [tiles, image_tokens, output_size].
+  VisionTimes encode(const float* pixel_values, std::size_t tiles, float* features,
+                     const Progress& progress = {});
+
+ private:
+  struct Norm {
+    const float* weight;
+    const float* bias;  // null in an RMSNorm
+  };
+
+  struct Linear {
+    WeightMatrix weight;
+    const float* bias;  // null without
+  };
+
+  struct Layer {
+    Norm norm1;
+    Linear qkv;
+    const float* q_norm;  // null without
+    const float* k_norm;
+    Linear proj;
+    const float* layer_scale1;
+    Norm norm2;
+    Linear fc1;
+    Linear fc2;
+    const float* layer_scale2;
+  };
+
+  Norm load_norm(const std::string& name, std::size_t size, bool bias) const;
+  Linear load_linear(const std::string& name, std::size_t rows, std::size_t columns, bool bias) const;
+  std::vector<Layer> load_layers() const;
+  std::size_t widest_int4() const;
+
+  void encode_batch(const float* pixel_values, std::size_t tiles, float* features, VisionTimes& times);
+  // Takes tiles through the tower: hidden_ [tiles, tokens, hidden_size].
+  void embed(const float* pixel_values, std::size_t tiles);
+  void forward(const Layer& layer, std::size_t tiles);
+  void normalise(const Norm& norm, std::size_t rows);
+  void normalise_queries_and_keys(const Layer& layer, std::size_t rows);
+  // From queries, keys and values in wide_ to normed_.
+  void attend(std::size_t tiles);
+  // Blocks of patches from hidden_ to normed_ [tiles, image_tokens, block_channels], normalised.
+  void shuffle(std::size_t tiles);
+  void multiply(const float* x, std::size_t rows, const Linear& layer, float* y,
+                const Epilogue& epilogue = {}, bool accumulate = false);
+
+  VisionFacts facts_;
+  std::shared_ptr<const WeightFile> weights_;
+  std::shared_ptr<ThreadTeam> team_;
+  InstructionSet set_;
+  VisionBatch batch_;
+  const float* class_embedding_;
+  const float* position_embedding_;  // [tokens, hidden_size]
+  Linear patch_embedding_;
+  std::vector<Layer> layers_;
+  Norm projector_norm_;
+  Linear projector_fc1_;
+  Linear projector_fc2_;
+  TurnLock turn_;
+
+  // Activations of one batch. They are touched when a tile is encoded and not before: a model that sees no
+  // pictures does not pay for them.
+  LinearWorkspace linear_;
+  std::unique_ptr<float[]> hidden_;  // [tiles, tokens, hidden_size], the residual stream
+  std::unique_ptr<float[]> normed_;  // the same size: normalised rows, attention's result, shuffled blocks
+  std::unique_ptr<float[]> wide_;    // patches; queries, keys and values; the MLP's inner rows
+  std::unique_ptr<float[]> heads_;   // [threads] keys and values of one head of one tile, in blocks
+};
+
+}  // namespace internvl

@@ -1,0 +1,438 @@
+// The vision side against plain fp64 loops over the same stored weights.
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "model/vision_encoder.h"
+#include "random_weights.h"
+
+namespace internvl {
+namespace {
+
+using Rows = std::vector<std::vector<double>>;
+
+// Sizes that are multiples of nothing but what the tower asks for; 17 and 65 tokens a tile, which is less and
+// more than a block of keys.
+VisionFacts tiny_300m() {
+  return {.hidden_size = 72,
+          .layers = 2,
+          .heads = 3,
+          .intermediate_size = 100,
+          .image_size = 20,
+          .patch_size = 5,
+          .norm = VisionNorm::layer_norm,
+          .norm_eps = 1e-6F,
+          .qkv_bias = true,
+          .qk_norm = false,
+          .downsample = 2,
+          .pixel_shuffle = PixelShuffleVersion::v2,
+          .projector_norm_eps = 1e-5F,
+          .output_size = 50};
+}
+
+VisionFacts tiny_6b() {
+  VisionFacts facts = tiny_300m();
+  facts.hidden_size = 80;
+  facts.heads = 2;
+  facts.image_size = 24;
+  facts.patch_size = 3;
+  facts.norm = VisionNorm::rms_norm;
+  facts.qkv_bias = false;
+  facts.qk_norm = true;
+  facts.pixel_shuffle = PixelShuffleVersion::v1;
+  return facts;
+}
+
+// A weight file of a tiny tower: matrices of one type, vectors of fp32; and what it holds, in fp64.
+class TinyWeights {
+ public:
+  explicit TinyWeights(const VisionFacts& facts, DataType type, const std::string& without = "")
+      : path_(std::filesystem::temp_directory_path() /
+              ("internvl_vision_" + std::to_string(::getpid()) + "_" + std::to_string(++files))),
+        without_(without) {
+    const std::size_t c = facts.hidden_size;
+    const std::size_t f = facts.intermediate_size;
+    vector("vit.class_embedding", c);
+    table("vit.position_embedding", DataType::float32, facts.tokens(), c, {});
+    const auto side = static_cast<std::int64_t>(facts.patch_size);
+    const bool whole = type == DataType::int8;
+    table("vit.patch_embedding.weight", whole ? DataType::bfloat16 : type, c, facts.patch_values(),
+          {static_cast<std::int64_t>(c), 3, side, side});
+    vector("vit.patch_embedding.bias", c);
+    for (std::size_t i = 0; i < facts.layers; ++i) {
+      const std::string layer = "vit.layers." + std::to_string(i) + ".";
+      // Small, so that scores are of a size at which softmax does not multiply errors.
+      norm(layer + "norm1", c, facts.norm == VisionNorm::layer_norm, 0.05F);
+      matrix(layer + "qkv", type, 3 * c, c, facts.qkv_bias);
+      if (facts.qk_norm) {
+        norm(layer + "q_norm", c, false);
+        norm(layer + "k_norm", c, false);
+      }
+      matrix(layer + "proj", type, c, c, true);
+      vector(layer + "ls1", c);
+      norm(layer + "norm2", c, facts.norm == VisionNorm::layer_norm);
+      matrix(layer + "fc1", type, f, c, true);
+      matrix(layer + "fc2", type, c, f, true);
+      vector(layer + "ls2", c);
+    }
+    norm("projector.norm", facts.block_channels(), true);
+    matrix("projector.fc1", type, facts.output_size, facts.block_channels(), true);
+    matrix("projector.fc2", type, facts.output_size, facts.output_size, true);
+    std::ofstream(path_, std::ios::binary)
+        .write(reinterpret_cast<const char*>(bytes_.data()), static_cast<std::streamsize>(bytes_.size()));
+    file_ = std::make_shared<WeightFile>(path_, std::move(entries_));
+  }
+  ~TinyWeights() { std::filesystem::remove(path_); }
+  TinyWeights(const TinyWeights&) = delete;
+  TinyWeights& operator=(const TinyWeights&) = delete;
+  TinyWeights(TinyWeights&&) = delete;
+  TinyWeights& operator=(TinyWeights&&) = delete;
+
+  std::shared_ptr<const WeightFile> file() const { return file_; }
+  const std::vector<double>& exact(const std::string& name) const { return exact_.at(name); }
+  bool has(const std::string& name) const { return exact_.contains(name); }
+
+ private:
+  void put(const std::string& name, DataType type, std::vector<std::int64_t> shape,
+           const std::vector<std::byte>& bytes) {
+    if (name == without_) return;
+    while (bytes_.size() % 64 != 0) bytes_.push_back(std::byte{0});
+    entries_.push_back({name, type, std::move(shape), bytes_.size(), bytes_.size() + bytes.size()});
+    bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
+  }
+  void table(const std::string& name, DataType type, std::size_t rows, std::size_t columns,
+             std::vector<std::int64_t> shape) {
+    test::RandomWeights w(type, rows, columns, ++seed_);
+    if (shape.empty()) shape = {static_cast<std::int64_t>(rows), static_cast<std::int64_t>(columns)};
+    put(name, type, std::move(shape), w.values_bytes);
+    if (type == DataType::int8) {
+      put(name + ".scales", DataType::float32, {static_cast<std::int64_t>(rows)}, w.scales_bytes);
+    }
+    exact_[name] = std::move(w.exact);
+  }
+  void matrix(const std::string& name, DataType type, std::size_t rows, std::size_t columns, bool bias) {
+    table(name + ".weight", type, rows, columns, {});
+    if (bias) vector(name + ".bias", rows);
+  }
+  void norm(const std::string& name, std::size_t size, bool bias, float deviation = 1.0F) {
+    vector(name + ".weight", size, deviation);
+    if (bias) vector(name + ".bias", size, deviation);
+  }
+  void vector(const std::string& name, std::size_t size, float deviation = 1.0F) {
+    const std::vector<float> values = test::random_floats(size, ++seed_, deviation);
+    std::vector<std::byte> bytes(size * sizeof(float));
+    std::memcpy(bytes.data(), values.data(), bytes.size());
+    put(name, DataType::float32, {static_cast<std::int64_t>(size)}, bytes);
+    exact_[name].assign(values.begin(), values.end());
+  }
+
+  static inline int files = 0;
+
+  std::filesystem::path path_;
+  std::string without_;
+  unsigned seed_ = 0;
+  std::vector<std::byte> bytes_;
+  std::vector<TensorEntry> entries_;
+  std::shared_ptr<const WeightFile> file_;
+  std::map<std::string, std::vector<double>> exact_;
+};
+
+// The model in fp64, written from its definition.
+class Reference {
+ public:
+  Reference(const VisionFacts& facts, const TinyWeights& weights) : facts_(facts), weights_(weights) {}
+
+  Rows features(const float* pixels) const {
+    Rows x = embedded(pixels);
+    for (std::size_t i = 0; i < facts_.layers; ++i) layer(x, "vit.layers." + std::to_string(i) + ".");
+    Rows tokens;
+    const std::size_t k = facts_.downsample;
+    const std::size_t blocks = facts_.grid() / k;
+    for (std::size_t a = 0; a < blocks; ++a) {
+      for (std::size_t b = 0; b < blocks; ++b) {
+        const bool by_rows = facts_.pixel_shuffle == PixelShuffleVersion::v2;
+        const std::size_t row = by_rows ? a : b;
+        const std::size_t column = by_rows ? b : a;
+        std::vector<double> token;
+        for (std::size_t dy = 0; dy < k; ++dy) {
+          for (std::size_t dx = 0; dx < k; ++dx) {
+            const auto& patch = x[1 + (row * k + dy) * facts_.grid() + column * k + dx];
+            token.insert(token.end(), patch.begin(), patch.end());
+          }
+        }
+        tokens.push_back(token);
+      }
+    }
+    normalise(tokens, "projector.norm", facts_.projector_norm_eps, true);
+    Rows inner = product(tokens, "projector.fc1");
+    gelu(inner);
+    return product(inner, "projector.fc2");
+  }
+
+ private:
+  const std::vector<double>& get(const std::string& name) const { return weights_.exact(name); }
+
+  Rows embedded(const float* pixels) const {
+    const std::size_t c = facts_.hidden_size;
+    const std::size_t side = facts_.patch_size;
+    const std::size_t size = facts_.image_size;
+    const auto& kernel = get("vit.patch_embedding.weight");
+    Rows x(facts_.tokens(), std::vector<double>(c));
+    for (std::size_t i = 0; i < c; ++i) x[0][i] = get("vit.class_embedding")[i];
+    for (std::size_t p = 0; p < facts_.patches(); ++p) {
+      const std::size_t top = p / facts_.grid() * side;
+      const std::size_t left = p % facts_.grid() * side;
+      for (std::size_t i = 0; i < c; ++i) {
+        double sum = get("vit.patch_embedding.bias")[i];
+        for (std::size_t channel = 0; channel < 3; ++channel) {
+          for (std::size_t dy = 0; dy < side; ++dy) {
+            for (std::size_t dx = 0; dx < side; ++dx) {
+              sum += static_cast<double>(pixels[(channel * size + top + dy) * size + left + dx]) *
+                     kernel[((i * 3 + channel) * side + dy) * side + dx];
+            }
+          }
+        }
+        x[1 + p][i] = sum;
+      }
+    }
+    for (std::size_t t = 0; t < x.size(); ++t) {
+      for (std::size_t i = 0; i < c; ++i) x[t][i] += get("vit.position_embedding")[t * c + i];
+    }
+    return x;
+  }
+
+  void layer(Rows& x, const std::string& name) const {
+    const std::size_t c = facts_.hidden_size;
+    const std::size_t d = facts_.head_dim();
+    const bool centered = facts_.norm == VisionNorm::layer_norm;
+    Rows u = x;
+    normalise(u, name + "norm1", facts_.norm_eps, centered);
+    const Rows qkv = product(u, name + "qkv");
+    std::array<Rows, 3> parts;
+    for (std::size_t part = 0; part < 3; ++part) {
+      for (const auto& row : qkv) {
+        const auto from = row.begin() + static_cast<std::ptrdiff_t>(part * c);
+        parts[part].emplace_back(from, from + static_cast<std::ptrdiff_t>(c));
+      }
+    }
+    auto& [q, k, v] = parts;
+    if (facts_.qk_norm) {
+      normalise(q, name + "q_norm", facts_.norm_eps, false);
+      normalise(k, name + "k_norm", facts_.norm_eps, false);
+    }
+    for (std::size_t head = 0; head < facts_.heads; ++head) {
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        std::vector<double> weights;
+        double total = 0;
+        for (std::size_t j = 0; j < x.size(); ++j) {
+          double score = 0;
+          for (std::size_t e = head * d; e < (head + 1) * d; ++e) score += q[i][e] * k[j][e];
+          weights.push_back(score / std::sqrt(static_cast<double>(d)));
+        }
+        const double greatest = *std::max_element(weights.begin(), weights.end());
+        for (double& weight : weights) total += weight = std::exp(weight - greatest);
+        for (std::size_t e = head * d; e < (head + 1) * d; ++e) {
+          double sum = 0;
+          for (std::size_t j = 0; j < x.size(); ++j) sum += weights[j] / total * v[j][e];
+          u[i][e] = sum;
+        }
+      }
+    }
+    add(x, product(u, name + "proj"), name + "ls1");
+    u = x;
+    normalise(u, name + "norm2", facts_.norm_eps, centered);
+    Rows inner = product(u, name + "fc1");
+    gelu(inner);
+    add(x, product(inner, name + "fc2"), name + "ls2");
+  }
+
+  void add(Rows& x, const Rows& y, const std::string& layer_scale) const {
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      for (std::size_t j = 0; j < x[i].size(); ++j) x[i][j] += get(layer_scale)[j] * y[i][j];
+    }
+  }
+
+  Rows product(const Rows& x, const std::string& name) const {
+    const auto& w = get(name + ".weight");
+    const std::size_t k = x[0].size();
+    const std::size_t n = w.size() / k;
+    Rows y;
+    for (const auto& row : x) {
+      std::vector<double> out(n);
+      for (std::size_t i = 0; i < n; ++i) {
+        if (weights_.has(name + ".bias")) out[i] = get(name + ".bias")[i];
+        for (std::size_t j = 0; j < k; ++j) out[i] += row[j] * w[i * k + j];
+      }
+      y.push_back(out);
+    }
+    return y;
+  }
+
+  void normalise(Rows& x, const std::string& name, double eps, bool centered) const {
+    const auto& weight = get(name + ".weight");
+    for (auto& row : x) {
+      const auto n = static_cast<double>(row.size());
+      double mean = 0;
+      double squares = 0;
+      if (centered) {
+        for (const double value : row) mean += value / n;
+      }
+      for (const double value : row) squares += (value - mean) * (value - mean) / n;
+      for (std::size_t i = 0; i < row.size(); ++i) {
+        row[i] = (row[i] - mean) / std::sqrt(squares + eps) * weight[i];
+        if (centered) row[i] += get(name + ".bias")[i];
+      }
+    }
+  }
+
+  static void gelu(Rows& x) {
+    for (auto& row : x) {
+      for (double& value : row) value *= 0.5 * std::erfc(-value / std::sqrt(2.0));
+    }
+  }
+
+  const VisionFacts& facts_;
+  const TinyWeights& weights_;
+};
+
+VisionEncoder encoder_of(const VisionFacts& facts, const TinyWeights& weights, int threads,
+                         std::size_t bytes = default_activation_bytes) {
+  return {facts, weights.file(), std::make_shared<ThreadTeam>(threads), bytes};
+}
+
+std::vector<float> encoded(VisionEncoder& encoder, const std::vector<float>& pixels,
+                           const VisionEncoder::Progress& progress = {}) {
+  const VisionFacts& facts = encoder.facts();
+  const std::size_t tiles = pixels.size() / facts.tile_pixels();
+  std::vector<float> features(tiles * facts.image_tokens() * facts.output_size, NAN);
+  encoder.encode(pixels.data(), tiles, features.data(), progress);
+  return features;
+}
+
+TEST("features are those of plain fp64 loops, for both towers, both shuffles and every weight type") {
+  for (VisionFacts facts : {tiny_300m(), tiny_6b()}) {
+    for (const PixelShuffleVersion version : {PixelShuffleVersion::v1, PixelShuffleVersion::v2}) {
+      facts.pixel_shuffle = version;
+      for (const DataType type : {DataType::float32, DataType::float16, DataType::bfloat16, DataType::int8}) {
+        const TinyWeights weights(facts, type);
+        const std::vector<float> pixels = test::random_floats(3 * facts.tile_pixels(), 9);
+        VisionEncoder encoder = encoder_of(facts, weights, 2);
+        const std::vector<float> features = encoded(encoder, pixels);
+        for (std::size_t tile = 0; tile < 3; ++tile) {
+          const Rows exact = Reference(facts, weights).features(&pixels[tile * facts.tile_pixels()]);
+          double squares = 0;
+          double worst = 0;
+          for (std::size_t t = 0; t < exact.size(); ++t) {
+            for (std::size_t i = 0; i < facts.output_size; ++i) {
+              const double found = features[(tile * exact.size() + t) * facts.output_size + i];
+              CHECK(std::isfinite(found));
+              squares += exact[t][i] * exact[t][i];
+              worst = std::max(worst, std::abs(found - exact[t][i]));
+            }
+          }
+          const double size = std::sqrt(squares / static_cast<double>(exact.size() * facts.output_size));
+          CHECK(worst <= 1e-4 * size);
+        }
+      }
+    }
+  }
+}
+
+TEST("a tile's features are the same bits in every batch and on any number of threads") {
+  for (const VisionFacts& facts : {tiny_300m(), tiny_6b()}) {
+    for (const DataType type : {DataType::float32, DataType::bfloat16, DataType::int8}) {
+      const TinyWeights weights(facts, type);
+      const std::vector<float> pixels = test::random_floats(7 * facts.tile_pixels(), 9);
+      const std::size_t tile_bytes = vision_batch(facts, 0).bytes;
+      VisionEncoder together = encoder_of(facts, weights, 1);
+      const std::vector<float> wanted = encoded(together, pixels);
+      CHECK(together.batch().tiles > 7);
+      for (const std::size_t tiles : {1, 2, 3, 5}) {
+        for (const int threads : {1, 2, 5}) {
+          VisionEncoder encoder = encoder_of(facts, weights, threads, tiles * tile_bytes);
+          CHECK(encoder.batch().tiles == tiles && encoder.batch().bytes == tiles * tile_bytes);
+          const std::vector<float> features = encoded(encoder, pixels);
+          CHECK(std::memcmp(features.data(), wanted.data(), wanted.size() * sizeof(float)) == 0);
+        }
+      }
+    }
+  }
+}
+
+TEST("a batch's activations stay below the bytes that they are given, and one tile is always taken") {
+  VisionFacts facts = tiny_300m();
+  facts.hidden_size = 1024;
+  facts.heads = 16;
+  facts.intermediate_size = 4096;
+  facts.image_size = 448;
+  facts.patch_size = 14;
+  facts.output_size = 896;
+  const VisionBatch batch = vision_batch(facts, default_activation_bytes);
+  CHECK(batch.tiles == 2 && batch.bytes <= default_activation_bytes);
+  CHECK(batch.bytes == std::size_t{2} * 1025 * (2 * 1024 + 4096) * 4);
+  CHECK(vision_batch(facts, 0).tiles == 1);
+  CHECK(vision_batch(tiny_300m(), std::size_t{1} << 40U).tiles == 64);
+}
+
+TEST("progress is told between batches, and what it throws ends the call and nothing else") {
+  const VisionFacts facts = tiny_300m();
+  const TinyWeights weights(facts, DataType::float32);
+  const std::vector<float> pixels = test::random_floats(5 * facts.tile_pixels(), 9);
+  VisionEncoder encoder = encoder_of(facts, weights, 2, 2 * vision_batch(facts, 0).bytes);
+  std::vector<std::size_t> seen;
+  const std::vector<float> whole = encoded(encoder, pixels, [&](std::size_t done) { seen.push_back(done); });
+  CHECK((seen == std::vector<std::size_t>{2, 4}));
+  bool thrown = false;
+  try {
+    encoded(encoder, pixels, [](std::size_t) { throw std::runtime_error("stop"); });
+  } catch (const std::runtime_error&) {
+    thrown = true;
+  }
+  CHECK(thrown);
+  const std::vector<float> again = encoded(encoder, pixels);
+  CHECK(std::memcmp(again.data(), whole.data(), whole.size() * sizeof(float)) == 0);
+}
+
+TEST("a missing tensor and impossible facts are named") {
+  for (const char* name : {"vit.patch_embedding.weight", "vit.layers.1.norm2.bias", "vit.layers.0.qkv.bias",
+                           "vit.layers.1.ls2", "projector.fc2.weight"}) {
+    const TinyWeights weights(tiny_300m(), DataType::float32, name);
+    try {
+      encoder_of(tiny_300m(), weights, 1);
+      CHECK(!"a tensor is missing");
+    } catch (const BundleError& error) {
+      CHECK(std::string(error.what()).find(name) != std::string::npos);
+    }
+  }
+  const TinyWeights weights(tiny_300m(), DataType::int8, "vit.layers.0.fc1.weight.scales");
+  CHECK_THROWS(BundleError, encoder_of(tiny_300m(), weights, 1));
+  const TinyWeights complete(tiny_300m(), DataType::float32);
+  VisionFacts facts = tiny_300m();
+  facts.heads = 5;
+  CHECK_THROWS(BundleError, encoder_of(facts, complete, 1));
+  facts = tiny_300m();
+  facts.heads = 18;  // of 4 channels
+  CHECK_THROWS(BundleError, encoder_of(facts, complete, 1));
+  facts = tiny_300m();
+  facts.downsample = 3;
+  CHECK_THROWS(BundleError, encoder_of(facts, complete, 1));
+  facts = tiny_300m();
+  facts.intermediate_size = 101;
+  CHECK_THROWS(BundleError, encoder_of(facts, complete, 1));
+}
+
+}  // namespace
+}  // namespace internvl
+
+int main() { return internvl::test::run_all(); }
