@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from math import prod
@@ -17,6 +17,7 @@ from internvl_rt.bundle.ranges import check_ranges
 from internvl_rt.bundle.tensors import POSITION_EMBEDDING, TensorSpec
 from internvl_rt.bundle.weights import TensorPlace
 from internvl_rt.errors import BundleError, CheckpointError
+from internvl_rt.export.calibration import LEAST_COSINE, Calibration, calibrated, calibration_tiles
 from internvl_rt.export.checkpoint import Checkpoint, CheckpointTensor, open_checkpoint
 from internvl_rt.export.checkpoint.awq import AwqTensor
 from internvl_rt.export.checkpoint.tensor import RowIndex
@@ -28,7 +29,14 @@ from internvl_rt.export.progress import progress_bar
 from internvl_rt.export.quantise import encode_rows, to_float32
 from internvl_rt.export.recipes import Recipe, find_format, has_lm_head, make_recipes, read_whole, row_ranges
 from internvl_rt.export.tokenizers import convert_tokenizer, prepends_bos, prompt_facts
-from internvl_rt.export.writer import ROW_BYTES, EncodedRows, generator, plan_layout, write_bundle
+from internvl_rt.export.writer import (
+    ROW_BYTES,
+    EncodedRows,
+    WeightSource,
+    generator,
+    plan_layout,
+    write_bundle,
+)
 
 MAX_THREADS = 8
 """More would wait for the disk, and each needs the memory of its rows."""
@@ -40,6 +48,9 @@ def export(
     *,
     weights: str = "bf16",
     vision: str | None = None,
+    calibrate: str | Path | None = None,
+    least_cosine: float = LEAST_COSINE,
+    on_calibration: Callable[[Calibration], None] | None = None,
     dialect: str | Sequence[str] = "onnx24",
     overwrite: bool = False,
     progress: bool | None = None,
@@ -54,6 +65,12 @@ def export(
         out: the bundle's folder; it must not exist, or be empty.
         weights: precision of the language model: fp32, fp16, bf16, int8 or int4.
         vision: precision of the vision tower: as ``weights`` by default, bf16 for int8 and int4.
+        calibrate: a folder of pictures like those that the model will be asked about, for ``vision="int8"``.
+            Outlier channels are smoothed, and every matrix of the tower that int8 weights and activations
+            change too much on these pictures stays in bf16; the manifest's ``precision.exceptions`` names
+            them. One layer of the tower is in memory at a time, and four megabytes or more for each tile.
+        least_cosine: what the outputs of a matrix in int8 must reach to those in fp32.
+        on_calibration: is told what was measured of every matrix.
         dialect: of the ONNX graphs, one or several: ``onnx24`` (standard operators, for ONNX Runtime,
             OpenVINO and TensorRT), ``ort`` (ONNX Runtime's own operators: faster there, and int8 and int4
             weights stay integers) or ``trt10`` (TensorRT 10.3 of JetPack 6). They compute in fp32; ``-fp16``
@@ -66,11 +83,17 @@ def export(
         ``out``.
 
     Raises:
-        CheckpointError: if the checkpoint is incomplete, malformed, or of an unsupported architecture.
+        CheckpointError: if the checkpoint is incomplete, malformed, or of an unsupported architecture; or if
+            there are no pictures to calibrate with, or nothing to calibrate.
         BundleError: if ``out`` is taken or the disk is full.
     """
     graph_sets = choose_graph_sets(dialect)
     precision = choose_precision(weights, vision)
+    if calibrate is not None and precision.vit != "int8":
+        raise CheckpointError(
+            f"calibrate= chooses the layers of an int8 vision tower, and this one is {precision.vit}. Export "
+            "with vision='int8', or without calibrate."
+        )
     opened = open_checkpoint(checkpoint)
     config = read_config(opened)
     names = find_format(opened, config)
@@ -93,14 +116,32 @@ def export(
         check_ranges(manifest, str(opened.folder))
     except BundleError as error:
         raise CheckpointError(str(error)) from None
-    source = CheckpointSource(opened, make_recipes(opened, config, names, manifest), manifest)
+    tiles = None if calibrate is None else calibration_tiles(calibrate, manifest.tiling)
+    checkpoint_source = CheckpointSource(opened, make_recipes(opened, config, names, manifest), manifest)
 
     def write_others(folder: Path, manifest: Manifest, places: dict[str, TensorPlace]) -> None:
         write_graphs(folder, manifest, places, graph_sets)
         tokenizer.save(str(folder / TOKENIZER_FILE))
 
-    with source.pool, progress_bar(plan_layout(manifest)[-1].end, progress) as advance:
-        return write_bundle(Path(out), manifest, source, write_others, overwrite=overwrite, advance=advance)
+    with checkpoint_source.pool:
+        source: WeightSource = checkpoint_source
+        if tiles is not None:
+            layers = [t for t in plan_layout(manifest) if t.spec.name.startswith("vit.layers.")]
+            tower = sum(planned.end - planned.begin for planned in layers)
+            with progress_bar(tower, progress) as advance:
+                source, manifest, calibration = calibrated(
+                    source,
+                    manifest,
+                    tiles,
+                    least_cosine=least_cosine,
+                    progress=lambda done: advance(f"calibrating layer {done}", tower // config.vision.layers),
+                )
+            if on_calibration is not None:
+                on_calibration(calibration)
+        with progress_bar(plan_layout(manifest)[-1].end, progress) as advance:
+            return write_bundle(
+                Path(out), manifest, source, write_others, overwrite=overwrite, advance=advance
+            )
 
 
 class CheckpointSource:

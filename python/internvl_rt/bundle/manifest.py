@@ -195,6 +195,9 @@ class PartPrecision:
     projector: Precision
     llm: Precision
     embedding: Precision
+    exceptions: dict[str, Precision] = field(default_factory=dict)
+    """Matrices that are stored in another precision than their part, by name: the layers of a vision tower
+    that a calibration kept out of int8."""
 
 
 @dataclass(frozen=True)

@@ -243,6 +243,11 @@ def _check_precision(manifest: Manifest, check: _Checker) -> None:
         precision.embedding,
         "fp32, fp16 or bf16",
     )
+    for name, stored in precision.exceptions.items():
+        # int4 has demands on a matrix's size that are not checked here.
+        check.require(
+            stored != "int4", f"precision.exceptions[{name[:100]!r}]", stored, "fp32, fp16, bf16 or int8"
+        )
     # int4 shares a scale between 32 elements along K, so K must be a multiple of 32 in every matrix.
     inner = {
         "vit": (vision.hidden_size, vision.intermediate_size),

@@ -107,7 +107,7 @@ def stored_precision(spec: TensorSpec, precision: PartPrecision) -> Precision:
     """The precision a logical tensor is stored in, by its kind and part."""
     if spec.kind == "vector":
         return "fp32"
-    chosen: Precision = getattr(precision, spec.part)
+    chosen: Precision = precision.exceptions.get(spec.name, getattr(precision, spec.part))
     if spec.kind == "table" and chosen in ("int8", "int4"):
         return "bf16"
     return chosen

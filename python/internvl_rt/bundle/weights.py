@@ -63,6 +63,13 @@ def read_places(folder: Path, manifest: Manifest) -> dict[str, TensorPlace]:
         for spec in tensor_specs(manifest)
         for tensor in stored_tensors(spec, manifest.precision)
     }
+    matrices = {spec.name for spec in tensor_specs(manifest) if spec.kind == "matrix"}
+    for name in manifest.precision.exceptions:
+        if name not in matrices:
+            raise BundleError(
+                f"{path}: the manifest's precision.exceptions name {name[:200]!r}, which is not one of this "
+                "model's matrices. Export the bundle again."
+            )
     for name in header.entries:
         if name not in places:
             raise BundleError(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from internvl_rt.export.calibration import Calibration
 
 
 def command(
@@ -40,6 +43,15 @@ def command(
             show_default=False,
         ),
     ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibrate",
+            metavar="DIR",
+            help="With --vision int8: pictures on which it is decided which layers stay in bf16.",
+            show_default=False,
+        ),
+    ] = None,
     dialect: Annotated[
         list[str] | None,
         typer.Option(
@@ -60,6 +72,8 @@ def command(
         target = out or (None if checkpoint is None else Path(checkpoint))
         if target is None:
             raise typer.BadParameter("OUT is missing: the folder that the bundle is written to.")
+        if calibrate is not None:
+            raise typer.BadParameter("--calibrate needs a checkpoint: random weights have no outliers.")
         from internvl_rt.export.synthetic import export_synthetic
 
         export_synthetic(
@@ -76,4 +90,28 @@ def command(
         raise typer.BadParameter("give CHECKPOINT and OUT, or --synthetic NAME and OUT.")
     from internvl_rt.export import export
 
-    export(checkpoint, out, weights=weights, vision=vision, dialect=dialects, overwrite=overwrite)
+    export(
+        checkpoint,
+        out,
+        weights=weights,
+        vision=vision,
+        calibrate=calibrate,
+        on_calibration=_print_calibration,
+        dialect=dialects,
+        overwrite=overwrite,
+    )
+
+
+def _print_calibration(found: Calibration) -> None:
+    from internvl_rt.cli.output import console, table
+
+    kept = [matrix for matrix in found.matrices if matrix.precision != "int8"]
+    smoothed = [matrix for matrix in found.matrices if matrix.precision == "int8" and matrix.strength]
+    out = console()
+    out.print(
+        f"{len(found.matrices) - len(kept)} of {len(found.matrices)} matrices of the vision tower are int8, "
+        f"{len(smoothed)} of them smoothed; {len(kept)} stay in bf16."
+    )
+    if kept:
+        rows = [(m.name, f"{m.plain:.5f}", f"{m.smoothed:.5f}") for m in kept]
+        out.print(table("In bf16", ("matrix", "cosine in int8", "smoothed"), rows))
