@@ -86,7 +86,7 @@ _REQUIRED = {
     "numpy": "arrays",
     "pillow": "decoding pictures",
     "tokenizers": "prompts and answers",
-    "onnxruntime": "the onnxruntime engine, and the vision tower of the native one",
+    "onnxruntime": "the onnxruntime engine",
     "onnx": "export",
     "ml-dtypes": "export",
     "sentencepiece": "export of SentencePiece tokenizers",
@@ -192,7 +192,11 @@ def _onnxruntime_facts(findings: list[Finding]) -> tuple[str | None, tuple[Provi
         from internvl_rt.engines.onnxruntime.providers import find_providers
     except ImportError as error:
         findings.append(
-            Finding("problem", f"ONNX Runtime does not load ({error}). Install it: pip install onnxruntime")
+            Finding(
+                "note",
+                f"ONNX Runtime does not load ({error}), so engine='onnxruntime' cannot be used; the native "
+                "engine does not need it. Install it: pip install onnxruntime",
+            )
         )
         return None, ()
     providers = tuple(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 
-from internvl_rt.engines.engine import EncodedTiles, Engine, Float32Array
+from internvl_rt.engines.engine import EncodedTiles, Engine, Float32Array, Progress
 from internvl_rt.errors import DeviceError, InternVLError
 
 CLOSE_POLL_S = 0.001
@@ -22,8 +22,8 @@ class GuardedEngine:
     """Passes every call on to an engine, and closes it only when no call is running.
 
     Engines free memory that a call in another thread may be reading; here ``close`` waits for the calls
-    that are running and refuses those that come later. A call is one step (a few tiles, a part of a
-    prompt, a token), so the wait is short.
+    that are running and refuses those that come later. Long calls end at their next step (a batch of tiles, a
+    chunk of a prompt), so the wait is short.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -45,10 +45,10 @@ class GuardedEngine:
         with self._call():
             return self._engine.free_tokens
 
-    def encode_tiles(self, pixel_values: Float32Array) -> EncodedTiles:
+    def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
         """See ``Engine.encode_tiles``."""
         with self._call():
-            return self._engine.encode_tiles(pixel_values)
+            return self._engine.encode_tiles(pixel_values, self._unless_closed(progress))
 
     def new_sequence(self) -> int:
         """See ``Engine.new_sequence``."""
@@ -73,10 +73,16 @@ class GuardedEngine:
         with self._call():
             return self._engine.length(sequence)
 
-    def prefill(self, sequence: int, embeddings: Float32Array, all_logits: bool = False) -> Float32Array:
+    def prefill(
+        self,
+        sequence: int,
+        embeddings: Float32Array,
+        all_logits: bool = False,
+        progress: Progress | None = None,
+    ) -> Float32Array:
         """See ``Engine.prefill``."""
         with self._call():
-            return self._engine.prefill(sequence, embeddings, all_logits)
+            return self._engine.prefill(sequence, embeddings, all_logits, self._unless_closed(progress))
 
     def decode(self, sequences: Sequence[int], tokens: Sequence[int]) -> Float32Array:
         """See ``Engine.decode``."""
@@ -96,6 +102,17 @@ class GuardedEngine:
         with self._closing:
             self._engine.close()
 
+    def _unless_closed(self, progress: Progress | None) -> Progress:
+        """Progress that ends its call when the engine is being closed."""
+
+        def step(done: int) -> None:
+            if self._closed:
+                raise _closed()
+            if progress is not None:
+                progress(done)
+
+        return step
+
     @contextmanager
     def _call(self) -> Iterator[None]:
         if os.getpid() != self._process:
@@ -111,7 +128,7 @@ class GuardedEngine:
         try:
             self._running.add(call)
             if self._closed:  # it was set before close looked at what is running, or close sees this call
-                raise ClosedError("This model was closed. Load it again with internvl_rt.load(...).")
+                raise _closed()
             yield
         finally:
             self._running.discard(call)
@@ -119,3 +136,7 @@ class GuardedEngine:
 
 class ClosedError(InternVLError):
     """A call to an engine that was closed."""
+
+
+def _closed() -> ClosedError:
+    return ClosedError("This model was closed. Load it again with internvl_rt.load(...).")

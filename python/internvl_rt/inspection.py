@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from math import prod
 
+from internvl_rt import _core
 from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.bundle.manifest import WEIGHTS_FILE, LanguageModel, Manifest
 from internvl_rt.bundle.tensors import SCALES_SUFFIX, tensor_specs
+from internvl_rt.engines.native import vision_facts
 from internvl_rt.errors import PromptError
 
 KV_ELEMENT_BYTES = 4
@@ -37,6 +40,10 @@ class Inspection:
     """The context that the figures below are for."""
     cache_bytes: int
     """The KV cache of that context."""
+    batch_tiles: int
+    """Tiles that the native engine's vision tower computes at once."""
+    activation_bytes: int
+    """What the activations of such a batch take while a picture is encoded."""
     weights_bytes: int
     """Mapped into memory, shared by all processes that use the bundle."""
     files_bytes: int
@@ -64,12 +71,15 @@ def inspect_bundle(bundle: Bundle, context_tokens: int | None = None) -> Inspect
     if context_tokens < 1:
         raise PromptError(f"the context must be at least 1 token, not {context_tokens}.")
     per_token = kv_bytes_per_token(manifest.llm)
+    batch_tiles, activation_bytes = _core.vision_batch(vision_facts(manifest))
     return Inspection(
         manifest=manifest,
         parts=_parts(bundle),
         kv_bytes_per_token=per_token,
         context_tokens=context_tokens,
         cache_bytes=per_token * context_tokens,
+        batch_tiles=batch_tiles,
+        activation_bytes=activation_bytes,
         weights_bytes=manifest.files[WEIGHTS_FILE].bytes,
         files_bytes=sum(entry.bytes for entry in manifest.files.values()),
     )
@@ -94,6 +104,17 @@ def _parts(bundle: Bundle) -> tuple[Part, ...]:
         for name in (spec.name, spec.name + SCALES_SUFFIX):
             if name in bundle.places:
                 stored[spec.part] += bundle.places[name].end - bundle.places[name].begin
-    return tuple(
-        Part(name, getattr(manifest.precision, name), parameters[name], stored[name]) for name in PARTS
+    return tuple(Part(name, _precision(manifest, name), parameters[name], stored[name]) for name in PARTS)
+
+
+def _precision(manifest: Manifest, part: str) -> str:
+    """``int8``, or ``int8, 3 of 97 matrices bf16``."""
+    matrices = [spec for spec in tensor_specs(manifest) if spec.part == part and spec.kind == "matrix"]
+    exceptions = Counter(
+        manifest.precision.exceptions[spec.name]
+        for spec in matrices
+        if spec.name in manifest.precision.exceptions
     )
+    chosen: str = getattr(manifest.precision, part)
+    parts = [f"{count} of {len(matrices)} matrices {other}" for other, count in sorted(exceptions.items())]
+    return ", ".join([chosen, *parts])

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from internvl_rt.asking import AskArguments, Asked, Detail, Image, TileBudget, ask
 from internvl_rt.bundle.manifest import Manifest
 from internvl_rt.critic import Judgement, critic_conversation, judge_steps, split_steps
-from internvl_rt.engines.engine import EncodedTiles, Engine, Float32Array
+from internvl_rt.engines.engine import EncodedTiles, Engine, Float32Array, Progress
 from internvl_rt.errors import CacheFullError, ImageError, PromptError
 from internvl_rt.generation import AnswerStream, Question, Writer, all_answers, answer_pieces, ms_since
 from internvl_rt.grounding import LOCATE_PROMPT, Location, locate_question
@@ -37,6 +37,7 @@ from internvl_rt.settings import (
     generation_settings,
 )
 from internvl_rt.structured import Constraints
+from internvl_rt.tile_encoding import EncodingCancelledError, TileEncoding
 from internvl_rt.video import VideoSource, sample_video
 from internvl_rt.voting import (
     AnyReasoning,
@@ -51,9 +52,6 @@ from internvl_rt.voting import (
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-TILES_PER_CALL = 4
-"""Tiles that one engine call encodes: between two calls a generation can be stopped."""
 
 
 class Model:
@@ -366,13 +364,22 @@ class Model:
         found = answer.grounding()
         return Location(phrase, found.boxes, found.problems, answer)
 
-    def encode(self, image: Image, *, max_tiles: int | None = None, detail: Detail = "auto") -> ImageFeatures:
+    def encode(
+        self,
+        image: Image,
+        *,
+        max_tiles: int | None = None,
+        detail: Detail = "auto",
+        progress: Progress | None = None,
+    ) -> ImageFeatures:
         """Encodes a picture once, to be asked about many times.
 
         Args:
             image: see ``chat``; features of this bundle are returned as they are.
             max_tiles: the most tiles that the picture is cut into, 1 to 40.
             detail: chooses it where ``max_tiles`` is None; see ``AskArguments``.
+            progress: called between batches of tiles with the number of tiles that are encoded; what it
+                raises ends the call.
 
         Raises:
             ImageError: if the picture cannot be decoded, or its features are of another bundle.
@@ -382,8 +389,7 @@ class Model:
         picture = self._picture(image, TileBudget(max_tiles, detail).per_picture(self.manifest.tiling, 1))
         if picture.features is not None:
             return picture.features
-        encoded = self._encode_picture(picture, threading.Event())
-        assert encoded is not None, "nothing cancels it"
+        encoded = self._encode_picture(picture, TileEncoding(self._engine, progress=progress))
         return replace(encoded, timings=replace(encoded.timings, total=ms_since(started)))
 
     def render(
@@ -400,11 +406,12 @@ class Model:
         tiles = [picture.tiles for picture in self._pictures(asked)]
         return self._renderer.render(asked.conversation, asked.tiles_of_places(tiles))
 
-    def encode_pixels(self, pixel_values: npt.ArrayLike) -> Float32Array:
+    def encode_pixels(self, pixel_values: npt.ArrayLike, *, progress: Progress | None = None) -> Float32Array:
         """Encodes normalised tiles.
 
         Args:
             pixel_values: float32 [tiles, 3, tile_size, tile_size].
+            progress: see ``encode``.
 
         Returns:
             float32 [tiles, tokens_per_tile, hidden].
@@ -413,11 +420,7 @@ class Model:
             ImageError: if shape or type is another one, or a value is not finite.
         """
         pixels = self._checked_pixels(pixel_values)
-        calls = [
-            self._engine.encode_tiles(pixels[begin : begin + TILES_PER_CALL]).features
-            for begin in range(0, len(pixels), TILES_PER_CALL)
-        ]
-        return np.concatenate(calls)
+        return TileEncoding(self._engine, progress=progress).encode(pixels).features
 
     def logits(self, input_ids: npt.ArrayLike, image_features: Any = None) -> Float32Array:
         """The logits at every position of a prompt.
@@ -575,42 +578,37 @@ class Model:
         size = (rgb.shape[1], rgb.shape[0])
         return _Picture(pixel_values, None, len(pixel_values), grid, size, timings)
 
-    def _encode_picture(self, picture: _Picture, cancelled: threading.Event) -> ImageFeatures | None:
-        """The features of a picture; None if that was cancelled on the way."""
+    def _encode_picture(self, picture: _Picture, encoding: TileEncoding) -> ImageFeatures:
+        """The features of a picture, as one of those of a request.
+
+        Raises:
+            EncodingCancelledError: if the request was cancelled on the way.
+        """
         if picture.features is not None:
             return picture.features
         pixel_values = picture.pixel_values
         assert pixel_values is not None, "a picture has one of the two"
-        calls = []
-        for begin in range(0, len(pixel_values), TILES_PER_CALL):
-            if cancelled.is_set():
-                return None
-            calls.append(self._engine.encode_tiles(pixel_values[begin : begin + TILES_PER_CALL]))
-        features = np.concatenate([call.features for call in calls])
-        tile_tokens = self._compress(features, calls)
+        encoded = encoding.encode(pixel_values)
+        features, tile_tokens = self._compress(encoded)
         features.setflags(write=False)
-        timings = replace(
-            picture.timings,
-            vit=sum(call.vit_ms for call in calls),
-            projector=sum(call.projector_ms for call in calls),
-        )
+        timings = replace(picture.timings, vit=encoded.vit_ms, projector=encoded.projector_ms)
         return ImageFeatures(features, picture.grid, picture.size, self._fingerprint, timings, tile_tokens)
 
-    def _compress(self, features: Float32Array, calls: Sequence[EncodedTiles]) -> tuple[int, ...]:
+    def _compress(self, encoded: EncodedTiles) -> tuple[Float32Array, tuple[int, ...]]:
         """Puts tiles that can do with fewer tokens in the places of their features, and counts the tokens.
 
-        Of a model without a resolution router, nothing: ().
+        Of a model without a resolution router, the features as they are, and no counts: ().
         """
         flash = self.manifest.flash
-        compressed = [call.compressed for call in calls if call.compressed is not None]
-        scores = [call.scores for call in calls if call.scores is not None]
-        if flash is None or not scores:
-            return ()
+        if flash is None or encoded.compressed is None or encoded.scores is None:
+            return encoded.features, ()
         few, most = self.manifest.tokens_per_compressed_tile, self.manifest.tokens_per_tile
-        chosen = compressible(np.concatenate(scores), flash)
-        features[chosen, :few] = np.concatenate(compressed)[chosen]
+        chosen = compressible(encoded.scores, flash)
+        # Not in place: an equal tile of the next picture may be left as it is.
+        features = encoded.features.copy()
+        features[chosen, :few] = encoded.compressed[chosen]
         features[chosen, few:] = 0
-        return tuple(few if less else most for less in chosen)
+        return features, tuple(few if less else most for less in chosen)
 
     def _encode_pictures(
         self, pictures: Sequence[_Picture], cancelled: threading.Event
@@ -621,9 +619,11 @@ class Model:
         """
         features: list[ImageFeatures] = []
         stages = Timings()
+        encoding = TileEncoding(self._engine, cancelled)
         for picture in pictures:
-            encoded = self._encode_picture(picture, cancelled)
-            if encoded is None:
+            try:
+                encoded = self._encode_picture(picture, encoding)
+            except EncodingCancelledError:
                 return [], stages
             features.append(encoded)
             if picture.features is None:

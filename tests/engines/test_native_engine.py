@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +22,14 @@ from internvl_rt.bundle.bundle import Bundle, open_bundle
 from internvl_rt.engines.engine import Engine
 from internvl_rt.engines.native import PREFILL_CHUNK, NativeEngine
 from internvl_rt.engines.onnxruntime import OnnxEngine
-from internvl_rt.errors import BundleError, CacheFullError, DeviceError, InternVLError, PromptError
+from internvl_rt.errors import (
+    BundleError,
+    CacheFullError,
+    DeviceError,
+    ImageError,
+    InternVLError,
+    PromptError,
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +70,134 @@ def test_both_engines_answer_alike(tmp_path: Path, weights: str) -> None:
     assert np.abs(found[0] - found[1]).max() < 1e-4 * np.abs(found[1]).max()
 
 
-def test_a_bundle_without_graphs_serves_text(engine: NativeEngine) -> None:
-    sequence = engine.new_sequence()
-    assert engine.prefill(sequence, embeddings(engine, 5)).shape == (1, 331)
-    with pytest.raises(BundleError, match="no vit"):
-        engine.encode_tiles(np.zeros((1, 3, 56, 56), np.float32))
+def tiles(count: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, 3, 56, 56), np.float32)
+
+
+def one_tile_at_a_time(bundle: Bundle) -> NativeEngine:
+    return NativeEngine(bundle, cache_tokens=64, threads=2, activation_bytes=1)
+
+
+WITHOUT_ONNXRUNTIME = """
+import sys
+from importlib import abc
+
+class Refuse(abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("onnxruntime", "onnx"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Refuse())
+import numpy as np
+import internvl_rt as ivl
+
+with ivl.load(sys.argv[1]) as model:
+    picture = np.random.default_rng(1).integers(0, 256, (90, 150, 3), np.uint8)
+    answer = model.chat("What is this?", [picture], max_tiles=4, max_new_tokens=3, ignore_stop_tokens=True)
+assert answer.timings.vit > 0 and answer.timings.projector > 0, answer.timings
+assert not {"onnxruntime", "onnx"} & set(sys.modules)
+print(answer.usage.tiles, len(answer.token_ids))
+"""
+
+
+def test_pictures_need_neither_onnxruntime_nor_graphs(tmp_path: Path) -> None:
+    """A bundle without graphs, in a process in which ONNX Runtime cannot be imported."""
+    folder = write_tiny(tmp_path / "bundle", graphs=False)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_ONNXRUNTIME, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3 3\n", "")
+
+
+def test_the_time_of_both_stages_is_told(engine: NativeEngine) -> None:
+    begun = perf_counter()
+    encoded = engine.encode_tiles(tiles(3))
+    wall = (perf_counter() - begun) * 1e3
+    assert encoded.vit_ms > 0
+    assert encoded.projector_ms > 0
+    assert encoded.vit_ms + encoded.projector_ms <= wall
+
+
+def test_a_tile_has_the_same_bits_in_every_batch(bundle: Bundle, engine: NativeEngine) -> None:
+    pixels = tiles(5)
+    together = engine.encode_tiles(pixels).features
+    np.testing.assert_array_equal(one_tile_at_a_time(bundle).encode_tiles(pixels).features, together)
+    np.testing.assert_array_equal(engine.encode_tiles(pixels[3:]).features, together[3:])
+
+
+def test_encoding_can_be_watched_and_ended(bundle: Bundle) -> None:
+    engine = one_tile_at_a_time(bundle)
+    done: list[int] = []
+    whole = engine.encode_tiles(tiles(4), done.append)
+    assert done == [1, 2, 3]
+
+    def stop(tiles: int) -> None:
+        raise KeyError(tiles)
+
+    with pytest.raises(KeyError, match="1"):
+        engine.encode_tiles(tiles(4), stop)
+    np.testing.assert_array_equal(engine.encode_tiles(tiles(4)).features, whole.features)
+
+
+def test_an_interrupt_ends_encoding_between_batches(bundle: Bundle) -> None:
+    engine = one_tile_at_a_time(bundle)
+    done: list[int] = []
+    pixels = tiles(4000)
+    interrupt = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+    # `append` runs no Python code in which the interpreter itself would handle the signal.
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        interrupt.start()
+        engine.encode_tiles(pixels, done.append)
+    assert done[-1] < 3999
+    assert done == list(range(1, len(done) + 1))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((1, 3, 56, 55), np.float32),
+        np.zeros((1, 3, 56, 56), np.float64),
+        np.zeros((0, 3, 56, 56), np.float32),
+        np.zeros((3, 56, 56), np.float32),
+        [[1.0]],
+    ],
+)
+def test_tiles_of_another_shape_or_type(engine: NativeEngine, wrong: Any) -> None:
+    with pytest.raises(ImageError, match="expected"):
+        engine.encode_tiles(wrong)
+
+
+def test_tiles_need_not_be_contiguous(engine: NativeEngine) -> None:
+    pixels = tiles(2)
+    strided = np.repeat(pixels, 2, axis=3)[:, :, :, ::2]
+    np.testing.assert_array_equal(engine.encode_tiles(strided).features, engine.encode_tiles(pixels).features)
+
+
+def test_a_missing_vision_tensor_is_named(tmp_path: Path) -> None:
+    bundle = open_bundle(write_tiny(tmp_path / "bundle"))
+    places = {name: place for name, place in bundle.places.items() if name != "vit.layers.1.ls2"}
+    with pytest.raises(BundleError, match=r"vit\.layers\.1\.ls2"):
+        NativeEngine(dataclasses.replace(bundle, places=places), cache_tokens=64)
+
+
+def test_pictures_and_text_from_several_threads(bundle: Bundle, engine: NativeEngine) -> None:
+    """One team of threads serves both sides; neither waits for the other for ever, nor changes its result."""
+    pixels, prompt = tiles(3), embeddings(engine, 40)
+    features = engine.encode_tiles(pixels).features
+    logits = engine.prefill(engine.new_sequence(), prompt)
+
+    def encode() -> bool:
+        return np.array_equal(engine.encode_tiles(pixels).features, features)
+
+    def prefill() -> bool:
+        return np.array_equal(engine.prefill(engine.new_sequence(), prompt), logits)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(future.result() for future in [pool.submit(f) for f in (encode, prefill) * 5])
 
 
 def test_the_cache_is_as_large_as_asked_for_in_whole_blocks(engine: NativeEngine) -> None:

@@ -90,14 +90,24 @@ def _print(found: Inspection, verified: bool) -> None:
                     f"{found.context_tokens} tokens",
                 ),
                 (
+                    "pictures",
+                    f"{size(found.activation_bytes)} of activations while one is encoded, "
+                    f"{_tiles(found.batch_tiles)} at a time (native engine)",
+                ),
+                (
                     "together",
-                    f"{size(found.memory_bytes)}, and what a picture or a prompt needs while it is computed",
+                    f"{size(found.memory_bytes)} of weights and cache, and what a picture or a prompt needs "
+                    "while it is computed",
                 ),
                 ("on disk", size(found.files_bytes)),
                 ("ONNX graphs", ", ".join(graphs.name for graphs in manifest.graph_sets) or "none"),
             ],
         )
     )
+
+
+def _tiles(count: int) -> str:
+    return "one tile" if count == 1 else f"{count} tiles"
 
 
 def _ids(ids: tuple[int, ...]) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 Float32Array = npt.NDArray[np.float32]
+
+Progress: TypeAlias = Callable[[int], None]
+"""Called on the way of a long call with how much is done; what it raises ends the call, which leaves
+everything as it was before. It must not call the engine."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,13 @@ class Engine(Protocol):
     def free_tokens(self) -> int:
         """Tokens of the cache that no sequence uses; a new sequence of so many fits now."""
 
-    def encode_tiles(self, pixel_values: Float32Array) -> EncodedTiles:
-        """Encodes tiles.
+    def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
+        """Encodes tiles, in batches whose activations are bounded.
 
         Args:
             pixel_values: normalised float32 [tiles, 3, tile_size, tile_size]. The result of a tile does not
                 depend on the others.
+            progress: called between batches with the number of tiles done.
 
         Raises:
             ImageError: if the shape or type is another one.
@@ -68,13 +73,20 @@ class Engine(Protocol):
     def length(self, sequence: int) -> int:
         """Tokens of a sequence."""
 
-    def prefill(self, sequence: int, embeddings: Float32Array, all_logits: bool = False) -> Float32Array:
+    def prefill(
+        self,
+        sequence: int,
+        embeddings: Float32Array,
+        all_logits: bool = False,
+        progress: Progress | None = None,
+    ) -> Float32Array:
         """Appends embeddings to a sequence.
 
         Args:
             sequence: the sequence to append to.
             embeddings: float32 [n, hidden], n >= 1.
             all_logits: return the logits of every position instead of the last one's.
+            progress: called between chunks of the prompt with the number of tokens done.
 
         Returns:
             float32 [1, vocab], or [n, vocab].

@@ -1,8 +1,8 @@
-"""The native engine: the language model in C++. Until its own ViT exists, vision runs on ONNX Runtime."""
+"""The native engine: the vision side and the language model in C++."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from internvl_rt import _core
 from internvl_rt.bundle.bundle import Bundle
-from internvl_rt.bundle.manifest import PROJECTOR_GRAPH, VIT_GRAPH, LanguageModel
-from internvl_rt.engines.engine import EncodedTiles, Float32Array
+from internvl_rt.bundle.manifest import LanguageModel, Manifest
+from internvl_rt.engines.engine import EncodedTiles, Float32Array, Progress
+from internvl_rt.engines.pixel_values import check_pixel_values
 from internvl_rt.errors import InternVLError, PromptError
 
 if TYPE_CHECKING:
@@ -24,8 +25,9 @@ PREFILL_CHUNK = 256
 class NativeEngine:
     """Satisfies :class:`internvl_rt.engines.engine.Engine`.
 
-    Weights are computed from where they lie in the mapped file. The logits after a token are the same bits
-    however its sequence was cut into calls, whatever is decoded beside it, and for any number of threads.
+    Weights are computed from where they lie in the mapped file. The features of a tile are the same bits
+    whatever tiles are encoded beside it, and the logits after a token however its sequence was cut into calls
+    and whatever is decoded beside it; both for any number of threads.
     """
 
     name = "native"
@@ -37,25 +39,39 @@ class NativeEngine:
         cache_tokens: int,
         threads: int | None = None,
         cache_type: Literal["float32", "bfloat16"] = "float32",
+        activation_bytes: int = _core.DEFAULT_ACTIVATION_BYTES,
     ) -> None:
         """Maps the weights and allocates the KV cache.
 
         Args:
-            bundle: an opened bundle. One without graphs serves text only.
+            bundle: an opened bundle; its graphs are needed only if the model has a resolution router.
             cache_tokens: tokens that the KV cache holds, all sequences together; rounded up to whole blocks.
             threads: how many compute; None for one per usable core.
             cache_type: how keys and values are stored.
+            activation_bytes: what the activations of a batch of tiles may take; one tile is always taken.
 
         Raises:
-            BundleError: if a tensor is not what the manifest says, or a graph is not taken.
-            DeviceError: if there is no memory for the cache, or ``threads`` is out of range.
+            BundleError: if a tensor is not what the manifest says.
+            DeviceError: if there is no memory for the cache or a batch, or ``threads`` is out of range.
         """
         self._bundle = bundle
-        self._decoder: _core.Decoder | None = load_decoder(
-            bundle, cache_tokens=cache_tokens, threads=threads, cache_type=cache_type
+        # Both sides read one mapping of the weights, and one team of threads computes both.
+        weights, team = map_weights(bundle), _core.ThreadTeam(threads or 0)
+        self._decoder: _core.Decoder | None = _core.Decoder(
+            decoder_facts(bundle.manifest.llm),
+            weights,
+            team,
+            cache_tokens=cache_tokens,
+            cache_type=cache_type,
+            prefill_chunk=PREFILL_CHUNK,
         )
-        graphs = {VIT_GRAPH, PROJECTOR_GRAPH} <= set(bundle.manifest.files)
-        self._vision = _load_vision(bundle, threads) if graphs else None
+        self._vision: _core.VisionEncoder | OnnxVision | None
+        if bundle.manifest.flash is None:
+            self._vision = _core.VisionEncoder(
+                vision_facts(bundle.manifest), weights, team, activation_bytes=activation_bytes
+            )
+        else:
+            self._vision = _flash_vision(bundle, threads)
 
     @property
     def cache_tokens(self) -> int:
@@ -67,18 +83,21 @@ class NativeEngine:
         """Tokens of the cache that no sequence uses, in whole blocks."""
         return self._open.free_tokens
 
-    def encode_tiles(self, pixel_values: Float32Array) -> EncodedTiles:
+    def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
         """Encodes tiles, as :meth:`internvl_rt.engines.engine.Engine.encode_tiles`.
+
+        Signals are handled between batches: there, Ctrl-C ends the call.
 
         Raises:
             ImageError: if the shape or type is another one.
-            BundleError: if the bundle has no graphs.
         """
-        _ = self._open
-        if self._vision is None:
-            self._bundle.file(VIT_GRAPH)  # says what is missing
-            raise AssertionError("a bundle with a ViT graph has a vision side")
-        return self._vision.encode_tiles(pixel_values)
+        vision = self._vision
+        if vision is None:
+            raise _closed()
+        check_pixel_values(pixel_values, self._bundle.manifest.vision)
+        if isinstance(vision, _core.VisionEncoder):
+            return EncodedTiles(*vision.encode(pixel_values, progress))
+        return vision.encode_tiles(pixel_values, progress)
 
     def new_sequence(self) -> int:
         """Starts an empty sequence."""
@@ -101,7 +120,7 @@ class NativeEngine:
         sequence: int,
         embeddings: Float32Array,
         all_logits: bool = False,
-        progress: Callable[[int], None] | None = None,
+        progress: Progress | None = None,
     ) -> Float32Array:
         """Appends embeddings, as :meth:`internvl_rt.engines.engine.Engine.prefill`.
 
@@ -143,8 +162,29 @@ class NativeEngine:
     @property
     def _open(self) -> _core.Decoder:
         if self._decoder is None:
-            raise InternVLError("the engine is closed. Load the bundle again.")
+            raise _closed()
         return self._decoder
+
+
+def _closed() -> InternVLError:
+    return InternVLError("the engine is closed. Load the bundle again.")
+
+
+def _flash_vision(bundle: Bundle, threads: int | None) -> OnnxVision:
+    """The vision side of a model with a resolution router, which is not in C++ yet: on ONNX Runtime."""
+    # Imported late: ONNX Runtime takes longer to load than the language model.
+    from internvl_rt.engines.onnxruntime import OnnxVision
+
+    return OnnxVision(bundle, threads)
+
+
+def map_weights(bundle: Bundle) -> _core.WeightFile:
+    """The weights of a bundle, memory-mapped."""
+    tensors: list[tuple[str, str, list[int], int, int]] = [
+        (place.tensor.name, place.tensor.dtype, list(place.tensor.shape), place.begin, place.end)
+        for place in bundle.places.values()
+    ]
+    return _core.WeightFile(str(bundle.weights), tensors)
 
 
 def load_decoder(
@@ -156,17 +196,34 @@ def load_decoder(
     prefill_chunk: int = PREFILL_CHUNK,
 ) -> _core.Decoder:
     """The language model of a bundle alone."""
-    tensors: list[tuple[str, str, list[int], int, int]] = [
-        (place.tensor.name, place.tensor.dtype, list(place.tensor.shape), place.begin, place.end)
-        for place in bundle.places.values()
-    ]
     return _core.Decoder(
         decoder_facts(bundle.manifest.llm),
-        _core.WeightFile(str(bundle.weights), tensors),
+        map_weights(bundle),
         _core.ThreadTeam(threads or 0),
         cache_tokens=cache_tokens,
         cache_type=cache_type,
         prefill_chunk=prefill_chunk,
+    )
+
+
+def vision_facts(manifest: Manifest) -> _core.VisionFacts:
+    """The facts of a vision side as the C++ core takes them."""
+    vision, projector = manifest.vision, manifest.projector
+    return _core.VisionFacts(
+        hidden_size=vision.hidden_size,
+        layers=vision.layers,
+        heads=vision.heads,
+        intermediate_size=vision.intermediate_size,
+        image_size=vision.image_size,
+        patch_size=vision.patch_size,
+        norm=vision.norm,
+        norm_eps=vision.norm_eps,
+        qkv_bias=vision.qkv_bias,
+        qk_norm=vision.qk_norm,
+        downsample=projector.downsample,
+        pixel_shuffle=projector.pixel_shuffle,
+        projector_norm_eps=projector.norm_eps,
+        output_size=manifest.llm.hidden_size,
     )
 
 
@@ -198,13 +255,6 @@ def decoder_facts(llm: LanguageModel) -> _core.DecoderFacts:
         if experts is None
         else _core.ExpertFacts(count=experts.count, chosen=experts.chosen, normalise=experts.normalise),
     )
-
-
-def _load_vision(bundle: Bundle, threads: int | None) -> OnnxVision:
-    # Imported late: ONNX Runtime takes longer to load than the language model.
-    from internvl_rt.engines.onnxruntime import OnnxVision
-
-    return OnnxVision(bundle, threads)
 
 
 def _rows(array: Float32Array, name: str) -> Float32Array:

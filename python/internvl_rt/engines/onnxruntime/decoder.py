@@ -25,7 +25,7 @@ from internvl_rt.bundle.graph_ports import (
     cache_ports,
 )
 from internvl_rt.bundle.graph_sets import GraphSet
-from internvl_rt.engines.engine import Float32Array
+from internvl_rt.engines.engine import Float32Array, Progress
 from internvl_rt.engines.onnxruntime.cache import SequenceCache
 from internvl_rt.engines.onnxruntime.providers import PROVIDERS, Provider, choose_graph_set
 from internvl_rt.engines.onnxruntime.rotary import rotary_tables
@@ -128,7 +128,13 @@ class OnnxDecoder:
         with self._lock:
             return self._sequence(sequence).length
 
-    def prefill(self, sequence: int, embeddings: Float32Array, all_logits: bool = False) -> Float32Array:
+    def prefill(
+        self,
+        sequence: int,
+        embeddings: Float32Array,
+        all_logits: bool = False,
+        progress: Progress | None = None,
+    ) -> Float32Array:
         """Appends embeddings, as :meth:`internvl_rt.engines.engine.Engine.prefill`."""
         self._check(embeddings)
         embeddings = contiguous(embeddings)
@@ -140,6 +146,8 @@ class OnnxDecoder:
             logits = np.empty((len(embeddings) if all_logits else 1, self._llm.vocab_size), self._dtype)
             chunk = self._chunk(cache.capacity)
             for begin in range(0, len(embeddings), chunk):
+                if progress is not None and begin > 0:
+                    progress(begin)
                 end = min(begin + chunk, len(embeddings))
                 if all_logits:
                     rows, out = np.arange(end - begin), logits[begin:end]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.engines.embedding import EmbeddingTable
-from internvl_rt.engines.engine import EncodedTiles, Float32Array
+from internvl_rt.engines.engine import EncodedTiles, Float32Array, Progress
 from internvl_rt.engines.onnxruntime.decoder import OnnxDecoder
 from internvl_rt.engines.onnxruntime.providers import choose_graph_set, choose_providers
 from internvl_rt.engines.onnxruntime.vision import OnnxVision
@@ -69,9 +69,9 @@ class OnnxEngine:
         """Tokens of the cache that no sequence uses."""
         return _open(self._decoder).free_tokens
 
-    def encode_tiles(self, pixel_values: Float32Array) -> EncodedTiles:
-        """Encodes tiles."""
-        return _open(self._vision).encode_tiles(pixel_values)
+    def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
+        """Encodes tiles, one after another."""
+        return _open(self._vision).encode_tiles(pixel_values, progress)
 
     def new_sequence(self) -> int:
         """Starts an empty sequence."""
@@ -89,9 +89,15 @@ class OnnxEngine:
         """Tokens of a sequence."""
         return _open(self._decoder).length(sequence)
 
-    def prefill(self, sequence: int, embeddings: Float32Array, all_logits: bool = False) -> Float32Array:
+    def prefill(
+        self,
+        sequence: int,
+        embeddings: Float32Array,
+        all_logits: bool = False,
+        progress: Progress | None = None,
+    ) -> Float32Array:
         """Appends embeddings to a sequence."""
-        return _open(self._decoder).prefill(sequence, embeddings, all_logits)
+        return _open(self._decoder).prefill(sequence, embeddings, all_logits, progress)
 
     def decode(self, sequences: Sequence[int], tokens: Sequence[int]) -> Float32Array:
         """Appends one token to each of several different sequences."""

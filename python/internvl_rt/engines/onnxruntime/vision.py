@@ -14,10 +14,10 @@ from internvl_rt import _core
 from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.bundle.graph_ports import COMPRESSED, FEATURES, HIDDEN, PIXEL_VALUES, SCORES, SHUFFLED
 from internvl_rt.bundle.graph_sets import GraphSet, Part
-from internvl_rt.engines.engine import EncodedTiles, Float32Array
+from internvl_rt.engines.engine import EncodedTiles, Float32Array, Progress
 from internvl_rt.engines.onnxruntime.providers import PROVIDERS, Provider, choose_graph_set
 from internvl_rt.engines.onnxruntime.session import NUMPY_TYPE, Session, contiguous
-from internvl_rt.errors import ImageError
+from internvl_rt.engines.pixel_values import check_pixel_values
 
 VISION_PARTS: tuple[Part, ...] = ("vit", "projector")
 
@@ -62,7 +62,7 @@ class OnnxVision:
             path = bundle.file(graphs.file("flash"))
             self._flash = Session(path, threads, fold_weights=False, providers=providers)
             self._compressed_shape = (manifest.tokens_per_compressed_tile, manifest.llm.hidden_size)
-        self._pixels_shape = (3, manifest.vision.image_size, manifest.vision.image_size)
+        self._facts = manifest.vision
         self._features_shape = (manifest.tokens_per_tile, manifest.llm.hidden_size)
         self._block = manifest.projector.downsample
         self._version = manifest.projector.pixel_shuffle
@@ -70,13 +70,13 @@ class OnnxVision:
         self._hidden = np.empty((1, 1 + manifest.vision.patches, manifest.vision.hidden_size), self._dtype)
         self._lock = threading.Lock()
 
-    def encode_tiles(self, pixel_values: Float32Array) -> EncodedTiles:
+    def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
         """Encodes tiles, as :meth:`internvl_rt.engines.engine.Engine.encode_tiles`.
 
         Raises:
             ImageError: if the shape or type is another one.
         """
-        self._check(pixel_values)
+        check_pixel_values(pixel_values, self._facts)
         features = np.empty((len(pixel_values), *self._features_shape), self._dtype)
         flash = self._flash
         compressed = (
@@ -84,9 +84,11 @@ class OnnxVision:
         )
         scores = None if flash is None else np.empty(len(features), self._dtype)
         vit_s = projector_s = 0.0
-        # One picture at a time: the memory of a tile is bounded, and so must be the number of them in flight.
-        with self._lock:
-            for tile in range(len(pixel_values)):
+        for tile in range(len(pixel_values)):
+            if progress is not None and tile > 0:
+                progress(tile)
+            # The memory of a tile is bounded, and so must be the number of them in flight.
+            with self._lock:
                 begin = perf_counter()
                 pixels = contiguous(pixel_values[tile : tile + 1].astype(self._dtype, copy=False))
                 self._vit.run({PIXEL_VALUES: pixels}, {HIDDEN: self._hidden})
@@ -104,20 +106,6 @@ class OnnxVision:
         return EncodedTiles(
             _float32(features), vit_s * 1e3, projector_s * 1e3, _float32(compressed), _float32(scores)
         )
-
-    def _check(self, pixel_values: Float32Array) -> None:
-        expected = f"float32 [tiles, {', '.join(str(n) for n in self._pixels_shape)}] with at least one tile"
-        if not isinstance(pixel_values, np.ndarray):
-            raise ImageError(
-                f"pixel_values is a {type(pixel_values).__name__}; expected an array, {expected}. "
-                "internvl_rt.tile_image(image).pixel_values() makes one."
-            )
-        shape = pixel_values.shape
-        if pixel_values.dtype != np.float32 or shape[1:] != self._pixels_shape or shape[0] == 0:
-            raise ImageError(
-                f"pixel_values is {pixel_values.dtype} {list(shape)}; expected {expected}. "
-                "internvl_rt.tile_image(image).pixel_values() makes one."
-            )
 
 
 @overload
