@@ -262,6 +262,13 @@ def test_doctor(run: Run) -> None:
     assert document["cpu"][:10] in text
 
 
+def test_export_names_the_dialects(run: Run, tmp_path: Path) -> None:
+    found = run(
+        "export", tmp_path / "in", tmp_path / "out", "--dialect", "ort", "--dialect", "ort2", status=1
+    )
+    assert "'ort2' is not one of onnx24, onnx24-fp16, onnx24-bf16, ort, ort-fp16, trt10" in found.err
+
+
 def test_build_without_tensorrt(run: Run, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     found = run("build", tiny_bundle, status=1)

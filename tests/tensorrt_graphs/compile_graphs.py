@@ -180,12 +180,15 @@ def main() -> int:
     parser.add_argument("--sm", action="append")
     parser.add_argument("--dialect", action="append", choices=["onnx24", "trt10"])
     parser.add_argument("--part", action="append", choices=["vit", "projector", "llm"])
+    parser.add_argument("--weights", action="append", choices=["fp16", "bf16", "int8", "int4"])
     parser.add_argument("--layers", type=int, default=2, help="0: all of them")
     arguments = parser.parse_args()
     failed = 0
     print("| model | graph | weights | dialect | engines |\n|---|---|---|---|---|", flush=True)
     for case in cases_of(arguments.model or list(FAMILY), arguments.dialect or ["onnx24", "trt10"]):
-        if arguments.part and case.part not in arguments.part:
+        if case.part not in (arguments.part or [case.part]):
+            continue
+        if case.weights not in (arguments.weights or [case.weights]):
             continue
         with tempfile.TemporaryDirectory() as folder:
             bundle = write_bundle(Path(folder), case, arguments.layers or None)

@@ -57,6 +57,21 @@ class _Cuda:
         return found[0] if len(found) == 1 else found
 
 
+def _quiet_logger(tensorrt: Any) -> Any:
+    """A logger that keeps the last errors, ``.said``, where TensorRT's own would print them."""
+
+    class Quiet(tensorrt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            tensorrt.ILogger.__init__(self)
+            self.said: list[str] = []
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity in (tensorrt.ILogger.INTERNAL_ERROR, tensorrt.ILogger.ERROR):
+                self.said = [*self.said[-2:], text[:500]]
+
+    return Quiet()
+
+
 class Gpu:
     """Satisfies :class:`internvl_rt.engines.tensorrt.device.Device`: the first GPU, and one stream on it."""
 
@@ -74,13 +89,15 @@ class Gpu:
         except Exception as error:
             raise missing(f"there is no GPU that CUDA can use ({error})") from error
         name = properties.name
+        if isinstance(name, bytes):
+            name = name.split(b"\0")[0].decode(errors="replace")
         self.toolkit = Toolkit(
             tensorrt=self._tensorrt.__version__,
-            gpu=name.decode() if isinstance(name, bytes) else str(name),
+            gpu=str(name),
             compute_capability=(int(properties.major), int(properties.minor)),
             memory_bytes=int(properties.totalGlobalMem),
         )
-        self._logger = self._tensorrt.Logger(self._tensorrt.Logger.ERROR)
+        self._logger = _quiet_logger(self._tensorrt)
         self._deserialiser = self._tensorrt.Runtime(self._logger)
 
     def allocate(self, size: int) -> int:
@@ -119,39 +136,44 @@ class Gpu:
         loaded = self._deserialiser.deserialize_cuda_engine(engine)
         if loaded is None:
             raise DeviceError(
-                f"TensorRT {self.toolkit.tensorrt} does not load the engines. Build them again: "
-                "internvl-rt build BUNDLE --rebuild"
+                f"TensorRT {self.toolkit.tensorrt} does not load the engines "
+                f"({'; '.join(self._logger.said)}). Build them again: internvl-rt build BUNDLE --rebuild"
             )
-        return EngineProgram(loaded, self._cuda, self._stream)
+        return EngineProgram(loaded, self._cuda, self._stream, self._logger)
 
 
 class EngineProgram:
     """Satisfies :class:`internvl_rt.engines.tensorrt.device.Program`."""
 
-    def __init__(self, engine: Any, cuda: _Cuda, stream: Any) -> None:
-        self._cuda, self._stream = cuda, stream
+    def __init__(self, engine: Any, cuda: _Cuda, stream: Any, logger: Any) -> None:
+        self._cuda, self._stream, self._logger = cuda, stream, logger
         self._engine = engine
         self._contexts = []
         for profile in range(engine.num_optimization_profiles):
             context = engine.create_execution_context()
-            if context is None or not context.set_optimization_profile_async(profile, stream):
+            if context is None or not context.set_optimization_profile_async(profile, int(stream)):
                 raise DeviceError("the GPU has no memory for the engine's activations. Use a smaller cache.")
             self._contexts.append(context)
         self._graphs: dict[object, Any] = {}
 
     def run(self, profile: int, bindings: Mapping[str, Binding]) -> None:
-        """Starts a run: from the second time on with the same shapes and addresses, as a CUDA graph."""
+        """Starts a run: from the third time on with the same shapes and addresses, as a CUDA graph.
+
+        The second time it is recorded, behind an ordinary run: TensorRT wants one after every change of
+        shapes, and what is recorded is not executed.
+        """
         key = (profile, tuple(sorted((name, b.address, b.shape) for name, b in bindings.items())))
-        if key in self._graphs:
-            graph = self._graphs[key]
-            if graph is None:
-                graph = self._graphs[key] = self._capture(profile, bindings)
+        graph = self._graphs.get(key)
+        if graph is not None:
             self._cuda("cudaGraphLaunch", graph, self._stream)
             return
         self._enqueue(profile, bindings)
-        if len(self._graphs) >= MOST_GRAPHS:
-            self._forget()
-        self._graphs[key] = None
+        if key in self._graphs:
+            self._graphs[key] = self._record(profile, bindings)
+        else:
+            if len(self._graphs) >= MOST_GRAPHS:
+                self._forget()
+            self._graphs[key] = None
 
     def _enqueue(self, profile: int, bindings: Mapping[str, Binding]) -> None:
         context = self._contexts[profile]
@@ -162,9 +184,9 @@ class EngineProgram:
             if not context.set_tensor_address(name, binding.address):
                 raise InternVLError(f"TensorRT does not take the memory of {name}.")
         if not context.execute_async_v3(int(self._stream)):
-            raise InternVLError("TensorRT failed to run an engine.")
+            raise InternVLError(f"TensorRT failed to run an engine ({'; '.join(self._logger.said)}).")
 
-    def _capture(self, profile: int, bindings: Mapping[str, Binding]) -> Any:
+    def _record(self, profile: int, bindings: Mapping[str, Binding]) -> Any:
         mode = self._cuda.runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._cuda("cudaStreamBeginCapture", self._stream, mode)
         try:
@@ -194,7 +216,7 @@ class TensorRtBuilder:
         """
         self.toolkit = Gpu().toolkit
         self._tensorrt, _ = _import()
-        self._logger = self._tensorrt.Logger(self._tensorrt.Logger.ERROR)
+        self._logger = _quiet_logger(self._tensorrt)
 
     def build(
         self, graph: Path, profiles: tuple[Profile, ...], timing_cache: bytes, workspace_bytes: int
@@ -211,17 +233,22 @@ class TensorRtBuilder:
             raise DeviceError(f"{graph.name}: TensorRT {trt.__version__} does not take the graph ({said}).")
         config = builder.create_builder_config()
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
-        cache = config.create_timing_cache(timing_cache)
-        config.set_timing_cache(cache, ignore_mismatch=True)
+        if not config.set_timing_cache(config.create_timing_cache(timing_cache), ignore_mismatch=False):
+            # Measured on another GPU or by another version.
+            config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
         for profile in profiles:
             made = builder.create_optimization_profile()
             for name, shapes in profile.items():
                 made.set_shape(name, shapes.least, shapes.usual, shapes.most)
-            config.add_optimization_profile(made)
+            if config.add_optimization_profile(made) < 0:
+                raise DeviceError(
+                    f"{graph.name}: TensorRT {trt.__version__} does not take the profile {profile}."
+                )
         engine = builder.build_serialized_network(network, config)
         if engine is None:
             raise DeviceError(
-                f"{graph.name}: TensorRT {trt.__version__} could not build the engine. Where memory is "
-                "short, close other programs or build with a smaller --cache-tokens."
+                f"{graph.name}: TensorRT {trt.__version__} could not build the engine "
+                f"({'; '.join(self._logger.said)}). Where memory is short, close other programs or build "
+                "with a smaller --cache-tokens."
             )
         return bytes(engine), bytes(config.get_timing_cache().serialize())

@@ -112,7 +112,10 @@ def default_limits(
     prefill_chunk: int | None = None,
     decode_batch: int | None = None,
 ) -> Limits:
-    """Limits that suit a bundle: a picture's tiles at once, and a context as long as ``load`` makes it."""
+    """Limits that suit a bundle: a picture's tiles at once, and a context as long as ``load`` makes it.
+
+    One sequence in a decode step, because the engine computes them one after another.
+    """
     trained = manifest.llm.rope.max_position_embeddings
     cache = min(cache_tokens or 8192, trained)
     cache = -(-cache // ATTENDED) * ATTENDED
@@ -121,6 +124,6 @@ def default_limits(
     return Limits(
         tiles=tiles,
         prefill_chunk=min(prefill_chunk or 512, cache),
-        decode_batch=decode_batch or 4,
+        decode_batch=decode_batch or 1,
         cache_tokens=cache,
     )
