@@ -5,13 +5,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Any, TypeAlias, cast, get_args
 
 from internvl_rt.bundle.manifest import Tiling
 from internvl_rt.errors import ImageError, PromptError
 from internvl_rt.images import ImageSource
 from internvl_rt.prompts.control_tokens import IMAGE_MARK
-from internvl_rt.prompts.messages import Conversation, History, Messages, conversation
+from internvl_rt.prompts.messages import Conversation, Detail, History, ImagePlace, Messages, conversation
 from internvl_rt.results import ImageFeatures
 from internvl_rt.settings import GenerationArguments, GenerationSettings, generation_settings
 from internvl_rt.video import VideoSource, sample_video
@@ -19,8 +19,6 @@ from internvl_rt.video import VideoSource, sample_video
 Image: TypeAlias = ImageSource | ImageFeatures
 """A path, the bytes of a file, a PIL image, a uint8 RGB array [height, width, 3], a CPU array of another
 library with ``__dlpack__`` of that form, or ``ImageFeatures``."""
-
-Detail = Literal["low", "high", "auto"]
 
 MOST_TILES = 40
 """The most tiles of a picture that the authors document, for 4K."""
@@ -110,6 +108,20 @@ class Asked:
     """The conversation has one place for all of its pictures."""
     decode_ms: float = 0.0
     """What reading the frames of a video took."""
+
+    def most_tiles(self, tiling: Tiling) -> list[int]:
+        """The most tiles of every picture. An item of a message may ask for a detail of its own."""
+        pictures = len(self.conversation.images)
+        budgets = [self.tile_budget] * pictures
+        if self.tile_budget.max_tiles is None and not self.as_one:
+            places = [
+                part
+                for turn in self.conversation.turns
+                for part in turn.parts
+                if isinstance(part, ImagePlace)
+            ]
+            budgets = [TileBudget(detail=place.detail or self.tile_budget.detail) for place in places]
+        return [budget.per_picture(tiling, pictures) for budget in budgets]
 
     def tiles_of_places(self, tiles: Sequence[int]) -> list[int]:
         """The tiles of every place, from those of every picture."""

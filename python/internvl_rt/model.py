@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 import numpy as np
 import numpy.typing as npt
 
-from internvl_rt.asking import AskArguments, Asked, Detail, Image, TileBudget, ask
+from internvl_rt.asking import AskArguments, Asked, Image, TileBudget, ask
 from internvl_rt.bundle.manifest import Manifest
 from internvl_rt.critic import Judgement, critic_conversation, judge_steps, split_steps
 from internvl_rt.engines.engine import EncodedTiles, Engine, Float32Array, Progress
@@ -24,7 +24,7 @@ from internvl_rt.guarded_engine import GuardedEngine
 from internvl_rt.images import decode_image, tile_pixel_values
 from internvl_rt.images.resolution import compressible
 from internvl_rt.prompts.detokenise import Detokeniser
-from internvl_rt.prompts.messages import Messages
+from internvl_rt.prompts.messages import Detail, Messages
 from internvl_rt.prompts.reasoning import with_reasoning
 from internvl_rt.prompts.render import PromptRenderer, RenderedPrompt
 from internvl_rt.prompts.tokenizer import PromptTokenizer
@@ -558,11 +558,10 @@ class Model:
         ]
 
     def _pictures(self, asked: Asked) -> list[_Picture]:
-        images = asked.conversation.images
-        if not images:
-            return []
-        max_tiles = asked.tile_budget.per_picture(self.manifest.tiling, len(images))
-        return [self._picture(image, max_tiles) for image in images]
+        most = asked.most_tiles(self.manifest.tiling)
+        return [
+            self._picture(image, tiles) for image, tiles in zip(asked.conversation.images, most, strict=True)
+        ]
 
     def _picture(self, image: Image, max_tiles: int) -> _Picture:
         """Decodes and tiles a picture, or checks that its features are this model's."""

@@ -15,6 +15,8 @@ TESTED = {
     "camera_loop.py",
     "chat.py",
     "locate.py",
+    "several_answers.py",
+    "several_pictures.py",
     "structured.py",
     "video.py",
     "vote.py",
@@ -72,6 +74,28 @@ def test_structured(tiny_bundle: Path, photo_file: Path) -> None:
     pytest.importorskip("llguidance")
     said = run("structured.py", tiny_bundle, photo_file, "--max-new-tokens", 200)
     assert said.splitlines()[-1] in ("yes", "no", "unclear")
+
+
+def test_several_pictures(tiny_bundle: Path, photo_file: Path) -> None:
+    said = run(
+        "several_pictures.py",
+        tiny_bundle,
+        "Hi",
+        photo_file,
+        photo_file,
+        "--detail",
+        "low",
+        "--max-new-tokens",
+        3,
+    )
+    assert "each for itself: 2 tiles" in said
+    assert "in one place: 2 tiles" in said
+
+
+def test_several_answers(tiny_bundle: Path, photo_file: Path) -> None:
+    options = ("-n", 3, "--seed", 1, "--max-new-tokens", 3)
+    said = run("several_answers.py", tiny_bundle, photo_file, "Hi", *options)
+    assert [f"\n{i}. " in "\n" + said for i in (1, 2, 3, 4)] == [True, True, True, False]
 
 
 def test_vote(tiny_bundle: Path, photo_file: Path) -> None:

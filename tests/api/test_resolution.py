@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import io
 from typing import Any
 
 import pytest
@@ -84,6 +86,33 @@ def test_what_cannot_stand_in_one_place(native_model: ivl.Model, photo: Image.Im
             native_model.chat(question, as_one=True, **arguments)  # type: ignore[arg-type]
     with pytest.raises(PromptError, match="2 image places; 1 image given"):
         native_model.chat("<image><image>", [photo, photo], as_one=True)
+
+
+def test_an_item_of_a_message_may_ask_for_a_detail_of_its_own(native_model: ivl.Model) -> None:
+    wide = Image.new("RGB", (560, 224))
+    file = io.BytesIO()
+    wide.save(file, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    items: list[dict[str, Any]] = [
+        {"type": "image", "image": wide, "detail": "low"},
+        {"type": "image_url", "image_url": {"url": url, "detail": "high"}},
+        {"type": "image", "image": wide},
+    ]
+    messages = [{"role": "user", "content": [*items, {"type": "text", "text": "?"}]}]
+
+    def tiles(**arguments: Any) -> list[int]:
+        text = native_model.render(messages, **arguments).text
+        return [part.count("<IMG_CONTEXT>") // 4 for part in text.split("<img>")[1:]]
+
+    # high: 13 of 40 are 5x2 and a thumbnail; auto: 4 of 12 are 3x1 and one.
+    assert tiles() == [1, 11, 4]
+    assert tiles(detail="low") == [1, 11, 1]
+    assert tiles(max_tiles=1) == [1, 1, 1]
+    items[0]["detail"] = "best"
+    with pytest.raises(
+        PromptError, match=r"content'\]\[0\]\['detail'\] is one of low, high, auto; found 'best'"
+    ):
+        native_model.render([{"role": "user", "content": items}])
 
 
 @pytest.mark.parametrize("max_tiles", [0, -1, 41, 1.5, True, "12"])

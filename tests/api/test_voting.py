@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 
 import internvl_rt as ivl
-from internvl_rt.critic import SYSTEM_MESSAGE, split_steps
+from internvl_rt.critic import SYSTEM_MESSAGE, _sign, split_steps
 from internvl_rt.errors import PromptError
+from internvl_rt.export.tokenizers import synthetic_tokenizer
 from internvl_rt.prompts.reasoning import OPEN_PROMPT, final_answer
+from internvl_rt.prompts.tokenizer import PromptTokenizer
 from internvl_rt.results import Answer, Timings, Usage
 from internvl_rt.voting import count_votes, pick_best
 
@@ -147,6 +149,13 @@ def test_steps_are_split_at_blank_lines() -> None:
     steps = split_steps("\n\n".join(many))
     assert len(steps) == 16
     assert "\n\n".join(steps) == "\n\n".join(many)
+
+
+@pytest.mark.parametrize("family", ["internlm2", "qwen2_5", "phi3"])
+def test_plus_and_minus_are_tokens_of_every_family(family: str) -> None:
+    tokenizer = PromptTokenizer(synthetic_tokenizer(family, 1000))
+    for sign in "+-":
+        assert tokenizer.decode([_sign(tokenizer, sign)]) == sign
 
 
 def critic_text(question: str, steps: Sequence[str]) -> str:

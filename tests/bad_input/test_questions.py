@@ -335,7 +335,7 @@ def test_a_bundle_or_checkpoint_that_is_no_path(path: Any, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "kind", "says"),
     [
-        ({"engine": "tensorrt"}, DeviceError, "engine='native'"),
+        ({"engine": "tensorrt"}, DeviceError, "tensorrt"),
         ({"engine": "magic"}, DeviceError, "engine='native'"),
         ({"device": "cuda"}, DeviceError, "device='cpu'"),
         ({"device": "npu:3"}, DeviceError, "device='cpu'"),

@@ -6,7 +6,7 @@ import base64
 import binascii
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast, get_args
 from urllib.parse import unquote, urlsplit
 
 from internvl_rt.errors import PromptError
@@ -21,9 +21,16 @@ History: TypeAlias = Sequence[tuple[str, str]]
 """Earlier (question, answer) pairs."""
 
 
+Detail = Literal["low", "high", "auto"]
+"""How closely a picture is looked at."""
+
+
 @dataclass(frozen=True)
 class ImagePlace:
     """Where one image stands in a message."""
+
+    detail: Detail | None = None
+    """The resolution that its item asks for, as in the OpenAI API; None where it does not say."""
 
 
 @dataclass(frozen=True)
@@ -220,10 +227,22 @@ def _user_parts(
                 bare.append(place)
             else:
                 carried.append(source)
-            parts += [ImagePlace(), "\n"]
+            parts += [ImagePlace(_detail(item, place)), "\n"]
         else:
             raise PromptError(f"{place} has the type {kind!r}; expected 'text', 'image' or 'image_url'.")
     return tuple(parts)
+
+
+def _detail(item: Mapping[str, Any], where: str) -> Detail | None:
+    """What the item, or its ``image_url``, says of the resolution."""
+    inner = item.get("image_url")
+    found = item.get("detail", inner.get("detail") if isinstance(inner, Mapping) else None)
+    if found is None:
+        return None
+    for detail in get_args(Detail):
+        if found == detail:
+            return cast("Detail", detail)
+    raise PromptError(f"{where}['detail'] is one of {', '.join(get_args(Detail))}; found {found!r:.100}.")
 
 
 def _source(item: Mapping[str, Any], where: str) -> Any:
