@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
@@ -27,7 +27,7 @@ from internvl_rt.bundle.graph_ports import (
 )
 from internvl_rt.bundle.graph_sets import Compute
 from internvl_rt.engines.embedding import EmbeddingTable
-from internvl_rt.engines.engine import EncodedTiles, Float32Array
+from internvl_rt.engines.engine import EncodedTiles, Float32Array, Progress
 from internvl_rt.engines.onnxruntime.rotary import rotary_tables
 from internvl_rt.engines.tensorrt.device import Binding, Device, Program
 from internvl_rt.engines.tensorrt.profiles import ATTENDED, LOGIT_ROWS, Shape
@@ -108,9 +108,7 @@ class TensorRtEngine:
         with self._open():
             return self._decoder.free_tokens
 
-    def encode_tiles(
-        self, pixel_values: Float32Array, progress: Callable[[int], None] | None = None
-    ) -> EncodedTiles:
+    def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
         """Encodes tiles, as many at once as the engines were built for."""
         with self._open():
             return self._vision.encode(pixel_values, progress)
@@ -140,7 +138,7 @@ class TensorRtEngine:
         sequence: int,
         embeddings: Float32Array,
         all_logits: bool = False,
-        progress: Callable[[int], None] | None = None,
+        progress: Progress | None = None,
     ) -> Float32Array:
         """Appends embeddings to a sequence."""
         with self._open():
@@ -187,7 +185,7 @@ class Vision:
             for shape in (self._pixels_shape, self._hidden_shape, self._features_shape)
         )
 
-    def encode(self, pixel_values: Float32Array, progress: Callable[[int], None] | None) -> EncodedTiles:
+    def encode(self, pixel_values: Float32Array, progress: Progress | None) -> EncodedTiles:
         """Encodes tiles; the times are those of all batches."""
         good = isinstance(pixel_values, np.ndarray) and pixel_values.dtype == np.float32
         if not (good and pixel_values.shape[1:] == self._pixels_shape and len(pixel_values)):
@@ -199,6 +197,8 @@ class Vision:
         features = np.empty((len(pixel_values), *self._features_shape), self._dtype)
         started = perf_counter()
         for begin in range(0, len(pixel_values), self._tiles):
+            if progress is not None and begin > 0:
+                progress(begin)
             batch = np.ascontiguousarray(pixel_values[begin : begin + self._tiles].astype(self._dtype))
             n = len(batch)
             self._device.write(self._pixels, batch)
@@ -207,8 +207,6 @@ class Vision:
             found = Binding(self._features, (n, *self._features_shape))
             self._projector.run(0, {HIDDEN: hidden, FEATURES: found})
             self._device.read(features[begin : begin + n], self._features)
-            if progress is not None:
-                progress(begin + n)
         # The two run behind each other without the host, which sees only when both are done.
         return EncodedTiles(features.astype(np.float32), (perf_counter() - started) * 1e3, 0.0)
 
@@ -302,7 +300,7 @@ class Decoder:
         sequence: int,
         embeddings: Float32Array,
         all_logits: bool,
-        progress: Callable[[int], None] | None = None,
+        progress: Progress | None = None,
     ) -> Float32Array:
         """Appends embeddings, as :meth:`internvl_rt.engines.engine.Engine.prefill`."""
         self._check(embeddings)
@@ -312,6 +310,8 @@ class Decoder:
         logits = np.empty((n if all_logits else 1, self._llm.vocab_size), self._dtype)
         chunk = min(LOGIT_ROWS, self._limits.prefill_chunk) if all_logits else self._limits.prefill_chunk
         for begin in range(0, n, chunk):
+            if progress is not None and begin > 0:
+                progress(begin)
             end = min(begin + chunk, n)
             rows = np.arange(end - begin) if all_logits else np.array([end - begin - 1])
             self._run(PREFILL, cache, cache.length + begin, cache.length + n, embeddings[begin:end], rows)
@@ -319,8 +319,6 @@ class Decoder:
                 self._device.read(logits[begin:end], self._buffers[LOGITS])
             elif end == n:
                 self._device.read(logits, self._buffers[LOGITS])
-            if progress is not None:
-                progress(end)
         cache.length += n
         return logits.astype(np.float32)
 
