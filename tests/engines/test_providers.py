@@ -116,7 +116,9 @@ def test_the_openvino_plugin(tiny_bundle: Path) -> None:
         sequence = engine.new_sequence()
         found.append((engine.encode_tiles(pixels).features, engine.prefill(sequence, prompt)))
     for mine, wanted in zip(found[1], found[0], strict=True):
-        np.testing.assert_allclose(mine, wanted, rtol=0, atol=1e-4 * np.abs(wanted).max())
+        # It rounds to bfloat16 on processors that multiply those.
+        cosines = (mine * wanted).sum(-1) / np.linalg.norm(mine, axis=-1) / np.linalg.norm(wanted, axis=-1)
+        assert cosines.min() > 0.9999
 
 
 def test_a_cache_in_a_devices_memory(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
