@@ -23,7 +23,7 @@ from bundle.tiny import tiny_manifest, write_tiny
 from internvl_rt.bundle.bundle import Bundle, open_bundle
 from internvl_rt.bundle.graph_ports import LOGITS, ROWS, cache_ports
 from internvl_rt.bundle.graph_sets import Compute
-from internvl_rt.bundle.manifest import WEIGHTS_FILE, Experts
+from internvl_rt.bundle.manifest import WEIGHTS_FILE, Experts, Flash
 from internvl_rt.engines.native import NativeEngine
 from internvl_rt.engines.tensorrt import toolkit as toolkits
 from internvl_rt.engines.tensorrt.build import build_engines, engine_profiles, estimate
@@ -399,13 +399,17 @@ def test_an_interrupted_build_leaves_nothing_half_made(
     assert not abandoned.exists()
 
 
-def test_a_mixture_of_experts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["experts", "flash"])
+def test_models_that_are_not_built(tmp_path: Path, kind: str) -> None:
     manifest = tiny_manifest("fp32", None)
-    llm = dataclasses.replace(manifest.llm, experts=Experts(count=4, chosen=2, normalise=True))
-    manifest = dataclasses.replace(manifest, llm=llm)
+    if kind == "experts":
+        experts = Experts(count=4, chosen=2, normalise=True)
+        manifest = dataclasses.replace(manifest, llm=dataclasses.replace(manifest.llm, experts=experts))
+    else:
+        manifest = dataclasses.replace(manifest, flash=Flash(4, 4, 0.5, 0.0))
     made = open_bundle(write_synthetic(manifest, tmp_path / "bundle", tokenizer=None, progress=False))
     builder = FakeBuilder(DESKTOP)
-    with pytest.raises(DeviceError, match="no operator for a mixture of experts"):
+    with pytest.raises(DeviceError, match="mixture of experts" if kind == "experts" else "Flash"):
         build_engines(made, builder, LIMITS)
     assert builder.built == []
     assert not store_of(made).exists()

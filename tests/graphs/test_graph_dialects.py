@@ -69,7 +69,7 @@ def test_only_the_sets_asked_for_are_written(tmp_path: Path) -> None:
 
 def test_the_default_keeps_its_file_names() -> None:
     assert GRAPH_SETS["onnx24"].files == GRAPH_FILES == ("vit.onnx", "projector.onnx", "llm.onnx")
-    assert len(set(ALL_GRAPH_FILES)) == 3 * len(GRAPH_SETS)
+    assert len(set(ALL_GRAPH_FILES)) == (len(PARTS) + 1) * len(GRAPH_SETS)
 
 
 @pytest.mark.parametrize("name", ["onnx25", "ort-bf16", "", "onnx24-fp32"])

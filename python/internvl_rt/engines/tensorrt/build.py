@@ -107,11 +107,7 @@ def build_engines(
     Raises:
         DeviceError: if the GPU or the disk is too small, TensorRT fails, or nothing can be written.
     """
-    if bundle.manifest.llm.experts is not None:
-        raise DeviceError(
-            f"{bundle.folder}: TensorRT has no operator for a mixture of experts on this GPU. Use "
-            "engine='native' or engine='onnxruntime'."
-        )
+    _check_model(bundle)
     plan = plan_of(bundle, builder.toolkit, limits, compute)
     found = None if rebuild else find_engines(bundle, plan)
     if found is not None:
@@ -177,6 +173,16 @@ def _write_graphs(bundle: Bundle, plan: Plan, staging: Path) -> None:
         capacity=plan.limits.cache_tokens,
         shuffles=True,
     )
+
+
+def _check_model(bundle: Bundle) -> None:
+    lacks = ""
+    if bundle.manifest.llm.experts is not None:
+        lacks = "TensorRT has no operator for a mixture of experts on this GPU"
+    elif bundle.manifest.flash is not None:
+        lacks = "this release does not build the resolution router of InternVL3.5-Flash for TensorRT"
+    if lacks:
+        raise DeviceError(f"{bundle.folder}: {lacks}. Use engine='native' or engine='onnxruntime'.")
 
 
 def _check_room(bundle: Bundle, builder: Builder, needs: MemoryEstimate) -> None:
