@@ -240,9 +240,9 @@ def test_inspect(run: Run, tiny_bundle: Path) -> None:
     assert 0 < stored <= document["weights_bytes"] == (tiny_bundle / "weights.safetensors").stat().st_size
     assert document["weights_bytes"] - stored < 16384, "header and padding are all that is not a part"
     assert document["manifest"]["llm"]["vocab_size"] == 331
-    # 17 tokens of 64 channels: the residual stream, its normalised copy, and queries, keys and values.
+    # 17 tokens of 64 channels: the residual stream and its normalised copy; and 16 patches of 14x14 RGB.
     assert document["batch_tiles"] == 64
-    assert document["activation_bytes"] == 64 * 17 * (2 * 64 + 3 * 64) * 4
+    assert document["activation_bytes"] == 64 * (2 * 17 * 64 + 16 * 3 * 14 * 14) * 4
 
 
 def test_doctor(run: Run) -> None:
