@@ -2,7 +2,7 @@
 
 Each is asked of held-out scenes. Where the ability is another way to ask the same thing, its answers are
 those of the plain question, token by token; elsewhere what the plain question gets right is right here too.
-How much that is belongs to the evaluation of the model; here it is something, so that no test passes on noise.
+How much that is belongs to the evaluation of the model; here it is something, so that noise does not pass.
 """
 
 from __future__ import annotations
