@@ -1,5 +1,6 @@
 #include "runtime/thread_team.h"
 
+#include <pthread.h>
 #include <sched.h>
 #include <unistd.h>
 
@@ -17,9 +18,20 @@
 namespace internvl {
 namespace {
 
-// How long a worker watches for new work before it sleeps. Between two layers of a decoded token a few
-// microseconds pass, and waking a sleeping thread costs about fifty.
-constexpr auto watch_time = std::chrono::microseconds(200);
+// The longest that a worker watches for new work: between two layers of a decoded token a few microseconds
+// pass. And that a caller watches for its workers, who all end at about the same time.
+constexpr auto work_patience = std::chrono::microseconds(200);
+constexpr auto join_patience = std::chrono::microseconds(100);
+constexpr auto least_patience = std::chrono::microseconds(2);
+
+// Forks that lie between this process and the one that loaded the library.
+std::atomic<unsigned> forks{0};
+
+unsigned count_forks() {
+  [[maybe_unused]] static const int registered =
+      pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
+  return forks.load(std::memory_order_relaxed);
+}
 
 void pause_briefly() {
 #if defined(__x86_64__)
@@ -73,7 +85,24 @@ int usable_cores() {
   return std::max(cores, 1);
 }
 
-ThreadTeam::ThreadTeam(int threads) {
+void Patience::wait_while(const std::atomic<unsigned>& value, unsigned old) {
+  const auto changed = [&] { return value.load(std::memory_order_acquire) != old; };
+  if (changed()) return;
+  const auto until = std::chrono::steady_clock::now() + now_;
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (changed()) {
+        now_ = std::min(2 * now_, most_);
+        return;
+      }
+      pause_briefly();
+    }
+  } while (std::chrono::steady_clock::now() < until);
+  now_ = std::max<std::chrono::nanoseconds>(now_ / 2, least_patience);
+  while (!changed()) value.wait(old, std::memory_order_acquire);
+}
+
+ThreadTeam::ThreadTeam(int threads) : forks_(count_forks()), patience_(join_patience) {
   constexpr int most = 1024;
   if (threads < 0 || threads > most) {
     throw DeviceError("threads=" + std::to_string(threads) + ": expected 1 to " + std::to_string(most) +
@@ -96,12 +125,16 @@ ThreadTeam::ThreadTeam(int threads) {
 ThreadTeam::~ThreadTeam() { stop(); }
 
 void ThreadTeam::stop() {
-  {
-    const std::lock_guard lock(mutex_);
-    stopping_ = true;
-    ++generation_;
+  if (forks_ != count_forks()) {
+    // The workers live in another process. Joining them would wait for ever, and ending their handles without
+    // would end the process: they are kept.
+    static auto& left_behind = *new std::vector<std::vector<std::thread>>();
+    left_behind.push_back(std::move(workers_));
+    return;
   }
-  wake_.notify_all();
+  stopping_.store(true, std::memory_order_relaxed);
+  generation_.fetch_add(1);
+  generation_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
@@ -115,43 +148,32 @@ void ThreadTeam::run_share(int thread) {
 }
 
 void ThreadTeam::run(FunctionRef<void(int)> work) {
+  if (forks_ != count_forks()) {
+    throw DeviceError(
+        "this process was forked from the one that loaded the model, and threads do not survive a fork. Load "
+        "the "
+        "model in the new process, or start that with multiprocessing's 'spawn' method.");
+  }
   const std::lock_guard turn(turn_);
   work_ = &work;
   failure_ = nullptr;
-  running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  {
-    const std::lock_guard lock(mutex_);
-    generation_.fetch_add(1, std::memory_order_release);
-  }
-  wake_.notify_all();
+  running_.store(static_cast<unsigned>(workers_.size()), std::memory_order_relaxed);
+  generation_.fetch_add(1);
+  generation_.notify_all();
   run_share(0);
-  for (int spins = 0; running_.load(std::memory_order_acquire) != 0; ++spins) {
-    // A worker may have lost its core to another process: give ours away rather than burn it.
-    if (spins < 4096) {
-      pause_briefly();
-    } else {
-      std::this_thread::yield();
-    }
+  for (unsigned left = 0; (left = running_.load(std::memory_order_acquire)) != 0;) {
+    patience_.wait_while(running_, left);
   }
   if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
 void ThreadTeam::work_loop(int thread) {
-  std::size_t seen = 0;
-  for (;;) {
-    const auto watch_until = std::chrono::steady_clock::now() + watch_time;
-    while (generation_.load(std::memory_order_acquire) == seen &&
-           std::chrono::steady_clock::now() < watch_until) {
-      for (int i = 0; i < 64 && generation_.load(std::memory_order_acquire) == seen; ++i) pause_briefly();
-    }
-    if (generation_.load(std::memory_order_acquire) == seen) {
-      std::unique_lock lock(mutex_);
-      wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
-    }
-    ++seen;  // run() waits for every worker, so no piece is ever missed
-    if (stopping_) return;
+  Patience patience(work_patience);
+  for (unsigned seen = 0;; ++seen) {  // run() waits for every worker, so no piece is ever missed
+    patience.wait_while(generation_, seen);
+    if (stopping_.load(std::memory_order_relaxed)) return;
     run_share(thread);
-    running_.fetch_sub(1, std::memory_order_release);
+    if (running_.fetch_sub(1) == 1) running_.notify_one();
   }
 }
 

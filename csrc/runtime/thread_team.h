@@ -2,7 +2,7 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
+#include <chrono>
 #include <cstddef>
 #include <exception>
 #include <mutex>
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "runtime/function_ref.h"
+#include "runtime/turn_lock.h"
 
 namespace internvl {
 
@@ -17,6 +18,23 @@ namespace internvl {
 // one per core where cores have several hardware threads. At least 1.
 int usable_cores();
 
+// How long a thread watches for a change before it sleeps. Waking a sleeping thread costs some fifty
+// microseconds, so that watching is right where changes come quickly; where they do not, because the other
+// thread has lost its core, watching may be what keeps the core from it. So every wait in vain halves the
+// time and every good one doubles it again.
+class Patience {
+ public:
+  explicit Patience(std::chrono::microseconds most) : most_(most), now_(most) {}
+
+  // Waits until `value` is no longer `old`.
+  void wait_while(const std::atomic<unsigned>& value, unsigned old);
+
+ private:
+  std::chrono::nanoseconds most_;
+  std::chrono::nanoseconds now_;
+};
+
+// Threads do not survive a fork: in the new process a team can be destroyed, and run() throws DeviceError.
 class ThreadTeam {
  public:
   // `threads` counts the caller's own thread; 0 means usable_cores(). Throws DeviceError if it is negative or
@@ -32,7 +50,7 @@ class ThreadTeam {
 
   // Calls work(thread) once on every thread of the team, 0 <= thread < size(), and returns when all have
   // returned. Calls from several threads take turns. The first exception thrown by `work` is thrown again
-  // here.
+  // here. Throws DeviceError in a process that was forked from the team's.
   void run(FunctionRef<void(int thread)> work);
 
   // Calls body(begin, end) on ranges that together cover [0, count), each of at most `grain` items, handed
@@ -46,13 +64,15 @@ class ThreadTeam {
   void work_loop(int thread);
   void run_share(int thread);
 
+  // Waiting uses atomics alone, not condition variables: destroying one of those waits for its waiters, which
+  // in a forked process do not exist.
   std::vector<std::thread> workers_;
-  std::mutex turn_;  // one caller at a time
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::atomic<std::size_t> generation_{0};  // counts pieces of work
-  std::atomic<int> running_{0};             // workers that have not finished the current piece
+  unsigned forks_;                       // of this process's line, when the workers were started
+  TurnLock turn_;                        // one caller at a time
+  std::atomic<unsigned> generation_{0};  // counts pieces of work
+  std::atomic<unsigned> running_{0};     // workers that have not finished the current piece
   std::atomic<bool> stopping_{false};
+  Patience patience_;  // of the caller, for its workers
   const FunctionRef<void(int)>* work_ = nullptr;
   std::exception_ptr failure_;
   std::mutex failure_mutex_;

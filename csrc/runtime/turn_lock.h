@@ -1,32 +1,26 @@
 #pragma once
 
-#include <condition_variable>
-#include <cstdint>
-#include <mutex>
+#include <atomic>
 
 namespace internvl {
 
 // A mutex that is given to those who wait for it in the order in which they came.
+//
+// Made of atomics alone: in a forked process, nothing of it waits for threads that stayed behind.
 class TurnLock {
  public:
   void lock() {
-    std::unique_lock guard(mutex_);
-    const std::uint64_t mine = next_++;
-    turned_.wait(guard, [&] { return serving_ == mine; });
+    const unsigned mine = next_.fetch_add(1, std::memory_order_relaxed);
+    for (unsigned now = 0; (now = serving_.load(std::memory_order_acquire)) != mine;) serving_.wait(now);
   }
   void unlock() {
-    {
-      const std::lock_guard guard(mutex_);
-      ++serving_;
-    }
-    turned_.notify_all();
+    serving_.fetch_add(1);
+    serving_.notify_all();
   }
 
  private:
-  std::mutex mutex_;
-  std::condition_variable turned_;
-  std::uint64_t next_ = 0;
-  std::uint64_t serving_ = 0;
+  std::atomic<unsigned> next_{0};
+  std::atomic<unsigned> serving_{0};
 };
 
 }  // namespace internvl

@@ -17,6 +17,9 @@ from internvl_rt.errors import DeviceError, InternVLError
 CLOSE_POLL_S = 0.001
 """How often ``close`` looks whether the calls that are running have ended."""
 
+_left_behind: list[Engine] = []
+"""Engines of the process that this one was forked from, kept so that nothing ends them here."""
+
 
 class GuardedEngine:
     """Passes every call on to an engine, and closes it only when no call is running.
@@ -95,8 +98,14 @@ class GuardedEngine:
             return self._engine.embed(token_ids, features)
 
     def close(self) -> None:
-        """Waits for the calls that are running, then frees the engine's memory."""
+        """Waits for the calls that are running, then frees the engine's memory.
+
+        In a forked process nothing is freed: an engine's end may wait for threads that stayed behind.
+        """
         self._closed = True
+        if os.getpid() != self._process:
+            _left_behind.append(self._engine)
+            return
         while self._running:
             time.sleep(CLOSE_POLL_S)
         with self._closing:

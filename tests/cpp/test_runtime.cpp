@@ -1,7 +1,9 @@
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <fstream>
+#include <memory>
 #include <stdexcept>
 #include <thread>
 #include <vector>
@@ -73,6 +75,43 @@ TEST("a team's size is bounded") {
   CHECK_THROWS(DeviceError, ThreadTeam(-1));
   CHECK_THROWS(DeviceError, ThreadTeam(100000));
   CHECK(usable_cores() >= 1);
+}
+
+// In the child of a fork, no worker exists any more.
+TEST("a forked process can destroy a team, and is told that it cannot use it") {
+  auto team = std::make_unique<ThreadTeam>(3);
+  std::atomic<int> shares{0};
+  team->run([&](int) { ++shares; });
+  usleep(5000);  // by now the workers sleep
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(20);
+    int status = 1;
+    try {
+      team->run([](int) {});
+    } catch (const DeviceError&) {
+      status = 0;
+    }
+    team.reset();
+    ThreadTeam own(2);
+    std::atomic<int> mine{0};
+    own.run([&](int) { ++mine; });
+    _exit(mine == 2 ? status : 2);
+  }
+  int status = -1;
+  CHECK(waitpid(child, &status, 0) == child && status == 0);
+  team->run([&](int) { ++shares; });
+  CHECK(shares == 6);
+}
+
+TEST("workers that were left to sleep wake up for every piece") {
+  ThreadTeam team(3);
+  std::atomic<int> shares{0};
+  for (int pause : {0, 100, 3000, 0, 500, 20, 0, 0, 1000}) {
+    usleep(static_cast<useconds_t>(pause));
+    for (int i = 0; i < 50; ++i) team.run([&](int) { ++shares; });
+  }
+  CHECK(shares == 9 * 50 * 3);
 }
 
 TEST("a weight file's tensors are views of the right bytes") {
