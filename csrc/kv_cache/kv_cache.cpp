@@ -1,6 +1,7 @@
 #include "kv_cache/kv_cache.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -11,13 +12,42 @@
 namespace internvl {
 namespace {
 
-std::size_t element_bytes(CacheType type) {
-  return type == CacheType::float32 ? sizeof(float) : sizeof(BFloat16);
+// Keys and values of one head in one block.
+std::size_t block_head_bytes(CacheType type, std::size_t head_dim) {
+  const std::size_t elements = 2 * head_dim * cache_block;
+  switch (type) {
+    case CacheType::float32:
+      return elements * sizeof(float);
+    case CacheType::float16:
+    case CacheType::bfloat16:
+      return elements * sizeof(BFloat16);
+    case CacheType::int8:
+      break;
+  }
+  return elements + 2 * cache_block * sizeof(float);
 }
 
 std::size_t blocks_for(std::size_t tokens) { return (tokens + cache_block - 1) / cache_block; }
 
 void convert(float value, float& out) { out = value; }
+
+void convert(float value, Float16& out) {
+  std::uint32_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(bits));
+  const auto sign = static_cast<std::uint16_t>(bits >> 16U & 0x8000U);
+  const float magnitude = std::min(std::abs(value), 65504.0F);  // NaN is the first operand, and stays
+  if (std::isnan(value)) {
+    out.bits = sign | 0x7E00U;
+  } else if (magnitude < 0x1p-14F) {
+    // Subnormal: a multiple of 2^-24. Adding 1.5 * 2^23 units rounds to one, ties to even.
+    const float units = (magnitude * 0x1p24F + 12582912.0F) - 12582912.0F;
+    out.bits = static_cast<std::uint16_t>(sign | static_cast<std::uint16_t>(units));
+  } else {
+    std::memcpy(&bits, &magnitude, sizeof(bits));
+    const std::uint32_t rounded = bits + 0xFFFU + (bits >> 13U & 1U);
+    out.bits = static_cast<std::uint16_t>(sign | (rounded - (112U << 23U)) >> 13U);
+  }
+}
 
 void convert(float value, BFloat16& out) {
   std::uint32_t bits = 0;
@@ -37,12 +67,43 @@ void write_head(std::byte* place, std::size_t slot, std::size_t head_dim, const 
   for (std::size_t d = 0; d < head_dim; ++d) convert(value[d], values[d]);
 }
 
+// The integers of n values at a distance of `stride`, and their scale.
+float quantise(const float* values, std::size_t n, std::int8_t* out, std::size_t stride) {
+  float greatest = 0;
+  float poison = 0;  // NaN where a value is not finite
+  for (std::size_t i = 0; i < n; ++i) {
+    greatest = std::max(greatest, std::abs(values[i]));
+    poison += values[i] * 0.0F;
+  }
+  // Below, the scale would lose its precision or 127 / greatest overflow: zeros.
+  const bool any = greatest + poison >= 0x1p-100F;
+  const float inverse = any ? 127.0F / greatest : 0.0F;
+  for (std::size_t i = 0; i < n; ++i) {
+    // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, ties to even.
+    const float scaled = (values[i] * inverse + 12582912.0F) - 12582912.0F;
+    out[i * stride] = static_cast<std::int8_t>(any ? scaled : 0.0F);
+  }
+  return any ? greatest / 127.0F : poison;
+}
+
+void write_int8_head(std::byte* place, std::size_t slot, std::size_t head_dim, const float* key,
+                     const float* value) {
+  auto* keys = reinterpret_cast<std::int8_t*>(place);
+  std::int8_t* values = keys + head_dim * cache_block;
+  auto* scales = reinterpret_cast<float*>(values + head_dim * cache_block);
+  scales[slot] = quantise(key, head_dim, keys + slot, cache_block);
+  scales[cache_block + slot] = quantise(value, head_dim, values + slot * head_dim, 1);
+}
+
 }  // namespace
 
 CacheType cache_type_from(std::string_view name) {
   if (name == "float32") return CacheType::float32;
+  if (name == "float16") return CacheType::float16;
   if (name == "bfloat16") return CacheType::bfloat16;
-  throw PromptError("the cache type '" + std::string(name) + "' is not one of float32, bfloat16.");
+  if (name == "int8") return CacheType::int8;
+  throw PromptError("the cache type '" + std::string(name) +
+                    "' is not one of float32, float16, bfloat16, int8.");
 }
 
 KvCache::KvCache(CacheType type, std::size_t layers, std::size_t kv_heads, std::size_t head_dim,
@@ -50,7 +111,7 @@ KvCache::KvCache(CacheType type, std::size_t layers, std::size_t kv_heads, std::
     : type_(type),
       kv_heads_(kv_heads),
       head_dim_(head_dim),
-      head_bytes_(2 * head_dim * cache_block * element_bytes(type)),
+      head_bytes_(block_head_bytes(type, head_dim)),
       pool_(blocks_for(tokens), layers * kv_heads * head_bytes_) {}
 
 const KvCache::Sequence& KvCache::find(SequenceId sequence) const {
@@ -98,10 +159,15 @@ void KvCache::trim(Sequence& sequence) {
 void KvCache::write(BlockId block, std::size_t slot, std::size_t layer, std::size_t kv_head, const float* key,
                     const float* value) {
   std::byte* place = pool_.data(block) + (layer * kv_heads_ + kv_head) * head_bytes_;
-  if (type_ == CacheType::float32) {
-    write_head<float>(place, slot, head_dim_, key, value);
-  } else {
-    write_head<BFloat16>(place, slot, head_dim_, key, value);
+  switch (type_) {
+    case CacheType::float32:
+      return write_head<float>(place, slot, head_dim_, key, value);
+    case CacheType::float16:
+      return write_head<Float16>(place, slot, head_dim_, key, value);
+    case CacheType::bfloat16:
+      return write_head<BFloat16>(place, slot, head_dim_, key, value);
+    case CacheType::int8:
+      return write_int8_head(place, slot, head_dim_, key, value);
   }
 }
 

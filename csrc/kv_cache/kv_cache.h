@@ -14,7 +14,10 @@
 namespace internvl {
 
 // How keys and values are stored.
-enum class CacheType { float32, bfloat16 };
+//
+//   float16    rounded to the nearest; beyond 65504, that
+//   int8       times one fp32 scale for each token's key and value of a head: 127 is its greatest magnitude
+enum class CacheType { float32, float16, bfloat16, int8 };
 
 // Throws PromptError for a name that is not one of the above.
 CacheType cache_type_from(std::string_view name);

@@ -45,6 +45,20 @@ std::string layer_name(std::size_t layer, const char* name) {
 // Floats of the state of one tile of attention.
 constexpr std::size_t state_elements(std::size_t head_dim) { return attention_rows * (2 + head_dim); }
 
+AttentionKernels::Attend attend_for(const AttentionKernels& kernels, CacheType type) {
+  switch (type) {
+    case CacheType::float32:
+      return kernels.attend_float32;
+    case CacheType::float16:
+      return kernels.attend_float16;
+    case CacheType::bfloat16:
+      return kernels.attend_bfloat16;
+    case CacheType::int8:
+      break;
+  }
+  return kernels.attend_int8;
+}
+
 AttentionState state_at(float* memory) {
   return {memory, memory + attention_rows, memory + 2 * attention_rows};
 }
@@ -353,8 +367,7 @@ void Decoder::attend_span(std::size_t layer, const Tile& tile, std::size_t span,
     blocks[b] = cache_.keys(tile.run->blocks[first + b], layer, kv_head);
   const QueryRows job{rows, queries.data(), visible.data(), facts_.head_dim,
                       1.0F / std::sqrt(static_cast<float>(facts_.head_dim))};
-  const auto kernel = cache_.type() == CacheType::float32 ? kernels.attend_float32 : kernels.attend_bfloat16;
-  kernel(job, blocks.data(), first * cache_block, count, state);
+  attend_for(kernels, cache_.type())(job, blocks.data(), first * cache_block, count, state);
 }
 
 void Decoder::finish_tile(const Tile& tile, const AttentionState& state) {

@@ -11,6 +11,28 @@
 namespace internvl {
 namespace {
 
+constexpr CacheType cache_types[] = {CacheType::float32, CacheType::float16, CacheType::bfloat16,
+                                     CacheType::int8};
+
+// Element i of a head's keys and values, in int8 times scale number `scale`.
+float stored(CacheType type, const std::byte* place, std::size_t d, std::size_t i, std::size_t scale) {
+  const auto read = [&](auto value, std::size_t at) {
+    std::memcpy(&value, place + at, sizeof(value));
+    return value;
+  };
+  switch (type) {
+    case CacheType::float32:
+      return read(0.0F, 4 * i);
+    case CacheType::float16:
+      return static_cast<float>(test::half_value(read(std::uint16_t{0}, 2 * i)));
+    case CacheType::bfloat16:
+      return static_cast<float>(test::bfloat_value(read(std::uint16_t{0}, 2 * i)));
+    case CacheType::int8:
+      break;
+  }
+  return static_cast<float>(read(std::int8_t{0}, i)) * read(0.0F, 2 * d * cache_block + 4 * scale);
+}
+
 // Keys and values of one sequence in a cache of one layer, and the same numbers as plain rows.
 struct Context {
   std::size_t head_dim, length;
@@ -25,21 +47,20 @@ struct Context {
         sequence(cache.new_sequence()),
         keys(test::random_floats(n * d, 1, size)),
         values(test::random_floats(n * d, 2)) {
-    if (type == CacheType::bfloat16) {
-      // Numbers that bfloat16 holds exactly, so that one reference serves both types.
-      for (std::vector<float>* numbers : {&keys, &values}) {
-        for (float& number : *numbers) {
-          std::uint32_t bits = 0;
-          std::memcpy(&bits, &number, 4);
-          bits &= 0xFFFF0000U;
-          std::memcpy(&number, &bits, 4);
-        }
-      }
-    }
     KvCache::Reservation room(cache, {&sequence, 1}, n);
     for (std::size_t i = 0; i < n; ++i) {
       cache.write(cache.blocks(sequence)[i / cache_block], i % cache_block, 0, 0, &keys[i * d],
                   &values[i * d]);
+    }
+    // The numbers that the cache holds, so that one reference serves every type; test_kv_cache.cpp says how
+    // near they are.
+    for (std::size_t i = 0; i < n; ++i) {
+      const std::byte* place = cache.keys(cache.blocks(sequence)[i / cache_block], 0, 0);
+      for (std::size_t j = 0; j < d; ++j) {
+        const std::size_t slot = i % cache_block;
+        keys[i * d + j] = stored(type, place, d, j * cache_block + slot, slot);
+        values[i * d + j] = stored(type, place, d, d * cache_block + slot * d + j, cache_block + slot);
+      }
     }
     // What lies behind the sequence must not matter.
     for (std::size_t i = n; i % cache_block != 0; ++i) {
@@ -79,9 +100,10 @@ std::vector<float> attended(const Context& context, const std::vector<float>& qu
       span.push_back(context.cache.keys(blocks[b], 0, 0));
     }
     State next(rows, d);
-    const auto attend =
-        context.cache.type() == CacheType::float32 ? kernels.attend_float32 : kernels.attend_bfloat16;
-    attend(job, span.data(), first * cache_block, span.size(), (first == 0 ? state : next).view());
+    const AttentionKernels::Attend attends[] = {kernels.attend_float32, kernels.attend_float16,
+                                                kernels.attend_bfloat16, kernels.attend_int8};
+    attends[static_cast<int>(context.cache.type())](job, span.data(), first * cache_block, span.size(),
+                                                    (first == 0 ? state : next).view());
     if (first > 0) kernels.merge(rows, d, state.view(), next.view());
   }
   kernels.finish(rows, d, state.view(), out_rows.data());
@@ -115,10 +137,11 @@ void check_attention(CacheType type, std::size_t d, std::size_t n, std::size_t r
     }
     double total = 0;
     for (double& weight : weights) total += weight = std::exp(weight - greatest);
-    // An error e of the scores changes weights by a factor within exp(2 e), and the total as much; the sums
-    // over keys and blocks and the exponentials add their own roundings.
+    // int8's scales round once more in the reference, the score and the weight. An error e of the scores
+    // changes weights by a factor within exp(2 e), and the total as much; the sums over keys and blocks and
+    // the exponentials add their own roundings.
     const double chain = 2.0 * cache_block + 8.0 * static_cast<double>(n / cache_block + 1) + 24;
-    const double bound = 2 * (2 * (2.0 * static_cast<double>(d) + 2) * unit * size + chain * unit);
+    const double bound = 2 * (2 * (2.0 * static_cast<double>(d) + 4) * unit * size + (chain + 2) * unit);
     for (std::size_t j = 0; j < d; ++j) {
       double exact = 0;
       double sum = 0;
@@ -132,7 +155,7 @@ void check_attention(CacheType type, std::size_t d, std::size_t n, std::size_t r
 }
 
 TEST("attention is within its rounding bound of a plain fp64 softmax") {
-  for (const CacheType type : {CacheType::float32, CacheType::bfloat16}) {
+  for (const CacheType type : cache_types) {
     for (const std::size_t d : {8, 24, 32, 64, 96, 128, 256}) {
       for (const std::size_t n : {1, 2, 63, 64, 65, 200}) {
         for (const std::size_t rows : {1, 7, 32}) check_attention(type, d, n, rows, 1.0F);

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <random>
 #include <vector>
@@ -233,6 +234,59 @@ TEST("bfloat16 rounds to the nearest, ties to even, and keeps NaN and infinity")
       CHECK(value == wanted[d]);
     }
   }
+}
+
+TEST("float16 rounds to the nearest, ties to even, and ends at its greatest number") {
+  KvCache cache = small_cache(1, CacheType::float16);
+  const SequenceId sequence = cache.new_sequence();
+  const KvCache::Reservation room(cache, {&sequence, 1}, 1);
+  // 1 + 2^-11 lies between 1 and the next; 2^-25 between 0 and the least; 65519.99 below infinity.
+  const float key[head_dim] = {1.0F, 1.00048828125F, -1.00146484375F, 0x1p-25F, 0x1.8p-24F, 1e9F,
+                               NAN,  0x1.ffep-15F};
+  const std::uint16_t wanted[head_dim] = {0x3C00, 0x3C00, 0xBC02, 0, 2, 0x7BFF, 0x7E00, 0x0400};
+  const float value[head_dim] = {65519.0F,      -INFINITY, -0.0F,   0.333333F,
+                                 6.1035156e-5F, 2049.0F,   2051.0F, -5.9604645e-8F};
+  const std::uint16_t wanted_values[head_dim] = {0x7BFF, 0xFBFF, 0x8000, 0x3555,
+                                                 0x0400, 0x6800, 0x6802, 0x8001};
+  cache.write(cache.blocks(sequence)[0], 0, 0, 0, key, value);
+  const auto* stored = reinterpret_cast<const std::uint16_t*>(cache.keys(cache.blocks(sequence)[0], 0, 0));
+  for (std::size_t d = 0; d < head_dim; ++d) {
+    CHECK(stored[d * cache_block] == wanted[d]);
+    CHECK(stored[head_dim * cache_block + d] == wanted_values[d]);
+  }
+}
+
+TEST("int8 keys and values are within half a step of one scale for each token and head") {
+  KvCache cache = small_cache(1, CacheType::int8);
+  const SequenceId sequence = cache.new_sequence();
+  const KvCache::Reservation room(cache, {&sequence, 1}, 3);
+  const float rows[3][head_dim] = {{1.0F, -2.54F, 0.01F, 0.03F, 2.0F, -0.011F, 1.27F, 0.0F},
+                                   {3e30F, 1e30F, -3e30F, 0, 0, 0, 1e28F, 2e28F},
+                                   {0, 0, 0, 0, 0, 0, 0, 1e-38F}};
+  const BlockId block = cache.blocks(sequence)[0];
+  for (std::size_t slot = 0; slot < 3; ++slot) cache.write(block, slot, 1, 1, rows[slot], rows[2 - slot]);
+  const auto* keys = reinterpret_cast<const std::int8_t*>(cache.keys(block, 1, 1));
+  const std::int8_t* values = keys + head_dim * cache_block;
+  const auto* scales = reinterpret_cast<const float*>(values + head_dim * cache_block);
+  for (std::size_t slot = 0; slot < 3; ++slot) {
+    for (std::size_t d = 0; d < head_dim; ++d) {
+      const float key = rows[slot][d];
+      const float value = rows[2 - slot][d];
+      const float key_scale = scales[slot];
+      const float value_scale = scales[cache_block + slot];
+      CHECK(std::abs(static_cast<float>(keys[d * cache_block + slot]) * key_scale - key) <=
+            0.50001F * key_scale + 0x1p-100F);
+      CHECK(std::abs(static_cast<float>(values[slot * head_dim + d]) * value_scale - value) <=
+            0.50001F * value_scale + 0x1p-100F);
+    }
+  }
+  CHECK(keys[cache_block] == -127 && scales[0] == 2.54F / 127.0F && scales[2] == 0.0F);
+  float bad[head_dim] = {1, 2, 3, 4, 5, 6, 7, NAN};
+  cache.write(block, 0, 1, 1, bad, rows[0]);
+  CHECK(std::isnan(scales[0]) && !std::isnan(scales[cache_block]));
+  bad[7] = -INFINITY;
+  cache.write(block, 1, 1, 1, rows[0], bad);
+  CHECK(std::isnan(scales[cache_block + 1]) && !std::isnan(scales[1]));
 }
 
 }  // namespace

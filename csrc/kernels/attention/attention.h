@@ -16,7 +16,7 @@ namespace internvl {
 
 // Tokens of a block of the cache. A block holds, for every layer and kv head, keys [head_dim, cache_block]
 // and then values [cache_block, head_dim]: keys lie so that scores of neighbouring keys are neighbouring
-// lanes.
+// lanes. In int8, fp32 scales [cache_block] of the keys and then of the values follow: one for each token.
 inline constexpr std::size_t cache_block = 64;
 // Elements of the keys and values of one head in a block.
 constexpr std::size_t attention_block_elements(std::size_t head_dim) { return 2 * head_dim * cache_block; }
@@ -48,7 +48,9 @@ struct AttentionKernels {
   using Attend = void (*)(const QueryRows& job, const std::byte* const* blocks, std::size_t first_key,
                           std::size_t count, const AttentionState& state);
   Attend attend_float32;
+  Attend attend_float16;
   Attend attend_bfloat16;
+  Attend attend_int8;
   // Lays keys and values, `count` <= cache_block rows of [head_dim] at a distance of `stride`, out as a block
   // of fp32. What lies behind `count` is left as it is.
   void (*pack)(const float* keys, const float* values, std::size_t stride, std::size_t count,

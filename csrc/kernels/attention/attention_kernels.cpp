@@ -31,9 +31,29 @@ void in_row_groups(std::size_t begin, std::size_t end, Function function) {
   }
 }
 
+// Keys and values of one head in one block of the cache.
+template <class T>
+struct Block {
+  const T* keys;
+  const T* values;
+  const float* key_scales = nullptr;  // int8
+  const float* value_scales = nullptr;
+
+  Block(const std::byte* p, std::size_t head_dim)
+      : keys(reinterpret_cast<const T*>(p)), values(keys + head_dim * cache_block) {
+    if constexpr (scaled) {
+      key_scales = reinterpret_cast<const float*>(values + cache_block * head_dim);
+      value_scales = key_scales + cache_block;
+    }
+  }
+  static constexpr bool scaled = sizeof(T) == 1;
+};
+
 // scores[r, key] = scale * (query r . key), for all keys of a block.
 template <int Rows, class T>
-void score(const float* const* queries, const T* keys, std::size_t head_dim, float scale, float* scores) {
+void score(const float* const* queries, const Block<T>& block, std::size_t head_dim, float scale,
+           float* scores) {
+  const T* keys = block.keys;
   const FloatVector factor = broadcast(scale);
   for (std::size_t key = 0; key < cache_block; key += 2 * lanes) {
     FloatVector sum[Rows][2];
@@ -47,10 +67,16 @@ void score(const float* const* queries, const T* keys, std::size_t head_dim, flo
         sum[r][1] = fma(q, right, sum[r][1]);
       }
     }
+    FloatVector left = factor;
+    FloatVector right = factor;
+    if constexpr (Block<T>::scaled) {
+      left = left * load(block.key_scales + key);
+      right = right * load(block.key_scales + key + lanes);
+    }
     for (int r = 0; r < Rows; ++r) {
       float* out = scores + static_cast<std::size_t>(r) * cache_block + key;
-      store(out, sum[r][0] * factor);
-      store(out + lanes, sum[r][1] * factor);
+      store(out, sum[r][0] * left);
+      store(out + lanes, sum[r][1] * right);
     }
   }
 }
@@ -65,6 +91,12 @@ float exponentiate(float* scores, float greatest) {
     sum = sum + p;
   }
   return reduce_add(sum);
+}
+
+void multiply(float* weights, const float* scales) {
+  for (std::size_t key = 0; key < cache_block; key += lanes) {
+    store(weights + key, load(weights + key) * load(scales + key));
+  }
 }
 
 float greatest_of(const float* scores) {
@@ -139,10 +171,9 @@ void attend(const QueryRows& job, const std::byte* const* blocks, std::size_t fi
     const std::size_t block_key = first_key + b * cache_block;
     while (begin < job.rows && job.visible[begin] <= block_key) ++begin;
     if (begin == job.rows) return;
-    const T* keys = reinterpret_cast<const T*>(blocks[b]);
-    const T* values = keys + job.head_dim * cache_block;
+    const Block<T> block(blocks[b], job.head_dim);
     in_row_groups(begin, job.rows, [&](std::size_t row, auto rows) {
-      score<decltype(rows)::value>(job.queries + row, keys, job.head_dim, job.scale,
+      score<decltype(rows)::value>(job.queries + row, block, job.head_dim, job.scale,
                                    scores + row * cache_block);
     });
     std::size_t most = 0;
@@ -160,9 +191,11 @@ void attend(const QueryRows& job, const std::byte* const* blocks, std::size_t fi
     for (std::size_t r = begin; r < job.rows; ++r) {
       state.total[r] = state.total[r] * corrections[r] + exponentiate(scores + r * cache_block, greatest[r]);
       state.greatest[r] = greatest[r];
+      // What stands for keys that a row does not see is not used.
+      if constexpr (Block<T>::scaled) multiply(scores + r * cache_block, block.value_scales);
     }
     in_row_groups(begin, job.rows, [&](std::size_t row, auto rows) {
-      add_values<decltype(rows)::value>(scores + row * cache_block, corrections + row, values, most,
+      add_values<decltype(rows)::value>(scores + row * cache_block, corrections + row, block.values, most,
                                         job.head_dim, state.values + row * job.head_dim);
     });
   }
@@ -214,7 +247,8 @@ void finish(std::size_t rows, std::size_t head_dim, const AttentionState& state,
 }  // namespace
 
 const AttentionKernels& attention_kernels() {
-  static constexpr AttentionKernels kernels{attend<float>, attend<BFloat16>, pack, merge, finish};
+  static constexpr AttentionKernels kernels{
+      attend<float>, attend<Float16>, attend<BFloat16>, attend<std::int8_t>, pack, merge, finish};
   return kernels;
 }
 
