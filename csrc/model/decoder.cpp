@@ -21,6 +21,10 @@ constexpr std::size_t span_keys = span_blocks * cache_block;
 // Rows that a thread takes at a time in the small steps between the matrices.
 constexpr std::size_t row_grain = 8;
 
+std::size_t longest_row(const DecoderFacts& facts) {
+  return std::max({facts.hidden_size, facts.heads * facts.head_dim, facts.intermediate_size});
+}
+
 DecoderFacts checked(const DecoderFacts& facts) {
   const bool possible = facts.hidden_size > 0 && facts.layers > 0 && facts.heads > 0 && facts.kv_heads > 0 &&
                         facts.intermediate_size > 0 && facts.vocab_size > 0 &&
@@ -33,6 +37,11 @@ DecoderFacts checked(const DecoderFacts& facts) {
   if (facts.head_dim == 0 || facts.head_dim % 8 != 0 || facts.head_dim > most_head_dim) {
     throw BundleError("the language model's head_dim is " + std::to_string(facts.head_dim) +
                       "; the native engine takes multiples of 8 up to " + std::to_string(most_head_dim) +
+                      ". Use engine=\"onnxruntime\".");
+  }
+  if (longest_row(facts) > most_integer_columns) {
+    throw BundleError("the language model's matrices have rows of " + std::to_string(longest_row(facts)) +
+                      " elements; the native engine takes at most " + std::to_string(most_integer_columns) +
                       ". Use engine=\"onnxruntime\".");
   }
   return facts;
@@ -80,8 +89,9 @@ Decoder::Decoder(const DecoderFacts& facts, std::shared_ptr<const WeightFile> we
       layers_(load_layers()),
       rope_(facts.rope, facts.head_dim),
       cache_(options.cache_type, facts.layers, facts.kv_heads, facts.head_dim, options.cache_tokens),
-      linear_(*team_, chunk_,
-              std::max({facts.hidden_size, facts.heads * facts.head_dim, facts.intermediate_size})),
+      linear_(*team_, chunk_, facts.experts.count > 0 ? facts.hidden_size : 0),  // for a router in int4
+      integer_(*team_, chunk_),
+      quantised_(chunk_, longest_row(facts)),
       hidden_(chunk_ * facts.hidden_size),
       normed_(chunk_ * facts.hidden_size),
       qkv_(chunk_ * facts.qkv_rows()),
@@ -248,7 +258,43 @@ void Decoder::embed(std::span<const std::int64_t> tokens, const float* features,
 
 void Decoder::multiply(const float* x, std::size_t x_stride, std::size_t rows, const WeightMatrix& w,
                        const float* bias, bool accumulate, float* y) {
+  if (is_integer(w.type)) {
+    team_->for_each_range(rows, row_grain, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t row = begin; row < end; ++row) quantise_for(w, x + row * x_stride, row);
+    });
+    multiply_quantised(rows, w, bias, accumulate, y);
+    return;
+  }
   linear({x, x_stride, rows, bias, accumulate, y, w.rows}, w, *team_, linear_, set_);
+}
+
+void Decoder::quantise_for(const WeightMatrix& w, const float* x, std::size_t row) {
+  if (is_integer(w.type)) quantised_.quantise(x, w.columns, scale_group(w.type), row, set_);
+}
+
+void Decoder::multiply_quantised(std::size_t rows, const WeightMatrix& w, const float* bias, bool accumulate,
+                                 float* y) {
+  const LinearRows job{nullptr, 0, rows, bias, accumulate, y, w.rows};
+  linear(quantised_.rows(rows, w.columns, scale_group(w.type)), job, w, *team_, integer_, set_);
+}
+
+void Decoder::multiply_normalised(const float* weight, const float* x, std::size_t rows,
+                                  const WeightMatrix& w, const float* bias, float* y) {
+  if (!is_integer(w.type)) {
+    normalise(weight, x, rows, normed_.data());
+    multiply(normed_.data(), facts_.hidden_size, rows, w, bias, false, y);
+    return;
+  }
+  const NormKernels& kernels = norm_kernels(set_);
+  const std::size_t n = facts_.hidden_size;
+  team_->for_each_range(rows, row_grain, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t row = begin; row < end; ++row) {
+      float* normed = &normed_[row * n];
+      kernels.rms_norm(x + row * n, weight, n, facts_.norm_eps, normed);
+      quantise_for(w, normed, row);
+    }
+  });
+  multiply_quantised(rows, w, bias, false, y);
 }
 
 void Decoder::forward(std::span<const Run> runs, std::size_t rows, std::size_t needed) {
@@ -261,8 +307,7 @@ void Decoder::forward(std::span<const Run> runs, std::size_t rows, std::size_t n
   std::vector<Run> needed_runs;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
-    normalise(layer.attention_norm, hidden_.data(), rows, normed_.data());
-    multiply(normed_.data(), hidden, rows, layer.qkv, layer.qkv_bias, false, qkv_.data());
+    multiply_normalised(layer.attention_norm, hidden_.data(), rows, layer.qkv, layer.qkv_bias, qkv_.data());
     rotate_and_store(layer, i, runs, rows);
     if (needed > 0 && i + 1 == layers_.size()) {
       if (needed == rows) return;
@@ -281,29 +326,40 @@ void Decoder::forward(std::span<const Run> runs, std::size_t rows, std::size_t n
     float* stream = hidden_.data() + first * hidden;
     attend(i, runs);
     multiply(attention_.data() + first * query_size, query_size, count, layer.o_proj, nullptr, true, stream);
-    normalise(layer.mlp_norm, stream, count, normed_.data());
     feed_forward(layer, count, stream);
   }
 }
 
 void Decoder::feed_forward(const Layer& layer, std::size_t rows, float* stream) {
   if (mixture_) {
+    normalise(layer.mlp_norm, stream, rows, normed_.data());
     const auto one_expert = [&](const float* x, std::size_t x_stride, std::size_t count,
-                                const WeightMatrix& w,
-                                float* y) { multiply(x, x_stride, count, w, nullptr, false, y); };
+                                const WeightMatrix& w, float* y) {
+      if (&w == &layer.experts.router) {
+        // A choice, not a sum: its activations are not rounded, or a token might get another expert.
+        linear({x, x_stride, count, nullptr, false, y, w.rows}, w, *team_, linear_, set_);
+      } else {
+        multiply(x, x_stride, count, w, nullptr, false, y);
+      }
+    };
     mixture_->add(layer.experts, normed_.data(), rows, one_expert, *team_, set_, stream);
     return;
   }
   const std::size_t inner = facts_.intermediate_size;
   const ActivationKernels& activation = activation_kernels(set_);
-  multiply(normed_.data(), facts_.hidden_size, rows, layer.gate_up, nullptr, false, gate_up_.data());
+  multiply_normalised(layer.mlp_norm, stream, rows, layer.gate_up, nullptr, gate_up_.data());
   team_->for_each_range(rows, row_grain, [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = begin; row < end; ++row) {
       float* gate = &gate_up_[row * 2 * inner];
       activation.silu_multiply(gate, gate + inner, inner, gate);
+      quantise_for(layer.down, gate, row);
     }
   });
-  multiply(gate_up_.data(), 2 * inner, rows, layer.down, nullptr, true, stream);
+  if (is_integer(layer.down.type)) {
+    multiply_quantised(rows, layer.down, nullptr, true, stream);
+  } else {
+    multiply(gate_up_.data(), 2 * inner, rows, layer.down, nullptr, true, stream);
+  }
 }
 
 void Decoder::normalise(const float* weight, const float* x, std::size_t rows, float* out) {
@@ -439,8 +495,7 @@ void Decoder::attend(std::size_t layer, std::span<const Run> runs) {
 }
 
 void Decoder::project(std::size_t first, std::size_t rows, float* logits) {
-  normalise(norm_, hidden_.data() + first * facts_.hidden_size, rows, normed_.data());
-  multiply(normed_.data(), facts_.hidden_size, rows, head_, nullptr, false, logits);
+  multiply_normalised(norm_, hidden_.data() + first * facts_.hidden_size, rows, head_, nullptr, logits);
 }
 
 }  // namespace internvl

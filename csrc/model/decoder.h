@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/gemm/integer_linear.h"
 #include "kernels/gemm/linear.h"
 #include "kernels/gemm/weight_matrix.h"
 #include "kv_cache/kv_cache.h"
@@ -27,7 +28,8 @@ struct DecoderOptions {
   std::size_t prefill_chunk = 256;  // tokens that are computed at once; bounds the memory of activations
 };
 
-// Computes from the weights where they lie in the file; activations are fp32.
+// Computes from the weights where they lie in the file. Activations are fp32; where they meet int8 or int4
+// weights they are quantised to int8 (QuantisedRows) and multiplied as integers.
 //
 // The logits after a token depend on the tokens before it and on nothing else, bit for bit: not on how they
 // were cut into calls or chunks, on the sequences decoded beside, or on the number of threads. The one
@@ -112,15 +114,23 @@ class Decoder {
   // Takes the first `rows` rows of hidden_ through all layers and appends their keys and values. Afterwards
   // only the rows from `needed` on are right: the last layer computes no others.
   void forward(std::span<const Run> runs, std::size_t rows, std::size_t needed);
-  // Adds what the MLP makes of the first `rows` rows of normed_.
+  // Adds to rows of the residual stream what the MLP makes of them.
   void feed_forward(const Layer& layer, std::size_t rows, float* stream);
   void normalise(const float* weight, const float* x, std::size_t rows, float* out);
+  // y = w times the normalised rows of x; they pass through normed_.
+  void multiply_normalised(const float* weight, const float* x, std::size_t rows, const WeightMatrix& w,
+                           const float* bias, float* y);
   void rotate_and_store(const Layer& layer, std::size_t index, std::span<const Run> runs, std::size_t rows);
   void attend(std::size_t layer, std::span<const Run> runs);
   void attend_span(std::size_t layer, const Tile& tile, std::size_t span, const AttentionState& state) const;
   void finish_tile(const Tile& tile, const AttentionState& state);
   void multiply(const float* x, std::size_t x_stride, std::size_t rows, const WeightMatrix& w,
                 const float* bias, bool accumulate, float* y);
+  // Puts a row into quantised_, if the matrix that it is for holds integers.
+  void quantise_for(const WeightMatrix& w, const float* x, std::size_t row);
+  // Of rows that quantise_for() has put into quantised_.
+  void multiply_quantised(std::size_t rows, const WeightMatrix& w, const float* bias, bool accumulate,
+                          float* y);
   // Logits of `rows` rows of hidden_ from row `first` on.
   void project(std::size_t first, std::size_t rows, float* logits);
 
@@ -139,6 +149,8 @@ class Decoder {
 
   // Activations of one chunk.
   LinearWorkspace linear_;
+  IntegerWorkspace integer_;
+  QuantisedBuffer quantised_;  // [chunk, the longest row of a matrix]
   std::optional<ExpertMixture> mixture_;
   std::vector<float> hidden_;     // [chunk, hidden_size], the residual stream
   std::vector<float> normed_;     // [chunk, hidden_size]

@@ -14,7 +14,8 @@ import pytest
 from engines.native_bundles import manifest_of, write_bundle
 from internvl_rt import _core
 from internvl_rt.bundle.bundle import Bundle
-from internvl_rt.engines.native import load_decoder
+from internvl_rt.engines.native import CacheType, load_decoder
+from parity.compare import QUANTISED_COSINE, cosine
 
 
 @pytest.fixture(scope="module", params=["fp32", "int8", "int4"])
@@ -56,8 +57,9 @@ def test_the_last_logits_alone_are_the_same_bits(bundle: Bundle) -> None:
     np.testing.assert_array_equal(decoder.prefill(sequence, more), wanted)
 
 
-def test_decoding_equals_prefilling_the_same_tokens(bundle: Bundle) -> None:
-    decoder = load_decoder(bundle, cache_tokens=2048)
+@pytest.mark.parametrize("cache_type", ["float32", "int8"])
+def test_decoding_equals_prefilling_the_same_tokens(bundle: Bundle, cache_type: CacheType) -> None:
+    decoder = load_decoder(bundle, cache_tokens=2048, cache_type=cache_type)
     start, tokens = embeddings_of(bundle, 505), list(range(20, 50))
     one_by_one = decoder.new_sequence()
     decoder.prefill(one_by_one, start)
@@ -178,5 +180,14 @@ def test_every_instruction_set_computes_the_same_model(bundle: Bundle, tmp_path:
         assert done.returncode == 0, done.stderr
         assert done.stdout.split() == [name]
         results.append(np.load(out))
+    # The portable set rounds a multiply-add twice. Where activations are rounded to int8, one that lies
+    # between two integers may fall to the other side: a fraction of the rounding's noise.
+    integers = bundle.manifest.precision.llm in ("int8", "int4")
     for result in results[1:]:
-        assert np.abs(result - results[0]).max() < 1e-5 * np.abs(results[0]).max()
+        if integers:
+            assert cosine(result, results[0]) > QUANTISED_COSINE
+        else:
+            assert np.abs(result - results[0]).max() < 1e-5 * np.abs(results[0]).max()
+    # All others compute the same bits.
+    for result in results[2:]:
+        np.testing.assert_array_equal(result, results[1])

@@ -36,11 +36,19 @@ struct Int4Rows {
   float scale(std::size_t) const { return int4_unit; }
 };
 
+inline Int8Rows int8_rows(const WeightMatrix& w) {
+  return {static_cast<const std::int8_t*>(static_cast<const void*>(w.values)),
+          static_cast<const float*>(static_cast<const void*>(w.scales)), w.columns};
+}
+inline Int4Rows int4_rows(const WeightMatrix& w) {
+  return {static_cast<const std::uint8_t*>(static_cast<const void*>(w.values)),
+          static_cast<const Float16*>(static_cast<const void*>(w.scales)), w.columns};
+}
+
 // Calls function(rows) with the rows of `w` as one of the above.
 template <class Function>
 inline void with_rows_of(const WeightMatrix& w, Function function) {
   const void* values = w.values;
-  const void* scales = w.scales;
   switch (w.type) {
     case DataType::float32:
       return function(PlainRows<float>{static_cast<const float*>(values), w.columns});
@@ -49,11 +57,9 @@ inline void with_rows_of(const WeightMatrix& w, Function function) {
     case DataType::bfloat16:
       return function(PlainRows<BFloat16>{static_cast<const BFloat16*>(values), w.columns});
     case DataType::int8:
-      return function(
-          Int8Rows{static_cast<const std::int8_t*>(values), static_cast<const float*>(scales), w.columns});
+      return function(int8_rows(w));
     case DataType::int4:
-      return function(
-          Int4Rows{static_cast<const std::uint8_t*>(values), static_cast<const Float16*>(scales), w.columns});
+      return function(int4_rows(w));
   }
 }
 

@@ -18,6 +18,9 @@ from internvl_rt.errors import InternVLError, PromptError
 if TYPE_CHECKING:
     from internvl_rt.engines.onnxruntime import OnnxVision
 
+CacheType = Literal["float32", "float16", "bfloat16", "int8"]
+"""How keys and values are stored; int8 has one scale for each token's key and value of a head."""
+
 PREFILL_CHUNK = 256
 """Prompt tokens that are computed at once: it bounds the memory of activations."""
 
@@ -38,7 +41,7 @@ class NativeEngine:
         *,
         cache_tokens: int,
         threads: int | None = None,
-        cache_type: Literal["float32", "bfloat16"] = "float32",
+        cache_type: CacheType = "float32",
         activation_bytes: int = _core.DEFAULT_ACTIVATION_BYTES,
     ) -> None:
         """Maps the weights and allocates the KV cache.
@@ -192,7 +195,7 @@ def load_decoder(
     *,
     cache_tokens: int,
     threads: int | None = None,
-    cache_type: Literal["float32", "bfloat16"] = "float32",
+    cache_type: CacheType = "float32",
     prefill_chunk: int = PREFILL_CHUNK,
 ) -> _core.Decoder:
     """The language model of a bundle alone."""

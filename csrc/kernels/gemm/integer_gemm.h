@@ -1,0 +1,39 @@
+// y = x W^T for many quantised rows of x and integer weights. Weights are unpacked one panel at a time into
+// the order in which the processor's dot products take them; the whole matrix is never unpacked.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/dispatch.h"
+#include "kernels/gemm/weight_matrix.h"
+#include "kernels/gemv/gemv.h"
+#include "kernels/quantise/quantised_rows.h"
+
+namespace internvl {
+
+// Rows of W in a panel, and the elements of k that it spans: 64 KB of int8 or of unpacked int4.
+inline constexpr std::size_t integer_panel_columns = 64;
+inline constexpr std::size_t integer_panel_depth = 1024;
+// Rows of x that are taken past a panel before it is unpacked again.
+inline constexpr std::size_t integer_gemm_rows = 512;
+// The longest row whose sum of products, 255 * 127 at most, fits 32 bits.
+inline constexpr std::size_t most_integer_columns = 65536;
+
+// The memory of one thread.
+struct IntegerPanel {
+  std::int8_t* weights;  // [panel_depth / 4, panel_columns, 4]
+  float* scales;         // int4: [panel_depth / 32, panel_columns]
+  std::int32_t* sums;    // int8: [gemm_rows, panel_columns]
+  float* totals;         // int4: [gemm_rows, panel_columns]
+};
+
+struct IntegerGemmKernels {
+  // Computes columns [begin, begin + n) of job.y, n <= integer_panel_columns; x stands in place of job.x.
+  void (*multiply)(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w, std::size_t begin,
+                   std::size_t n, const IntegerPanel& panel);
+};
+
+INTERNVL_DECLARE_KERNELS(IntegerGemmKernels, integer_gemm_kernels)
+
+}  // namespace internvl

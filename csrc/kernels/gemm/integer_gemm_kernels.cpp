@@ -1,0 +1,240 @@
+#include "kernels/gemm/integer_gemm.h"
+#include "kernels/gemm/integer_sums.h"
+
+namespace internvl::INTERNVL_ISA {
+namespace {
+
+constexpr std::size_t columns = integer_panel_columns;
+// Rows of W and bytes of each that are unpacked at once.
+constexpr std::size_t unpack_rows = 8;
+constexpr std::size_t unpack_bytes = 32;
+
+static_assert(columns % (sum_lanes * integer_tile_vectors) == 0 && columns % unpack_rows == 0);
+static_assert(integer_panel_depth % (8 * int4_block) == 0 && unpack_bytes == int4_block);
+
+std::size_t smaller(std::size_t a, std::size_t b) { return a < b ? a : b; }
+
+// Elements [k, k + depth) of rows [n, n + count) of W; the panel's other elements, up to multiples of
+// unpack_rows and unpack_bytes, are 0.
+void unpack_int8(const Int8Rows& w, std::size_t n, std::size_t count, std::size_t k, std::size_t depth,
+                 std::int8_t* panel) {
+  for (std::size_t c = 0; c < count; c += unpack_rows) {
+    for (std::size_t i = 0; i < depth; i += unpack_bytes) {
+      const std::int8_t* from = w.values + (n + c) * w.columns + k + i;
+      std::int8_t* to = panel + i * columns + 4 * c;
+      if (c + unpack_rows <= count && i + unpack_bytes <= depth) {
+        store_words_transposed(from, w.columns, to, 4 * columns);
+        continue;
+      }
+      std::int8_t edge[unpack_rows][unpack_bytes] = {};
+      for (std::size_t row = 0; row < smaller(unpack_rows, count - c); ++row) {
+        for (std::size_t j = 0; j < smaller(unpack_bytes, depth - i); ++j)
+          edge[row][j] = from[row * w.columns + j];
+      }
+      store_words_transposed(edge[0], unpack_bytes, to, 4 * columns);
+    }
+  }
+}
+
+void unpack_int4(const Int4Rows& w, std::size_t n, std::size_t count, std::size_t k, std::size_t depth,
+                 std::int8_t* panel, float* panel_scales) {
+  for (std::size_t c = 0; c < count; c += unpack_rows) {
+    const std::size_t rows = smaller(unpack_rows, count - c);
+    const std::size_t blocks = depth / int4_block;
+    for (std::size_t b = 0; b < blocks; ++b) {
+      std::int8_t expanded[unpack_rows][unpack_bytes] = {};
+      for (std::size_t row = 0; row < rows; ++row) {
+        expand_int4(w.row(n + c + row).from(k + b * int4_block).values, expanded[row]);
+      }
+      store_words_transposed(expanded[0], unpack_bytes, panel + b * int4_block * columns + 4 * c,
+                             4 * columns);
+    }
+    const std::size_t row_scales = w.columns / int4_block;
+    for (std::size_t b = 0; b < blocks; b += 8) {
+      const Float16* from = w.scales + (n + c) * row_scales + k / int4_block + b;
+      const std::size_t known = smaller(8, blocks - b);
+      FloatVector scales[8];
+      if (rows == unpack_rows) {
+        load_block_scales(from, row_scales, known, scales);
+      } else {
+        for (std::size_t row = 0; row < 8; ++row) {
+          scales[row] = row < rows ? load(from + row * row_scales, known) : broadcast(0.0F);
+        }
+        transpose(scales);
+      }
+      for (std::size_t i = 0; i < known; ++i) store(panel_scales + (b + i) * columns + c, scales[i]);
+    }
+  }
+}
+
+// x and out begin at the tile's first row, panel and out at its first column.
+struct Tile {
+  QuantisedRows x;
+  std::size_t k;  // where the panel begins in a row of x
+  std::size_t depth;
+  const std::int8_t* panel;
+  const float* scales;
+};
+
+template <int Rows, int Vectors>
+void int8_tile(const Tile& tile, std::int32_t* out) {
+  Int32Vector sum[Rows][Vectors];
+  for (int r = 0; r < Rows; ++r) {
+    for (int v = 0; v < Vectors; ++v) {
+      const std::size_t row = static_cast<std::size_t>(r);
+      sum[r][v] = tile.k == 0 ? broadcast_sum(int8_start(tile.x, row))
+                              : load_sums(out + row * columns + static_cast<std::size_t>(v) * sum_lanes);
+    }
+  }
+  const std::int8_t* x = tile.x.values + tile.k;
+  const std::size_t stride = tile.x.stride;
+  for (std::size_t i = 0; i < tile.depth; i += 4) {
+    Int8Weights weights[Vectors];
+    for (int v = 0; v < Vectors; ++v) {
+      weights[v] =
+          int8_weights(load_int8(tile.panel + i * columns + 4 * sum_lanes * static_cast<std::size_t>(v)));
+    }
+    for (int r = 0; r < Rows; ++r) {
+      const Int8Vector four = broadcast_four(x + static_cast<std::size_t>(r) * stride + i);
+      for (int v = 0; v < Vectors; ++v) sum[r][v] = dot(sum[r][v], weights[v], four);
+    }
+  }
+  for (int r = 0; r < Rows; ++r) {
+    for (int v = 0; v < Vectors; ++v) {
+      store_sums(out + static_cast<std::size_t>(r) * columns + static_cast<std::size_t>(v) * sum_lanes,
+                 sum[r][v]);
+    }
+  }
+}
+
+template <int Rows, int Vectors>
+void int4_tile(const Tile& tile, float* out) {
+  ColumnFloats totals[Rows][Vectors];
+  for (int r = 0; r < Rows; ++r) {
+    for (int v = 0; v < Vectors; ++v) {
+      totals[r][v] = tile.k == 0 ? broadcast_columns(0.0F)
+                                 : load_columns(out + static_cast<std::size_t>(r) * columns +
+                                                static_cast<std::size_t>(v) * sum_lanes);
+    }
+  }
+  const std::size_t stride = tile.x.stride;
+  const std::size_t first = tile.k / int4_block;
+  for (std::size_t b = 0; b < tile.depth / int4_block; ++b) {
+    const std::int8_t* panel = tile.panel + b * int4_block * columns;
+    const std::int8_t* x = tile.x.values + tile.k + b * int4_block;
+    NibbleSums sum[Rows][Vectors];
+    for (int r = 0; r < Rows; ++r) {
+      for (int v = 0; v < Vectors; ++v) sum[r][v] = zero_nibble_sums();
+    }
+    for (std::size_t i = 0; i < int4_block; i += 4) {
+      Int8Vector weights[Vectors];
+      for (int v = 0; v < Vectors; ++v) {
+        weights[v] = load_int8(panel + i * columns + 4 * sum_lanes * static_cast<std::size_t>(v));
+      }
+      for (int r = 0; r < Rows; ++r) {
+        const Int8Vector four = broadcast_four(x + static_cast<std::size_t>(r) * stride + i);
+        for (int v = 0; v < Vectors; ++v) sum[r][v] = dot_nibbles(sum[r][v], weights[v], four);
+      }
+    }
+    for (int r = 0; r < Rows; ++r) {
+      const std::size_t row = static_cast<std::size_t>(r);
+      const std::int32_t start = int4_start(tile.x, row, first + b);
+      const ColumnFloats scale = broadcast_columns(tile.x.scales[row * tile.x.groups + first + b]);
+      for (int v = 0; v < Vectors; ++v) {
+        const ColumnFloats w =
+            load_columns(tile.scales + b * columns + static_cast<std::size_t>(v) * sum_lanes);
+        totals[r][v] = fma(to_float(total(sum[r][v], start)), scale * w, totals[r][v]);
+      }
+    }
+  }
+  for (int r = 0; r < Rows; ++r) {
+    for (int v = 0; v < Vectors; ++v) {
+      store_columns(out + static_cast<std::size_t>(r) * columns + static_cast<std::size_t>(v) * sum_lanes,
+                    totals[r][v]);
+    }
+  }
+}
+
+template <int Rows, int Vectors>
+void compute(const Tile& tile, std::int32_t* out) {
+  int8_tile<Rows, Vectors>(tile, out);
+}
+template <int Rows, int Vectors>
+void compute(const Tile& tile, float* out) {
+  int4_tile<Rows, Vectors>(tile, out);
+}
+
+// `rows` <= Rows rows past `count` columns of the panel.
+template <int Rows, class Sum>
+void multiply_rows(std::size_t rows, Tile tile, std::size_t count, Sum* out) {
+  if constexpr (Rows > 1) {
+    if (rows < static_cast<std::size_t>(Rows)) return multiply_rows<Rows - 1>(rows, tile, count, out);
+  }
+  constexpr std::size_t wide = sum_lanes * integer_tile_vectors;
+  const std::int8_t* panel = tile.panel;
+  const float* scales = tile.scales;
+  std::size_t c = 0;
+  for (; c + wide <= count; c += wide) {
+    tile.panel = panel + 4 * c;
+    tile.scales = scales + c;
+    compute<Rows, integer_tile_vectors>(tile, out + c);
+  }
+  for (; c < count; c += sum_lanes) {
+    tile.panel = panel + 4 * c;
+    tile.scales = scales + c;
+    compute<Rows, 1>(tile, out + c);
+  }
+}
+
+// Sums of `m` rows of x with the panel's `count` columns.
+template <class Sum>
+void multiply_panel(std::size_t m, const Tile& all, std::size_t count, Sum* out) {
+  constexpr std::size_t rows = integer_tile_rows;
+  for (std::size_t r = 0; r < m; r += rows) {
+    Tile tile = all;
+    tile.x = all.x.from(r);
+    multiply_rows<integer_tile_rows>(smaller(rows, m - r), tile, count, out + r * columns);
+  }
+}
+
+void multiply(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w, std::size_t begin,
+              std::size_t n, const IntegerPanel& panel) {
+  const bool wide = w.type == DataType::int8;
+  const Int8Rows int8 = int8_rows(w);
+  const Int4Rows int4 = int4_rows(w);
+  for (std::size_t first = 0; first < job.rows; first += integer_gemm_rows) {
+    const std::size_t m = smaller(integer_gemm_rows, job.rows - first);
+    const QuantisedRows rows = x.from(first);
+    for (std::size_t k = 0; k < w.columns; k += integer_panel_depth) {
+      const std::size_t depth = smaller(integer_panel_depth, w.columns - k);
+      const Tile tile{rows, k, depth, panel.weights, panel.scales};
+      if (wide) {
+        unpack_int8(int8, begin, n, k, depth, panel.weights);
+        multiply_panel(m, tile, n, panel.sums);
+      } else {
+        unpack_int4(int4, begin, n, k, depth, panel.weights, panel.scales);
+        multiply_panel(m, tile, n, panel.totals);
+      }
+    }
+    for (std::size_t r = 0; r < m; ++r) {
+      if (wide) {
+        float totals[columns];
+        for (std::size_t c = 0; c < n; ++c) {
+          totals[c] = static_cast<float>(panel.sums[r * columns + c]) * rows.scales[r];
+        }
+        finish_totals(totals, int8, job, first + r, begin, n);
+      } else {
+        finish_totals(panel.totals + r * columns, int4, job, first + r, begin, n);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+const IntegerGemmKernels& integer_gemm_kernels() {
+  static constexpr IntegerGemmKernels kernels{multiply};
+  return kernels;
+}
+
+}  // namespace internvl::INTERNVL_ISA

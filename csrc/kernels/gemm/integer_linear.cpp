@@ -1,0 +1,97 @@
+#include "kernels/gemm/integer_linear.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "kernels/gemv/integer_gemv.h"
+#include "kernels/quantise/quantise.h"
+
+namespace internvl {
+namespace {
+
+constexpr std::size_t panel_elements = integer_panel_columns * integer_panel_depth;
+constexpr std::size_t panel_scales = panel_elements / quantised_block;
+
+// Bytes of weights that a thread takes at a time in a GEMV: large enough that taking costs nothing, small
+// enough that threads end together. In whole groups of the rows that the kernel takes at once.
+constexpr std::size_t gemv_bytes = 32768;
+constexpr std::size_t gemv_group = 8;
+
+std::size_t rounded_up(std::size_t n, std::size_t step) { return (n + step - 1) / step * step; }
+
+std::size_t groups_of(std::size_t columns, ScaleGroup group) {
+  return group == ScaleGroup::row ? 1 : columns / quantised_block;
+}
+
+}  // namespace
+
+QuantisedBuffer::QuantisedBuffer(std::size_t most_rows, std::size_t most_columns)
+    : values_(most_rows * rounded_up(most_columns, quantised_step)),
+      scales_(most_rows * std::max<std::size_t>(most_columns / quantised_block, 1)),
+      sums_(scales_.size()) {}
+
+void QuantisedBuffer::quantise(const float* x, std::size_t columns, ScaleGroup group, std::size_t row,
+                               InstructionSet set) {
+  const QuantiseKernels& kernels = quantise_kernels(set);
+  const std::size_t groups = groups_of(columns, group);
+  const auto kernel = group == ScaleGroup::row ? kernels.by_row : kernels.by_block;
+  kernel(x, columns, &values_[row * rounded_up(columns, quantised_step)], &scales_[row * groups],
+         &sums_[row * groups]);
+}
+
+QuantisedRows QuantisedBuffer::rows(std::size_t rows, std::size_t columns, ScaleGroup group) const {
+  return {values_.data(),
+          rounded_up(columns, quantised_step),
+          scales_.data(),
+          sums_.data(),
+          groups_of(columns, group),
+          rows,
+          columns,
+          group};
+}
+
+std::size_t QuantisedBuffer::bytes() const {
+  return values_.size() + scales_.size() * sizeof(float) + sums_.size() * sizeof(std::int32_t);
+}
+
+IntegerWorkspace::IntegerWorkspace(const ThreadTeam& team, std::size_t most_rows)
+    : sums_(std::min(most_rows, integer_gemm_rows) * integer_panel_columns),
+      weights_(static_cast<std::size_t>(team.size()) * panel_elements),
+      scales_(static_cast<std::size_t>(team.size()) * panel_scales),
+      int8_sums_(static_cast<std::size_t>(team.size()) * sums_),
+      int4_totals_(int8_sums_.size()) {}
+
+IntegerPanel IntegerWorkspace::panel(int thread) {
+  const auto t = static_cast<std::size_t>(thread);
+  return {weights_.data() + t * panel_elements, scales_.data() + t * panel_scales,
+          int8_sums_.data() + t * sums_, int4_totals_.data() + t * sums_};
+}
+
+std::size_t IntegerWorkspace::bytes() const {
+  return weights_.size() + sizeof(float) * (scales_.size() + int8_sums_.size() + int4_totals_.size());
+}
+
+void linear(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
+            IntegerWorkspace& workspace, InstructionSet set) {
+  if (job.rows <= integer_gemv_rows) {
+    const IntegerGemvKernels& kernels = integer_gemv_kernels(set);
+    const std::size_t row_bytes =
+        std::max<std::size_t>(w.type == DataType::int4 ? w.columns / 2 : w.columns, 1);
+    const std::size_t grain = rounded_up(std::max<std::size_t>(gemv_bytes / row_bytes, 1), gemv_group);
+    team.for_each_range(w.rows, grain,
+                        [&](std::size_t begin, std::size_t end) { kernels.multiply(x, job, w, begin, end); });
+    return;
+  }
+  const IntegerGemmKernels& kernels = integer_gemm_kernels(set);
+  std::atomic<std::size_t> next{0};
+  team.run([&](int thread) {
+    const IntegerPanel panel = workspace.panel(thread);
+    for (;;) {
+      const std::size_t begin = next.fetch_add(integer_panel_columns, std::memory_order_relaxed);
+      if (begin >= w.rows) return;
+      kernels.multiply(x, job, w, begin, std::min(integer_panel_columns, w.rows - begin), panel);
+    }
+  });
+}
+
+}  // namespace internvl

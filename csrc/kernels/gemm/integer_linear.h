@@ -1,0 +1,68 @@
+// A linear layer with integer weights and quantised activations, on a team of threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "kernels/gemm/integer_gemm.h"
+#include "kernels/gemm/weight_matrix.h"
+#include "kernels/gemv/gemv.h"
+#include "kernels/quantise/quantised_rows.h"
+#include "runtime/instruction_set.h"
+#include "runtime/thread_team.h"
+
+namespace internvl {
+
+// Whether weights of this type are multiplied as integers, and how x is quantised for them.
+constexpr bool is_integer(DataType type) { return type == DataType::int8 || type == DataType::int4; }
+constexpr ScaleGroup scale_group(DataType type) {
+  return type == DataType::int4 ? ScaleGroup::block : ScaleGroup::row;
+}
+
+// Memory for quantised rows, allocated once.
+class QuantisedBuffer {
+ public:
+  // For up to `most_rows` rows of up to `most_columns` elements; the longest layout of either group.
+  QuantisedBuffer(std::size_t most_rows, std::size_t most_columns);
+
+  // Quantises x [columns] to row `row` of rows of that many columns. Rows may be filled by several threads.
+  void quantise(const float* x, std::size_t columns, ScaleGroup group, std::size_t row,
+                InstructionSet set = instruction_set());
+  // The first `rows` rows.
+  QuantisedRows rows(std::size_t rows, std::size_t columns, ScaleGroup group) const;
+  std::size_t bytes() const;
+
+ private:
+  std::vector<std::int8_t> values_;
+  std::vector<float> scales_;
+  std::vector<std::int32_t> sums_;
+};
+
+// The memory that each thread computes in, allocated once.
+class IntegerWorkspace {
+ public:
+  // For at most `most_rows` rows of x at a time.
+  IntegerWorkspace(const ThreadTeam& team, std::size_t most_rows);
+
+  IntegerPanel panel(int thread);
+  std::size_t bytes() const;
+
+ private:
+  std::size_t sums_;  // of a thread
+  std::vector<std::int8_t> weights_;
+  std::vector<float> scales_;
+  std::vector<std::int32_t> int8_sums_;
+  std::vector<float> int4_totals_;
+};
+
+// Computes job.y from x, which stands in place of job.x, and w, whose type is_integer() and which has at most
+// most_integer_columns columns. What happens to a sum afterwards (scale, bias, addend) is `finished()` of
+// dot_tile.h, as in linear().
+//
+// A row of y depends on its row of x and on w alone, bit for bit: not on the other rows, on how many there
+// are, or on the number of threads.
+void linear(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
+            IntegerWorkspace& workspace, InstructionSet set = instruction_set());
+
+}  // namespace internvl

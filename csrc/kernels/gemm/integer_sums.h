@@ -1,0 +1,58 @@
+// What becomes of the sums of integer products, for one row as for many. Included by kernel sources only.
+//
+// int8 weights: the sum over k is one int32, exact, and so the same in any order; it is scaled once by the
+// row's scale and once by the weights'.
+//
+// int4 weights: the sum over a block of 32 is an int32, exact. Blocks are added in fp32 in their order, one
+// fused multiply-add each: total = sum * (scale of x * scale of w) + total.
+//
+// So a result depends on its two rows alone: not on how many rows are computed at once, nor on threads, nor
+// on whether weights were unpacked before.
+#pragma once
+
+#include "kernels/gemm/dot_tile.h"
+#include "kernels/gemm/weight_rows.h"
+#include "kernels/gemv/gemv.h"
+#include "kernels/quantise/quantised_rows.h"
+#include "kernels/vector/integer_vector.h"
+
+namespace internvl::INTERNVL_ISA {
+
+// What the int8 sums of row r begin with: dot() adds the products of w + int8_weight_offset.
+inline std::int32_t int8_start(const QuantisedRows& x, std::size_t r) {
+  return -int8_weight_offset * x.sums[r];
+}
+
+inline std::int32_t int4_start(const QuantisedRows& x, std::size_t r, std::size_t block) {
+  return -int4_weight_offset * x.sums[r * x.groups + block];
+}
+
+// The fp32 scales of `count` <= 8 blocks of eight rows of W: scales[block][row].
+inline void load_block_scales(const Float16* p, std::size_t row_scales, std::size_t count,
+                              FloatVector (&scales)[8]) {
+  for (std::size_t i = 0; i < 8; ++i) {
+    scales[i] = count < 8 ? load(p + i * row_scales, count) : load(p + i * row_scales);
+  }
+  transpose(scales);
+}
+
+// Computes job.y[row, n + c] for c < count from finished totals; int8's are still without the weights'
+// scales.
+inline void finish_totals(const float* totals, const Int8Rows& w, const LinearRows& job, std::size_t row,
+                          std::size_t n, std::size_t count) {
+  float* y = job.y + row * job.y_stride + n;
+  for (std::size_t c = 0; c < count; ++c) {
+    y[c] = finished(totals[c], w.scale(n + c), job.bias == nullptr ? nullptr : job.bias + n + c,
+                    job.accumulate ? y + c : nullptr);
+  }
+}
+inline void finish_totals(const float* totals, const Int4Rows&, const LinearRows& job, std::size_t row,
+                          std::size_t n, std::size_t count) {
+  float* y = job.y + row * job.y_stride + n;
+  for (std::size_t c = 0; c < count; ++c) {
+    y[c] = finished(totals[c], 1.0F, job.bias == nullptr ? nullptr : job.bias + n + c,
+                    job.accumulate ? y + c : nullptr);
+  }
+}
+
+}  // namespace internvl::INTERNVL_ISA

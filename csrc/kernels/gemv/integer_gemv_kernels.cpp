@@ -1,0 +1,168 @@
+#include "kernels/gemm/integer_sums.h"
+#include "kernels/gemv/integer_gemv.h"
+
+namespace internvl::INTERNVL_ISA {
+namespace {
+
+// Rows of x that meet the weights at once. More rows than that meet the same few rows of W again, out of the
+// first-level cache.
+constexpr std::size_t rows_at_once = 4;
+
+// Rows of W at once: eight sums, and what else is needed fits the registers.
+template <int Rows>
+constexpr int int8_columns = Rows <= 2 ? 4 : 2;
+constexpr std::size_t most_int8_columns = 4;
+// An Int4Columns has as many.
+constexpr std::size_t int4_columns = 8;
+
+// The same place in the rows that come next is asked for where rows are short: there, the processor's own
+// prefetchers lose time at every new row. On long ones they do better alone.
+constexpr std::size_t short_row_bytes = 8192;
+
+template <int Rows, int Columns>
+void int8_tile(const QuantisedRows& x, std::size_t first, const LinearRows& job, const Int8Rows& w,
+               std::size_t n) {
+  constexpr std::size_t step = 4 * sum_lanes;
+  const std::int8_t* x_row[Rows];
+  for (int r = 0; r < Rows; ++r) x_row[r] = x.values + (first + static_cast<std::size_t>(r)) * x.stride;
+  const std::int8_t* w_row[Columns];
+  for (int c = 0; c < Columns; ++c) w_row[c] = w.values + (n + static_cast<std::size_t>(c)) * w.columns;
+  Int32Vector sum[Rows][Columns];
+  for (int r = 0; r < Rows; ++r) {
+    for (int c = 0; c < Columns; ++c) sum[r][c] = zero_sums();
+  }
+  const bool ask = first == 0 && w.columns <= short_row_bytes;
+  std::size_t k = 0;
+  for (; k + step <= w.columns; k += step) {
+    Int8Vector xs[Rows];
+    for (int r = 0; r < Rows; ++r) xs[r] = load_int8(x_row[r] + k);
+    for (int c = 0; c < Columns; ++c) {
+      if (ask) __builtin_prefetch(w_row[c] + k + Columns * w.columns);
+      const Int8Weights weights = int8_weights(load_int8(w_row[c] + k));
+      for (int r = 0; r < Rows; ++r) sum[r][c] = dot(sum[r][c], weights, xs[r]);
+    }
+  }
+  if (k < w.columns) {
+    // x ends in zeros, so whatever stands for the weights there does not count.
+    Int8Vector xs[Rows];
+    for (int r = 0; r < Rows; ++r) xs[r] = load_int8(x_row[r] + k);
+    for (int c = 0; c < Columns; ++c) {
+      const Int8Weights weights = int8_weights(load_int8(w_row[c] + k, w.columns - k));
+      for (int r = 0; r < Rows; ++r) sum[r][c] = dot(sum[r][c], weights, xs[r]);
+    }
+  }
+  for (int r = 0; r < Rows; ++r) {
+    const std::size_t row = first + static_cast<std::size_t>(r);
+    float totals[Columns];
+    for (int c = 0; c < Columns; ++c) {
+      totals[c] = static_cast<float>(sum_of_lanes(sum[r][c]) + int8_start(x, row)) * x.scales[row];
+    }
+    finish_totals(totals, w, job, row, n, Columns);
+  }
+}
+
+template <int Rows>
+void int8_columns_of(const QuantisedRows& x, std::size_t first, const LinearRows& job, const Int8Rows& w,
+                     std::size_t n, std::size_t end) {
+  constexpr int columns = int8_columns<Rows>;
+  for (; n + columns <= end; n += columns) int8_tile<Rows, columns>(x, first, job, w, n);
+  for (; n < end; ++n) int8_tile<Rows, 1>(x, first, job, w, n);
+}
+
+// With `lone`, row n of W alone: all eight columns are the same one.
+template <int Rows>
+void int4_tile(const QuantisedRows& x, std::size_t first, const LinearRows& job, const Int4Rows& w,
+               std::size_t n, bool lone) {
+  const std::size_t blocks = w.columns / int4_block;
+  const std::size_t row_bytes = lone ? 0 : w.columns / 2;
+  const std::size_t row_scales = lone ? 0 : blocks;
+  const Int4Row row = w.row(n);
+  const bool ask = first == 0 && !lone && row_bytes <= short_row_bytes;
+  FloatVector totals[Rows];
+  for (int r = 0; r < Rows; ++r) totals[r] = broadcast(0.0F);
+  for (std::size_t begin = 0; begin < blocks; begin += 8) {
+    const std::size_t count = blocks - begin < 8 ? blocks - begin : 8;
+    if (ask) {
+      for (std::size_t c = 0; c < int4_columns; ++c) {
+        const std::uint8_t* next = row.values + begin * int4_block / 2 + (c + int4_columns) * row_bytes;
+        __builtin_prefetch(next);
+        __builtin_prefetch(next + 64);
+      }
+    }
+    FloatVector scales[8];
+    load_block_scales(row.scales + begin, row_scales, count, scales);
+    for (std::size_t b = 0; b < count; ++b) {
+      const std::size_t block = begin + b;
+      const Int4Columns columns = load_int4_columns(row.values + block * int4_block / 2, row_bytes);
+      for (int r = 0; r < Rows; ++r) {
+        const std::size_t x_row = first + static_cast<std::size_t>(r);
+        const FloatVector sum =
+            dot(columns, x.values + x_row * x.stride + block * int4_block, int4_start(x, x_row, block));
+        totals[r] = fma(sum, broadcast(x.scales[x_row * x.groups + block]) * scales[b], totals[r]);
+      }
+    }
+  }
+  for (int r = 0; r < Rows; ++r) {
+    float sums[int4_columns];
+    store(sums, totals[r]);
+    finish_totals(sums, w, job, first + static_cast<std::size_t>(r), n, lone ? 1 : int4_columns);
+  }
+}
+
+template <int Rows>
+void int4_columns_of(const QuantisedRows& x, std::size_t first, const LinearRows& job, const Int4Rows& w,
+                     std::size_t n, std::size_t end) {
+  if (n + int4_columns <= end) return int4_tile<Rows>(x, first, job, w, n, false);
+  for (; n < end; ++n) int4_tile<Rows>(x, first, job, w, n, true);
+}
+
+// Calls function(first row, rows) with groups of rows, the number of rows a template's argument.
+template <class Function>
+void in_row_groups(std::size_t rows, Function function) {
+  for (std::size_t first = 0; first < rows; first += rows_at_once) {
+    switch (rows - first) {
+      case 1:
+        function.template operator()<1>(first);
+        break;
+      case 2:
+        function.template operator()<2>(first);
+        break;
+      case 3:
+        function.template operator()<3>(first);
+        break;
+      default:
+        function.template operator()<4>(first);
+        break;
+    }
+  }
+}
+
+void multiply(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w, std::size_t begin,
+              std::size_t end) {
+  if (w.type == DataType::int8) {
+    const Int8Rows rows = int8_rows(w);
+    for (std::size_t n = begin; n < end; n += most_int8_columns) {
+      const std::size_t n_end = end - n < most_int8_columns ? end : n + most_int8_columns;
+      in_row_groups(job.rows, [&]<int Rows>(std::size_t first) {
+        int8_columns_of<Rows>(x, first, job, rows, n, n_end);
+      });
+    }
+  } else {
+    const Int4Rows rows = int4_rows(w);
+    for (std::size_t n = begin; n < end; n += int4_columns) {
+      const std::size_t n_end = end - n < int4_columns ? end : n + int4_columns;
+      in_row_groups(job.rows, [&]<int Rows>(std::size_t first) {
+        int4_columns_of<Rows>(x, first, job, rows, n, n_end);
+      });
+    }
+  }
+}
+
+}  // namespace
+
+const IntegerGemvKernels& integer_gemv_kernels() {
+  static constexpr IntegerGemvKernels kernels{multiply};
+  return kernels;
+}
+
+}  // namespace internvl::INTERNVL_ISA

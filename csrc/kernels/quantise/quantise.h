@@ -1,0 +1,24 @@
+// From fp32 activations to int8.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/dispatch.h"
+#include "kernels/quantise/quantised_rows.h"
+
+namespace internvl {
+
+struct QuantiseKernels {
+  // Quantises one row of k elements, as QuantisedRows describes it: values [k rounded up to quantised_step],
+  // scales and sums [groups]. A group that holds a NaN or an infinity gets NaN for its scale, so that every
+  // result it enters is NaN; one whose magnitudes are all below 2^-100 is zero.
+  using Quantise = void (*)(const float* x, std::size_t k, std::int8_t* values, float* scales,
+                            std::int32_t* sums);
+  Quantise by_row;
+  Quantise by_block;  // k is a multiple of quantised_block
+};
+
+INTERNVL_DECLARE_KERNELS(QuantiseKernels, quantise_kernels)
+
+}  // namespace internvl

@@ -1,0 +1,44 @@
+// Activations as integers: what a matrix of int8 or int4 weights is multiplied with.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace internvl {
+
+// A row has one scale for int8 weights (`row`), or one for every 32 elements for int4 weights (`block`),
+// whose own scales lie so.
+enum class ScaleGroup { row, block };
+
+// Elements that share a scale in ScaleGroup::block. In a block, the sixteen even elements come before the odd
+// ones, as int4 weights are unpacked.
+inline constexpr std::size_t quantised_block = 32;
+// Rows are filled up with zeros to a multiple of this many elements.
+inline constexpr std::size_t quantised_step = 64;
+
+// x[r, k] is about values[r, k] * scales[r, group of k], with an error of at most half a scale (and a few
+// units in the last place): symmetric, a group's greatest magnitude is 127, rounded to the nearest, ties to
+// even.
+struct QuantisedRows {
+  const std::int8_t* values;  // [rows, stride], -127 to 127
+  std::size_t stride;
+  const float* scales;       // [rows, groups]
+  const std::int32_t* sums;  // [rows, groups], of a group's values
+  std::size_t groups;
+  std::size_t rows;
+  std::size_t columns;
+  ScaleGroup group;
+
+  QuantisedRows from(std::size_t row) const {
+    return {values + row * stride,
+            stride,
+            scales + row * groups,
+            sums + row * groups,
+            groups,
+            rows - row,
+            columns,
+            group};
+  }
+};
+
+}  // namespace internvl

@@ -1,0 +1,85 @@
+// Integer arithmetic on AVX2. Included by integer_vector.h, where the interface is described.
+//
+// VPMADDUBSW multiplies unsigned by signed bytes and adds two products in 16 bits, with saturation. Both uses
+// below stay clear of it: magnitudes of at most 128 times activations of at most 127, twice, are 32512; and
+// eight steps of two products of at most 15 * 127 are 30480.
+#pragma once
+
+#include "kernels/vector/integer_vector_avx2_shared.h"
+
+namespace internvl::INTERNVL_ISA {
+
+constexpr std::size_t sum_lanes = 8;
+constexpr int int8_weight_offset = 0;
+// Rows of x and vectors of columns of W whose sums a GEMM keeps in registers at once.
+constexpr int integer_tile_rows = 4;
+constexpr int integer_tile_vectors = 2;
+
+struct Int32Vector {
+  __m256i value;
+};
+struct Int8Vector {
+  __m256i value;
+};
+struct Int8Weights {
+  __m256i value;
+  __m256i magnitude;
+};
+
+inline Int32Vector zero_sums() { return {_mm256_setzero_si256()}; }
+inline Int32Vector broadcast_sum(std::int32_t x) { return {_mm256_set1_epi32(x)}; }
+inline Int32Vector load_sums(const std::int32_t* p) { return {load_32_bytes(p)}; }
+inline void store_sums(std::int32_t* p, Int32Vector v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v.value);
+}
+inline std::int32_t sum_of_lanes(Int32Vector v) {
+  __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(v.value), _mm256_extracti128_si256(v.value, 1));
+  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
+  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1));
+  return _mm_cvtsi128_si32(sum);
+}
+
+inline Int8Vector load_int8(const std::int8_t* p) { return {load_32_bytes(p)}; }
+inline Int8Vector broadcast_four(const std::int8_t* p) {
+  std::int32_t four = 0;
+  __builtin_memcpy(&four, p, sizeof(four));
+  return {_mm256_set1_epi32(four)};
+}
+inline Int8Weights int8_weights(Int8Vector w) { return {w.value, _mm256_abs_epi8(w.value)}; }
+[[gnu::always_inline]] inline Int32Vector dot(Int32Vector sum, Int8Weights w, Int8Vector x) {
+  const __m256i pairs = _mm256_maddubs_epi16(w.magnitude, _mm256_sign_epi8(x.value, w.value));
+  return {_mm256_add_epi32(sum.value, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))};
+}
+
+struct NibbleSums {
+  __m256i pairs;  // int16
+};
+inline NibbleSums zero_nibble_sums() { return {_mm256_setzero_si256()}; }
+[[gnu::always_inline]] inline NibbleSums dot_nibbles(NibbleSums sum, Int8Vector w, Int8Vector x) {
+  return {_mm256_add_epi16(sum.pairs, _mm256_maddubs_epi16(w.value, x.value))};
+}
+inline Int32Vector total(NibbleSums sum, std::int32_t offset) {
+  return {_mm256_add_epi32(_mm256_madd_epi16(sum.pairs, _mm256_set1_epi16(1)), _mm256_set1_epi32(offset))};
+}
+
+[[gnu::always_inline]] inline FloatVector dot(const Int4Columns& w, const std::int8_t* x, int offset) {
+  const __m256i even = broadcast_16_bytes(x);
+  const __m256i odd = broadcast_16_bytes(x + 16);
+  __m256i quarters[4];
+  for (int i = 0; i < 4; ++i) {
+    const __m256i pairs =
+        _mm256_add_epi16(_mm256_maddubs_epi16(w.low[i], even), _mm256_maddubs_epi16(w.high[i], odd));
+    quarters[i] = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+  }
+  return row_sums(quarters, offset);
+}
+
+using ColumnFloats = FloatVector;
+inline ColumnFloats broadcast_columns(float x) { return broadcast(x); }
+inline ColumnFloats load_columns(const float* p) { return load(p); }
+inline void store_columns(float* p, ColumnFloats v) { store(p, v); }
+inline ColumnFloats to_float(Int32Vector v) { return {_mm256_cvtepi32_ps(v.value)}; }
+
+}  // namespace internvl::INTERNVL_ISA
+
+#include "kernels/vector/integer_vector_common.h"

@@ -1,0 +1,306 @@
+// Quantised activations, and the linear layers that are computed from them in integers.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "check.h"
+#include "kernels/gemm/integer_linear.h"
+#include "kernels/quantise/quantise.h"
+#include "random_weights.h"
+
+namespace internvl {
+namespace {
+
+struct Shape {
+  std::size_t m, n, k;
+};
+
+const double unit = std::ldexp(1.0, -24);
+
+// Where element k of a row lies: blocks hold the even elements before the odd ones.
+std::size_t place(std::size_t k, ScaleGroup group) {
+  if (group == ScaleGroup::row) return k;
+  return k / 32 * 32 + k % 2 * 16 + k % 32 / 2;
+}
+
+struct Quantised {
+  std::vector<std::int8_t> values;
+  std::vector<float> scales;
+  std::vector<std::int32_t> sums;
+};
+
+Quantised quantised(const std::vector<float>& x, ScaleGroup group) {
+  const std::size_t groups = group == ScaleGroup::row ? 1 : x.size() / 32;
+  Quantised q{std::vector<std::int8_t>((x.size() + 63) / 64 * 64, 55), std::vector<float>(groups),
+              std::vector<std::int32_t>(groups)};
+  const QuantiseKernels& kernels = quantise_kernels(instruction_set());
+  (group == ScaleGroup::row ? kernels.by_row : kernels.by_block)(x.data(), x.size(), q.values.data(),
+                                                                 q.scales.data(), q.sums.data());
+  return q;
+}
+
+TEST("activations are quantised to the nearest, with the greatest magnitude of a group as 127") {
+  for (const ScaleGroup group : {ScaleGroup::row, ScaleGroup::block}) {
+    for (std::size_t n : {1, 7, 8, 31, 32, 33, 64, 95, 96, 100, 896, 4864}) {
+      if (group == ScaleGroup::block) n = (n + 31) / 32 * 32;
+      const std::size_t size = group == ScaleGroup::row ? n : 32;
+      for (const float deviation : {1e-20F, 1.0F, 3e30F}) {
+        const std::vector<float> x = test::random_floats(n, 1, deviation);
+        const Quantised q = quantised(x, group);
+        for (std::size_t g = 0; g < q.scales.size(); ++g) {
+          float greatest = 0;
+          std::int32_t sum = 0;
+          for (std::size_t i = g * size; i < (g + 1) * size; ++i)
+            greatest = std::max(greatest, std::abs(x[i]));
+          CHECK(q.scales[g] == greatest / 127.0F);
+          for (std::size_t i = g * size; i < (g + 1) * size; ++i) {
+            const int value = q.values[place(i, group)];
+            sum += value;
+            CHECK(std::abs(value) <= 127);
+            if (std::abs(x[i]) == greatest) CHECK(value == (x[i] > 0 ? 127 : -127));
+            // x / scale is rounded at 127 / greatest, at the product, and to the integer.
+            CHECK(std::abs(x[i] / static_cast<double>(q.scales[g]) - value) <= 0.5 + 127 * 4 * unit);
+          }
+          CHECK(q.sums[g] == sum);
+        }
+        for (std::size_t i = n; i < q.values.size(); ++i) CHECK(q.values[i] == 0);
+      }
+    }
+  }
+}
+
+TEST("halves are rounded to even numbers") {
+  std::vector<float> x(64);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i) - 31.5F;
+  x[0] = 127;
+  x[32] = -127;
+  for (const ScaleGroup group : {ScaleGroup::row, ScaleGroup::block}) {
+    const Quantised q = quantised(x, group);
+    for (std::size_t i = 0; i < x.size(); ++i) CHECK(q.values[place(i, group)] == std::nearbyint(x[i]));
+  }
+}
+
+TEST("a group with a NaN or an infinity has NaN for its scale; zeros and next to nothing are zeros") {
+  for (const ScaleGroup group : {ScaleGroup::row, ScaleGroup::block}) {
+    for (const float bad : {NAN, INFINITY, -INFINITY}) {
+      for (const std::size_t at : {0, 31, 37, 63}) {
+        std::vector<float> x = test::random_floats(64, 1);
+        x[at] = bad;
+        const Quantised q = quantised(x, group);
+        for (std::size_t g = 0; g < q.scales.size(); ++g)
+          CHECK(std::isnan(q.scales[g]) == (q.scales.size() == 1 || at / 32 == g));
+      }
+    }
+    for (const float small : {0.0F, -0.0F, 1e-40F, -7e-31F}) {
+      const Quantised q = quantised(std::vector<float>(64, small), group);
+      for (const float scale : q.scales) CHECK(scale == 0.0F);
+      for (const std::int8_t value : q.values) CHECK(value == 0);
+    }
+    const Quantised least = quantised(std::vector<float>(64, 0x1p-100F), group);
+    CHECK(least.scales[0] > 0.0F && least.values[5] == 127);
+  }
+}
+
+// y has a margin, so that a kernel that writes too far is seen here.
+std::vector<float> computed(const std::vector<float>& x, std::size_t m, const WeightMatrix& w, int threads,
+                            const float* bias = nullptr, const std::vector<float>* addend = nullptr) {
+  ThreadTeam team(threads);
+  IntegerWorkspace workspace(team, m);
+  QuantisedBuffer buffer(m, w.columns);
+  const ScaleGroup group = scale_group(w.type);
+  for (std::size_t r = 0; r < m; ++r) buffer.quantise(&x[r * w.columns], w.columns, group, r);
+  const std::size_t stride = w.rows + 3;
+  std::vector<float> y(m * stride, -7.0F);
+  if (addend != nullptr) {
+    for (std::size_t r = 0; r < m; ++r) {
+      for (std::size_t c = 0; c < w.rows; ++c) y[r * stride + c] = (*addend)[r * w.rows + c];
+    }
+  }
+  linear(buffer.rows(m, w.columns, group), {nullptr, 0, m, bias, addend != nullptr, y.data(), stride}, w,
+         team, workspace);
+  std::vector<float> packed;
+  for (std::size_t r = 0; r < m; ++r) {
+    packed.insert(packed.end(), y.begin() + r * stride, y.begin() + r * stride + w.rows);
+    for (std::size_t c = w.rows; c < stride; ++c) CHECK(y[r * stride + c] == -7.0F);
+  }
+  return packed;
+}
+
+int weight(const WeightMatrix& w, std::size_t n, std::size_t k) {
+  const std::size_t i = n * w.columns + k;
+  if (w.type == DataType::int8) return static_cast<std::int8_t>(w.values[i]);
+  const unsigned nibble = static_cast<unsigned>(w.values[i / 2]) >> (i % 2 * 4) & 15U;
+  return nibble >= 8 ? static_cast<int>(nibble) - 16 : static_cast<int>(nibble);
+}
+
+float scale_at(const std::byte* scales, std::size_t i) {
+  float value = 0;
+  std::memcpy(&value, scales + 4 * i, 4);
+  return value;
+}
+double half_at(const std::byte* scales, std::size_t i) {
+  std::uint16_t bits = 0;
+  std::memcpy(&bits, scales + 2 * i, 2);
+  return test::half_value(bits);
+}
+
+// The result that integer_sums.h describes, one element by plain loops.
+float expected(const Quantised& x, const WeightMatrix& w, std::size_t n) {
+  if (w.type == DataType::int8) {
+    std::int64_t sum = 0;
+    for (std::size_t k = 0; k < w.columns; ++k) sum += weight(w, n, k) * x.values[k];
+    return static_cast<float>(sum) * x.scales[0] * scale_at(w.scales, n);
+  }
+  float total = 0;
+  for (std::size_t b = 0; b < w.columns / 32; ++b) {
+    std::int64_t sum = 0;
+    for (std::size_t k = 32 * b; k < 32 * b + 32; ++k)
+      sum += weight(w, n, k) * x.values[place(k, ScaleGroup::block)];
+    const float scale = x.scales[b] * static_cast<float>(half_at(w.scales, n * (w.columns / 32) + b));
+    const auto exact = static_cast<float>(sum);
+    if (instruction_set() == InstructionSet::portable) {
+      const float product = exact * scale;  // two roundings there
+      total += product;
+    } else {
+      total = std::fma(exact, scale, total);
+    }
+  }
+  return total;
+}
+
+constexpr DataType integer_types[] = {DataType::int8, DataType::int4};
+
+const std::vector<Shape> shapes = {{1, 1, 1},    {1, 7, 5},     {2, 50, 33},   {3, 13, 8},    {4, 49, 97},
+                                   {5, 3, 100},  {6, 100, 64},  {7, 97, 1030}, {9, 48, 2049}, {16, 5, 31},
+                                   {17, 1, 72},  {30, 10, 40},  {33, 145, 96}, {2, 4, 1024},  {18, 70, 2080},
+                                   {19, 64, 61}, {23, 130, 257}};
+
+TEST("integer sums are exact: every element is what plain loops give, to the last bit") {
+  for (const DataType type : integer_types) {
+    for (Shape shape : shapes) {
+      if (type == DataType::int4) shape.k = (shape.k + 31) / 32 * 32;
+      const test::RandomWeights w(type, shape.n, shape.k, 11);
+      const std::vector<float> x = test::random_floats(shape.m * shape.k, 12);
+      const std::vector<float> y = computed(x, shape.m, w.matrix, 2);
+      for (std::size_t r = 0; r < shape.m; ++r) {
+        const std::vector<float> row(&x[r * shape.k], &x[r * shape.k] + shape.k);
+        const Quantised q = quantised(row, scale_group(type));
+        for (std::size_t c = 0; c < shape.n; ++c) CHECK(y[r * shape.n + c] == expected(q, w.matrix, c));
+      }
+    }
+  }
+}
+
+TEST("a quantised layer is within the bound that the activations' scales give of a plain fp64 loop") {
+  for (const DataType type : integer_types) {
+    for (const Shape shape : {Shape{3, 40, 896}, Shape{21, 70, 1312}}) {
+      const test::RandomWeights w(type, shape.n, shape.k, 15);
+      const std::vector<float> x = test::random_floats(shape.m * shape.k, 16);
+      const std::vector<float> bias = test::random_floats(shape.n, 17);
+      const std::vector<float> addend = test::random_floats(shape.m * shape.n, 18);
+      const std::vector<float> y = computed(x, shape.m, w.matrix, 2, bias.data(), &addend);
+      const std::size_t group = type == DataType::int4 ? 32 : shape.k;
+      for (std::size_t r = 0; r < shape.m; ++r) {
+        for (std::size_t c = 0; c < shape.n; ++c) {
+          double sum = static_cast<double>(bias[c]) + addend[r * shape.n + c];
+          double bound = 0;
+          double size = std::abs(sum);
+          for (std::size_t begin = 0; begin < shape.k; begin += group) {
+            double greatest = 0;
+            for (std::size_t k = begin; k < begin + group; ++k)
+              greatest = std::max(greatest, std::abs(static_cast<double>(x[r * shape.k + k])));
+            for (std::size_t k = begin; k < begin + group; ++k) {
+              const double product = x[r * shape.k + k] * w.exact[c * shape.k + k];
+              sum += product;
+              size += std::abs(product);
+              // Half a step of rounding, and its own small error.
+              bound += (0.5 + 1e-4) * greatest / 127 * std::abs(w.exact[c * shape.k + k]);
+            }
+          }
+          const double chain = 2.0 * static_cast<double>(shape.k) / 32 + 6;
+          CHECK(std::abs(y[r * shape.n + c] - sum) <= bound + chain * unit * (size + bound));
+        }
+      }
+    }
+  }
+}
+
+TEST("a row of the result is the same bits whatever the other rows and the number of threads") {
+  for (const DataType type : integer_types) {
+    for (const Shape shape : {Shape{530, 53, 96}, Shape{21, 131, 1056}, Shape{40, 20, 4864}}) {
+      const auto [rows, n, k] = shape;
+      const test::RandomWeights w(type, n, k, 21);
+      const std::vector<float> x = test::random_floats(rows * k, 22);
+      const std::vector<float> bias = test::random_floats(n, 23);
+      const std::vector<float> all = computed(x, rows, w.matrix, 3, bias.data());
+      for (const std::size_t m : {1, 2, 3, 4, 5, 8, 15, 16, 17}) {
+        for (const std::size_t first : {std::size_t{1}, rows - m}) {
+          const std::vector<float> some(x.begin() + first * k, x.begin() + (first + m) * k);
+          const std::vector<float> y = computed(some, m, w.matrix, 1, bias.data());
+          CHECK(std::memcmp(y.data(), &all[first * n], m * n * sizeof(float)) == 0);
+        }
+      }
+    }
+  }
+}
+
+// Products of bytes are added in 16 bits on some processors: the greatest that there are must not saturate.
+TEST("the most extreme weights and activations, of all signs, are summed exactly") {
+  constexpr std::size_t n = 12;
+  for (const DataType type : integer_types) {
+    for (const std::size_t k :
+         {std::size_t{64}, std::size_t{1184}, std::size_t{8192}, most_integer_columns}) {
+      if (type == DataType::int4 && k > 8192) continue;
+      test::RandomWeights w(type, n, k, 1);
+      for (std::size_t row = 0; row < n; ++row) {
+        for (std::size_t i = 0; i < k; ++i) {
+          // All least, all greatest, alternating by one, two, four.
+          const bool least = row % 6 == 0 || (row % 6 > 1 && (i >> (row % 6 - 2)) % 2 == 0);
+          if (type == DataType::int8) {
+            w.values_bytes[row * k + i] = static_cast<std::byte>(least ? -128 : 127);
+          } else {
+            std::byte& both = w.values_bytes[(row * k + i) / 2];
+            const int shift = i % 2 == 0 ? 0 : 4;
+            both = (both & static_cast<std::byte>(0xF0 >> shift)) |
+                   static_cast<std::byte>((least ? 8 : 7) << shift);
+          }
+        }
+      }
+      for (const std::size_t m : {std::size_t{1}, std::size_t{4}, std::size_t{17}}) {
+        std::vector<float> x(m * k);
+        for (std::size_t r = 0; r < m; ++r) {
+          for (std::size_t i = 0; i < k; ++i) {
+            const bool negative = r % 4 == 1 || (r % 4 > 1 && (i >> (r % 4 - 2)) % 2 == 0);
+            x[r * k + i] = negative ? -3.0F : 3.0F;
+          }
+        }
+        const std::vector<float> y = computed(x, m, w.matrix, 1);
+        for (std::size_t r = 0; r < m; ++r) {
+          const std::vector<float> row(&x[r * k], &x[r * k] + k);
+          const Quantised q = quantised(row, scale_group(type));
+          CHECK(std::abs(q.values[0]) == 127 && std::abs(q.values[k - 1]) == 127);
+          for (std::size_t c = 0; c < n; ++c) CHECK(y[r * n + c] == expected(q, w.matrix, c));
+        }
+      }
+    }
+  }
+}
+
+TEST("a NaN in one row stays in that row") {
+  for (const DataType type : integer_types) {
+    for (const std::size_t m : {6, 18}) {
+      const test::RandomWeights w(type, 50, 96, 31);
+      std::vector<float> x = test::random_floats(m * 96, 32);
+      x[2 * 96 + 95] = NAN;
+      const std::vector<float> y = computed(x, m, w.matrix, 2);
+      for (std::size_t i = 0; i < y.size(); ++i) CHECK(std::isnan(y[i]) == (i / 50 == 2));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace internvl
+
+int main() { return internvl::test::run_all(); }
