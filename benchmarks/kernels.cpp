@@ -1,0 +1,272 @@
+// How near every kernel comes to what the machine can do: GFLOP/s and GB/s beside peaks that are measured in
+// the same run, with the same threads. Run it with benchmarks/kernels.sh on a quiet machine.
+//
+//   kernels [--threads N] [--seconds S]
+//
+// INTERNVL_RT_ISA names the instruction set, as everywhere. Shapes are those of InternVL2_5-1B. Weights are
+// read from memory, not from a cache: every run takes the next place of an arena that no cache holds.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kernels/attention/attention.h"
+#include "kernels/gemm/integer_linear.h"
+#include "kernels/gemm/linear.h"
+#include "kernels/norm/norm.h"
+#include "kv_cache/kv_cache.h"
+#include "peak_kernels.h"
+#include "runtime/weight_file.h"
+
+namespace internvl {
+namespace {
+
+constexpr std::size_t arena_bytes = std::size_t{512} << 20U;
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// The median time of one call, over at least five and about `seconds` seconds.
+double median_time(double seconds, const std::function<void()>& call) {
+  call();
+  std::vector<double> times;
+  for (const double end = now() + seconds; times.size() < 5 || now() < end;) {
+    const double begin = now();
+    call();
+    times.push_back(now() - begin);
+  }
+  std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
+  return times[times.size() / 2];
+}
+
+struct Peaks {
+  double fp32, int8, bytes;
+};
+
+class Bench {
+ public:
+  Bench(int threads, double seconds) : team_(threads), seconds_(seconds), arena_(arena_bytes) {
+    std::uint32_t state = 1;
+    for (std::size_t i = 0; i + 4 <= arena_.size(); i += 4) {
+      state = state * 1664525U + 1013904223U;
+      // Two halves of moderate size: whatever the arena is read as, nothing is infinite or subnormal.
+      const std::uint32_t word = (state & 0x83FF83FFU) | 0x28002800U;
+      std::memcpy(&arena_[i], &word, 4);
+    }
+    scales_.assign(std::size_t{1} << 20U, 0.01F);
+    half_scales_.assign(std::size_t{8} << 20U, 0x2000);
+  }
+
+  void run() {
+    std::printf("instruction set %s, %d threads\n\n", std::string(name_of(instruction_set())).c_str(),
+                team_.size());
+    measure_peaks();
+    std::printf("%-34s %9s %9s %7s %8s %7s\n", "", "us", "GFLOP/s", "of peak", "GB/s", "of peak");
+    const struct {
+      const char* name;
+      std::size_t n, k;
+    } shapes[] = {{"qkv", 1152, 896}, {"gate_up", 9728, 896}, {"down", 896, 4864}, {"lm_head", 151674, 896}};
+    for (const DataType type : {DataType::int4, DataType::int8, DataType::bfloat16, DataType::float32}) {
+      for (const auto& shape : shapes) {
+        for (const std::size_t m : {1, 4, 8, 16, 256}) {
+          if (m > 16 && shape.n > 100000) continue;
+          matrix(shape.name, type, m, shape.n, shape.k);
+        }
+      }
+    }
+    for (const CacheType type : {CacheType::float32, CacheType::bfloat16, CacheType::int8}) {
+      for (const std::size_t tokens : {1024, 4096}) attention(type, tokens);
+    }
+    small_steps();
+  }
+
+ private:
+  void measure_peaks() {
+    const PeakKernels& kernels = peak_kernels(instruction_set());
+    const auto threads = static_cast<double>(team_.size());
+    float sink = 1e-3F;
+    std::int32_t counts = 0;
+    constexpr std::size_t rounds = 2000000;
+    double operations = 0;
+    double time = median_time(seconds_, [&] {
+      team_.run([&](int thread) {
+        float mine = sink;
+        const double done = kernels.fp32(rounds, &mine);
+        if (thread == 0) operations = done;
+      });
+    });
+    peaks_.fp32 = operations * threads / time;
+    time = median_time(seconds_, [&] {
+      team_.run([&](int thread) {
+        std::int32_t mine = counts;
+        const double done = kernels.int8(rounds, &mine);
+        if (thread == 0) operations = done;
+      });
+    });
+    peaks_.int8 = operations * threads / time;
+    time = median_time(seconds_, [&] {
+      team_.for_each_range(arena_.size(), std::size_t{1} << 20U, [&](std::size_t begin, std::size_t end) {
+        std::int32_t mine = 0;
+        kernels.read(&arena_[begin], end - begin, &mine);
+      });
+    });
+    peaks_.bytes = static_cast<double>(arena_.size()) / time;
+    time = median_time(seconds_, [&] { team_.run([](int) {}); });
+    std::printf("peaks: %.0f GFLOP/s fp32, %.0f GOP/s int8, %.1f GB/s read; fork and join %.2f us\n\n",
+                peaks_.fp32 * 1e-9, peaks_.int8 * 1e-9, peaks_.bytes * 1e-9, time * 1e6);
+  }
+
+  void report(const std::string& name, double time, double operations, double peak, double bytes) const {
+    std::printf("%-34s %9.1f", name.c_str(), time * 1e6);
+    if (operations > 0) {
+      std::printf(" %9.1f %6.0f%%", operations / time * 1e-9, 100 * operations / time / peak);
+    } else {
+      std::printf(" %9s %7s", "", "");
+    }
+    std::printf(" %8.1f %6.0f%%\n", bytes / time * 1e-9, 100 * bytes / time / peaks_.bytes);
+    std::fflush(stdout);
+  }
+
+  // The next `bytes` bytes of the arena.
+  const std::byte* next(std::size_t bytes) {
+    if (place_ + bytes > arena_.size()) place_ = 0;
+    const std::byte* p = &arena_[place_];
+    place_ += (bytes + 4095) / 4096 * 4096;
+    return p;
+  }
+
+  void matrix(const char* name, DataType type, std::size_t m, std::size_t n, std::size_t k) {
+    const std::size_t bytes = byte_size(type, n * k);
+    if (bytes > arena_.size()) return;
+    const std::vector<float> x(m * k, 0.37F);
+    std::vector<float> y(m * n);
+    const bool integer = is_integer(type);
+    LinearWorkspace workspace(team_, m, 0);
+    IntegerWorkspace integer_workspace(team_, m);
+    QuantisedBuffer buffer(m, k);
+    const void* scales = nullptr;
+    std::size_t scale_bytes = 0;
+    if (type == DataType::int8) {
+      scales = scales_.data();
+      scale_bytes = 4 * n;
+    } else if (type == DataType::int4) {
+      scales = half_scales_.data();
+      scale_bytes = 2 * n * k / 32;
+    }
+    const double time = median_time(seconds_, [&] {
+      const WeightMatrix w{type, next(bytes), static_cast<const std::byte*>(scales), n, k};
+      LinearRows job{x.data(), k, m, nullptr, false, y.data(), n};
+      if (integer) {
+        team_.for_each_range(m, 8, [&](std::size_t begin, std::size_t end) {
+          for (std::size_t r = begin; r < end; ++r) buffer.quantise(&x[r * k], k, scale_group(type), r);
+        });
+        linear(buffer.rows(m, k, scale_group(type)), job, w, team_, integer_workspace);
+      } else {
+        linear(job, w, team_, workspace);
+      }
+    });
+    const double operations = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
+    report(std::string(name) + " " + std::string(name_of(type)) + " x " + std::to_string(m), time, operations,
+           integer ? peaks_.int8 : peaks_.fp32, static_cast<double>(bytes + scale_bytes));
+  }
+
+  // One decoded token: 14 heads, 2 kv heads of 64, a layer after the other.
+  void attention(CacheType type, std::size_t tokens) {
+    constexpr std::size_t layers = 24;
+    constexpr std::size_t kv_heads = 2;
+    constexpr std::size_t group = 7;
+    constexpr std::size_t d = 64;
+    KvCache cache(type, layers, kv_heads, d, tokens);
+    const SequenceId sequence = cache.new_sequence();
+    KvCache::Reservation room(cache, {&sequence, 1}, tokens);
+    const std::vector<float> row(d, 0.3F);
+    for (std::size_t i = 0; i < tokens; ++i) {
+      for (std::size_t layer = 0; layer < layers; ++layer) {
+        for (std::size_t head = 0; head < kv_heads; ++head)
+          cache.write(cache.blocks(sequence)[i / cache_block], i % cache_block, layer, head, row.data(),
+                      row.data());
+      }
+    }
+    const AttentionKernels& kernels = attention_kernels(instruction_set());
+    const AttentionKernels::Attend attends[] = {kernels.attend_float32, kernels.attend_float16,
+                                                kernels.attend_bfloat16, kernels.attend_int8};
+    const auto attend = attends[static_cast<int>(type)];
+    const std::vector<const float*> queries(group, row.data());
+    const std::vector<std::size_t> visible(group, tokens);
+    const QueryRows job{group, queries.data(), visible.data(), d, 0.125F};
+    const auto blocks = cache.blocks(sequence);
+    const std::size_t spans = (blocks.size() + span_blocks - 1) / span_blocks;
+    const double time = median_time(seconds_, [&] {
+      for (std::size_t layer = 0; layer < layers; ++layer) {
+        team_.for_each_range(kv_heads * spans, 1, [&](std::size_t item, std::size_t) {
+          float state[group * (2 + d)];
+          const std::byte* places[span_blocks];
+          const std::size_t first = item / kv_heads * span_blocks;
+          const std::size_t count = std::min(span_blocks, blocks.size() - first);
+          for (std::size_t b = 0; b < count; ++b)
+            places[b] = cache.keys(blocks[first + b], layer, item % kv_heads);
+          attend(job, places, first * cache_block, count, {state, state + group, state + 2 * group});
+        });
+      }
+    });
+    const char* names[] = {"float32", "float16", "bfloat16", "int8"};
+    const std::size_t element = type == CacheType::float32 ? 4 : type == CacheType::int8 ? 1 : 2;
+    const double elements = 2.0 * layers * kv_heads * d * static_cast<double>(tokens);
+    report("attention " + std::string(names[static_cast<int>(type)]) + " at " + std::to_string(tokens), time,
+           2 * elements * group, peaks_.fp32, elements * static_cast<double>(element));
+  }
+
+  void small_steps() {
+    constexpr std::size_t n = 896;
+    const std::vector<float> x(n, 0.37F);
+    std::vector<float> y(n);
+    QuantisedBuffer buffer(1, n);
+    constexpr int times = 1000;
+    double time = median_time(seconds_, [&] {
+      for (int i = 0; i < times; ++i)
+        norm_kernels(instruction_set()).rms_norm(x.data(), x.data(), n, 1e-6F, y.data());
+    });
+    report("rms_norm 896, one thread", time / times, 0, 1, 8.0 * n);
+    for (const ScaleGroup group : {ScaleGroup::row, ScaleGroup::block}) {
+      time = median_time(seconds_, [&] {
+        for (int i = 0; i < times; ++i) buffer.quantise(x.data(), n, group, 0);
+      });
+      report(group == ScaleGroup::row ? "quantise 896 by row" : "quantise 896 by block", time / times, 0, 1,
+             5.0 * n);
+    }
+  }
+
+  ThreadTeam team_;
+  double seconds_;
+  std::vector<std::byte> arena_;
+  std::size_t place_ = 0;
+  std::vector<float> scales_;
+  std::vector<std::uint16_t> half_scales_;
+  Peaks peaks_{};
+};
+
+}  // namespace
+}  // namespace internvl
+
+int main(int count, char** arguments) {
+  int threads = 0;
+  double seconds = 0.3;
+  for (int i = 1; i + 1 < count; i += 2) {
+    const std::string name = arguments[i];
+    if (name == "--threads") {
+      threads = std::atoi(arguments[i + 1]);
+    } else if (name == "--seconds") {
+      seconds = std::atof(arguments[i + 1]);
+    } else {
+      std::fprintf(stderr, "usage: kernels [--threads N] [--seconds S]\n");
+      return 2;
+    }
+  }
+  internvl::Bench(threads, seconds).run();
+}
