@@ -121,7 +121,8 @@ def test_a_smaller_cache_is_close(tmp_path: Path, cache_type: CacheType, bound: 
     bundle = write_bundle(tmp_path, manifest_of("qwen2"))
     ids, features = prompt(bundle, 150)
     logits = []
-    for kind in ("float32", cache_type):
+    kinds: tuple[CacheType, CacheType] = ("float32", cache_type)
+    for kind in kinds:
         decoder = load_decoder(bundle, cache_tokens=256, cache_type=kind)
         sequence = decoder.new_sequence()
         first = decoder.prefill(sequence, decoder.embed(ids, features, IMAGE), True)
