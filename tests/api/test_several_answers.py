@@ -45,9 +45,9 @@ class Calls:
         engine = model._engine
         encode, prefill, decode = engine.encode_tiles, engine.prefill, engine.decode
 
-        def encode_tiles(pixels: Float32Array) -> EncodedTiles:
+        def encode_tiles(pixels: Float32Array, *more: Any, **named: Any) -> EncodedTiles:
             self.encoded += len(pixels)
-            return encode(pixels)
+            return encode(pixels, *more, **named)
 
         def count_prefill(sequence: int, embeddings: Float32Array, all_logits: bool = False) -> Float32Array:
             self.prefilled += len(embeddings)

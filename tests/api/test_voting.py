@@ -216,7 +216,9 @@ def test_candidates_share_what_the_critic_reads_first(
     encoded, prefilled = [], []
     encode, prefill = roomy._engine.encode_tiles, roomy._engine.prefill
     monkeypatch.setattr(
-        roomy._engine, "encode_tiles", lambda pixels: encoded.append(len(pixels)) or encode(pixels)
+        roomy._engine,
+        "encode_tiles",
+        lambda pixels, *more, **named: encoded.append(len(pixels)) or encode(pixels, *more, **named),
     )
 
     def count(sequence: int, embeddings: Any, all_logits: bool = False) -> Any:

@@ -306,7 +306,9 @@ def test_a_prompt_that_does_not_fit_now_is_refused_before_its_pictures_are_encod
         for sequence in held:
             engine.prefill(sequence, np.zeros((500, 64), np.float32))
         encoded: list[int] = []
-        monkeypatch.setattr(engine, "encode_tiles", lambda pixels: encoded.append(len(pixels)))
+        monkeypatch.setattr(
+            engine, "encode_tiles", lambda pixels, *more, **named: encoded.append(len(pixels))
+        )
         lengths = [engine.length(sequence) for sequence in held]
         for call in (
             lambda: unharmed.chat("What?", [photo]),
