@@ -26,10 +26,10 @@ class Sizes:
     vision_intermediate: int = 512
     vision_layers: int = 6
     vision_heads: int = 4
-    hidden: int = 128
-    intermediate: int = 384
+    hidden: int = 192
+    intermediate: int = 512
     layers: int = 4
-    heads: int = 4
+    heads: int = 6
     kv_heads: int = 2
     head_dim: int = 32
     vocab: int = 1216

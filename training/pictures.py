@@ -73,25 +73,16 @@ def tower_batch(seed: int, index: int, size: int) -> DrawnBatch:
 
 @dataclass
 class LanguageBatch:
-    """Drawn tiles, and `rounds` of different questions about them: per round, the sequences that
-    look at the tiles, in groups of alike length."""
+    """Drawn tiles, and the sequences that look at them, in groups of alike length."""
 
     drawn: DrawnBatch
-    rounds: list[list[list[Sequence]]]
+    groups: list[list[Sequence]]
 
 
-ROUNDS = 2
-
-
-def _about_one_picture(sampler: Sampler, scene: Scene, *, again: bool) -> list[Question]:
-    """Several questions that share one look at the picture.
-
-    What has one answer per picture is asked once: asked again, it is learnt by heart.
-    """
+def _about_one_picture(sampler: Sampler, scene: Scene) -> list[Question]:
+    """Several questions that share one look at the picture."""
     rng = sampler.rng
-    kinds = ["count", "box"]
-    if not again:
-        kinds += ["objects", "label" if scene.labels else ("count", "box")[rng.integers(2)]]
+    kinds = ["objects", "count", "box", "label" if scene.labels else ("count", "box")[rng.integers(2)]]
     questions = []
     for kind in kinds:
         question = sampler.about(kind, LANGUAGES[rng.integers(2)], scene)
@@ -130,32 +121,28 @@ def language_batch(tokenizer: Tokenizer, seed: int, index: int, done: float) -> 
             shapes = ((2 * side, side), (side, 2 * side), (700 + side // 3, 700 + side // 3))
             size, max_tiles = shapes[rng.integers(3)], 4
         sampler.max_label_length = 6 if done > 0.5 and rng.random() < 0.15 else 4
-        scene = sampler.scene(size, with_label=bool(rng.random() < 0.6))
+        scene = sampler.scene(size, with_label=bool(rng.random() < 0.7))
         scenes.append((scene, add(scene, max_tiles)))
     sampler.max_label_length = 4
     moving, frame_tiles = None, []
     if not tiled:
         moving = sampler.frames(canvas(rng))
         frame_tiles = [add(frame, 1)[0] for frame in moving[0]]
-    rounds = []
-    for number in range(ROUNDS):
-        one, two, four = [], [], []
-        texts = [_text_only(tokenizer, sampler) for _ in range(4)]
-        for scene, where in scenes:
-            questions = _about_one_picture(sampler, scene, again=number > 0)
-            if not questions:
-                continue
-            one.append(sequence_of(tokenizer, questions, [len(where)], where))
-        singles = [(scene, where) for scene, where in scenes if len(where) == 1]
-        order = rng.permutation(len(singles))
-        for a, b in zip(order[:8:2], order[1:8:2], strict=False):
-            two += _about_two_pictures(tokenizer, sampler, singles[a], singles[b])
-        if moving is not None and number == 0:
-            four = _about_frames(tokenizer, sampler, moving, frame_tiles)
-        rounds.append([group for group in (one, two, four, texts) if group])
+    one = []
+    for scene, where in scenes:
+        questions = _about_one_picture(sampler, scene)
+        one.append(sequence_of(tokenizer, questions, [len(where)], where))
+    two = []
+    singles = [(scene, where) for scene, where in scenes if len(where) == 1]
+    order = rng.permutation(len(singles))
+    for a, b in zip(order[:8:2], order[1:8:2], strict=False):
+        two += _about_two_pictures(tokenizer, sampler, singles[a], singles[b])
+    four = [] if moving is None else _about_frames(tokenizer, sampler, moving, frame_tiles)
+    texts = [_text_only(tokenizer, sampler) for _ in range(3)]
+    groups = [group for group in (one, two, four, texts) if group]
     # Pictures full of labels keep the tower reading; they are for the dense targets only.
     drawings += [tower_picture(rng) for _ in range(2)]
-    return LanguageBatch(_joined(drawings), rounds)
+    return LanguageBatch(_joined(drawings), groups)
 
 
 def _text_only(tokenizer: Tokenizer, sampler: Sampler) -> Sequence:
@@ -203,33 +190,32 @@ def _joined(drawings: list[DrawnBatch]) -> DrawnBatch:
 
 @dataclass
 class TowerBatches(IterableDataset[DrawnBatch]):
-    """Batches `first` to `last` of the stream of `seed`."""
+    """The batches of the stream of `seed` that `turns` names."""
 
     seed: int
-    first: int
-    last: int
+    turns: range
     size: int
 
     def __iter__(self) -> Iterator[DrawnBatch]:
-        for index in range(self.first, self.last):
+        for index in self.turns:
             yield tower_batch(self.seed, index, self.size)
 
 
 @dataclass
 class LanguageBatches(IterableDataset[LanguageBatch]):
-    """Batches `first` to `last`, from easy to hard by their number, or by the clock from `since`
-    to `until`."""
+    """The batches that `turns` names, from easy to hard by their number out of `last`, or by the
+    clock from `since` to `until`."""
 
     tokenizer_file: str
     seed: int
-    first: int
+    turns: range
     last: int
     since: float = 0.0
     until: float | None = None
 
     def __iter__(self) -> Iterator[LanguageBatch]:
         tokenizer = Tokenizer.from_file(self.tokenizer_file)
-        for index in range(self.first, self.last):
+        for index in self.turns:
             done = index / self.last
             if self.until is not None:
                 done = (time.time() - self.since) / (self.until - self.since)
