@@ -6,17 +6,34 @@ import dataclasses
 import os
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+import numpy as np
+from PIL import Image
 
 from internvl_rt import __version__
 from internvl_rt.bundle.bundle import open_bundle
 from internvl_rt.errors import BundleError
+from internvl_rt.tabletop import checkpoint_folder, draw, make_scene
 
-QUESTIONS = ("What is on the table?", "What colour is the ball?")
-NOTE = (
+QUESTIONS = (
+    "What objects are on the table, from left to right?",
+    "What does the label say?",
+    "Where is the red ball?",
+)
+TRAINED_NOTE = "A small model, trained on drawn table tops alone, looks at one that it has not seen."
+RANDOM_NOTE = (
     "This model's weights are random: its words mean nothing. They show that picture, prompt and answer "
     "pass through every stage on this machine. For real answers: internvl-rt export CHECKPOINT OUT"
 )
+
+
+def is_trained() -> bool:
+    """Whether the table-top checkpoint is part of this installation; otherwise the weights are random."""
+    return _checkpoint() is not None
+
+
+def note() -> str:
+    """What has to be said before anybody reads the answers."""
+    return TRAINED_NOTE if is_trained() else RANDOM_NOTE
 
 
 def demo_bundle() -> Path:
@@ -27,12 +44,19 @@ def demo_bundle() -> Path:
     Raises:
         BundleError: if it cannot be written.
     """
-    folder = cache_folder() / f"demo-{__version__}"
+    checkpoint = _checkpoint()
+    folder = cache_folder() / f"demo-{__version__}-{'random' if checkpoint is None else 'tabletop'}"
     try:
         open_bundle(folder)
     except BundleError:
         # Not there, or damaged: it holds nothing that could not be made again.
-        _write_bundle(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if checkpoint is None:
+            _write_random(folder)
+        else:
+            from internvl_rt.export import export
+
+            export(checkpoint, folder, weights="bf16", overwrite=True, progress=False)
     return folder
 
 
@@ -43,17 +67,21 @@ def cache_folder() -> Path:
 
 
 def demo_picture() -> Image.Image:
-    """A table with a red ball, a blue box and a green cup; 640x480 pixels."""
-    picture = Image.new("RGB", (640, 480), (206, 214, 222))
-    draw = ImageDraw.Draw(picture)
-    draw.polygon([(0, 480), (70, 250), (570, 250), (640, 480)], fill=(166, 124, 82))
-    draw.ellipse((120, 260, 230, 370), fill=(204, 44, 40))
-    draw.rectangle((290, 230, 400, 340), fill=(44, 84, 196))
-    draw.polygon([(460, 260), (560, 260), (540, 380), (480, 380)], fill=(46, 150, 70))
-    return picture
+    """A table top with a red ball, a blue cube, a green cup and a label; one that training held out."""
+    kinds = (("red", "ball"), ("blue", "cube"), ("green", "cup"))
+    rng = np.random.default_rng(3)
+    scene = make_scene(rng, width=480, height=480, objects=3, label_lengths=(4,), held_out=True, kinds=kinds)
+    return draw(scene)
 
 
-def _write_bundle(folder: Path) -> None:
+def _checkpoint() -> Path | None:
+    try:
+        return checkpoint_folder()
+    except FileNotFoundError:
+        return None
+
+
+def _write_random(folder: Path) -> None:
     from internvl_rt.export.synthetic import synthetic_manifest, write_synthetic
     from internvl_rt.export.tokenizers import prompt_facts, synthetic_tokenizer
 
@@ -76,5 +104,4 @@ def _write_bundle(folder: Path) -> None:
         tiling=dataclasses.replace(full.tiling, max_tiles=4),
         prompt=prompt_facts(tokenizer, full.prompt.template, None),
     )
-    folder.parent.mkdir(parents=True, exist_ok=True)
     write_synthetic(manifest, folder, tokenizer=tokenizer, overwrite=True, progress=False)

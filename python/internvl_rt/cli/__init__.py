@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from internvl_rt import __version__
-from internvl_rt.cli import bench, build, chat, demo, doctor, export, inspect, locate, vote
+from internvl_rt.cli import bench, build, chat, demo, doctor, eval, export, inspect, locate, vote  # noqa: A004
 from internvl_rt.errors import InternVLError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command("bench")(bench.command)
 app.command("inspect")(inspect.command)
 app.command("doctor")(doctor.command)
 app.command("demo")(demo.command)
+app.command("eval")(eval.command)
 
 
 def _print_version(wanted: bool) -> None:

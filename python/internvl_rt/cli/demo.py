@@ -35,7 +35,7 @@ def command(
     from internvl_rt.cli.output import print_json
 
     if not as_json:
-        print(demo.NOTE, file=sys.stderr)
+        print(demo.note(), file=sys.stderr)
     pictures: list[Any] = list(image) if image else [demo.demo_picture()]
     answers = []
     with load_model(
@@ -54,4 +54,4 @@ def command(
             if not as_json:
                 print_summary(stream.result)
     if as_json:
-        print_json({"note": demo.NOTE, "answers": answers})
+        print_json({"note": demo.note(), "answers": answers})

@@ -1,0 +1,76 @@
+"""``internvl-rt eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from internvl_rt.cli.options import EngineOption, JsonOption, ThreadsOption, load_model
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from internvl_rt.tabletop import Evaluation
+
+MAX_TILES = 4
+"""Of a picture, as the table-top checkpoint was trained."""
+
+
+def command(
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(metavar="[BUNDLE]", help="Left out: the demo's own model.", show_default=False),
+    ] = None,
+    every: Annotated[int, typer.Option("--every", min=1, help="Ask every n-th of the 500 questions.")] = 1,
+    engine: EngineOption = "native",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask the held-out questions about table-top scenes, and score the answers."""
+    import dataclasses
+
+    from internvl_rt.cli.output import console, print_json
+    from internvl_rt.demo import demo_bundle
+    from internvl_rt.tabletop import evaluate, held_out_questions
+
+    questions = held_out_questions()[::every]
+    with (
+        load_model(
+            bundle or demo_bundle(), device="auto", engine=engine, threads=threads, cache_tokens=None
+        ) as model,
+        console(stderr=True).status("asking") as status,
+    ):
+        asked = 0
+
+        def answer(question: str, images: list[Image]) -> str:
+            nonlocal asked
+            asked += 1
+            status.update(f"question {asked} of {len(questions)}")
+            return model.chat(
+                question,
+                images,
+                max_tiles=MAX_TILES,
+                max_new_tokens=64,
+                keep_special_tokens="grounding",
+            ).text
+
+        found = evaluate(answer, questions)
+    if as_json:
+        overall = found.overall
+        print_json({**dataclasses.asdict(found), "right": overall.right, "asked": overall.asked})
+    else:
+        _print(found)
+
+
+def _print(found: Evaluation) -> None:
+    from internvl_rt.cli.output import console, table
+
+    scores = {**found.kinds, "pictures of several tiles": found.tiled, "all": found.overall}
+    rows = [(name, str(s.right), str(s.asked), f"{100 * s.share:.1f} %") for name, s in scores.items()]
+    out = console()
+    out.print(table("Held-out table-top questions", ("kind", "right", "asked", "share"), rows))
+    out.print(
+        f"{found.seconds:.1f} s, {1000 * found.seconds / max(1, found.overall.asked):.0f} ms a question"
+    )
