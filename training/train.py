@@ -60,15 +60,13 @@ def save(path: Path, model: TabletopModel, optimiser: Optimiser, **progress: Any
     path.with_suffix(".new").replace(path)
 
 
-def train_tower(
-    team: Team, run: Path, model: TabletopModel, pictures: int, batch: int, seed: int
-) -> None:
+def train_tower(team: Team, run: Path, model: TabletopModel, pictures: int, batch: int, seed: int) -> None:
     names = [n for n, _ in model.named_parameters() if n.startswith(("vision_model", "dense."))]
     optimiser = Optimiser(model, names, muon=0.02, adam=2e-3)
     steps, first = pictures // (batch * team.size), 0
     state_file = run / "tower.pt"
     if state_file.exists():
-        state = torch.load(state_file)
+        state = torch.load(state_file, map_location=torch.get_default_device())
         model.load_state_dict(state["model"], strict=False)
         first = state["pictures"] // (batch * team.size)
         if first >= steps:
@@ -129,7 +127,7 @@ def train_language(
     context_id = tokenizer.token_to_id("<IMG_CONTEXT>")
     state_file, first, pictures = run / "language.pt", 0, 0
     if state_file.exists():
-        state = torch.load(state_file)
+        state = torch.load(state_file, map_location=torch.get_default_device())
         model.load_state_dict(state["model"])
         for name, kept in state["optimisers"].items():
             optimisers[name].load_state_dict(kept)
@@ -198,6 +196,7 @@ def train_language(
 
 def train(team: Team, options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
+    torch.set_default_device(options.device)
     torch.manual_seed(options.seed)
     model = TabletopModel(Sizes())
     train_tower(team, options.run, model, options.tower_pictures, options.batch, options.seed)
@@ -229,6 +228,7 @@ def main() -> None:
     parser.add_argument(
         "--processes", type=int, default=2, help="each takes one core, and its own pictures of a step"
     )
+    parser.add_argument("--device", default="cpu", help='where torch computes; "cuda" with --processes 1')
     options = parser.parse_args()
     options.run.mkdir(parents=True, exist_ok=True)
     if not (options.run / "tokenizer" / "tokenizer.json").exists():
