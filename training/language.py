@@ -17,9 +17,9 @@ from prompts import Sequence
 # Of a token of an answer. A box takes 25 tokens of which the last digits stay uncertain, a count
 # takes one: unweighted, the boxes' noise is nearly all that the others get to see.
 WEIGHTS = {
-    "objects": 1.0,
+    "objects": 0.7,
     "count": 5.0,
-    "label": 2.0,
+    "label": 1.5,
     "two_pictures": 5.0,
     "direction": 2.0,
     "text_only": 1.5,
@@ -27,11 +27,15 @@ WEIGHTS = {
 
 
 def _box_weights(tokenizer: Tokenizer, ids: list[int]) -> list[float]:
-    """The first digit of a coordinate says most of where a thing is, the last one is always 0."""
-    weights, digits = [], 0
+    """The named thing has to be the one that was asked for, or its place means nothing: until it is
+    copied from the question, neither places nor counts are learnt. The first digit of a coordinate
+    says most of where a thing is, the last one is always 0."""
+    weights, digits, named = [], 0, False
     for token in ids:
-        digits = digits + 1 if tokenizer.id_to_token(token).isdigit() else 0
-        weights.append((0.4, 2.0, 0.8, 0.1)[min(digits, 3)])
+        text = tokenizer.id_to_token(token)
+        digits = digits + 1 if text.isdigit() else 0
+        named = text == "<ref>" or (named and text != "</ref>")
+        weights.append(3.0 if named else (0.2, 2.0, 0.8, 0.1)[min(digits, 3)])
     return weights
 
 

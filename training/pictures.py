@@ -82,7 +82,11 @@ class LanguageBatch:
 def _about_one_picture(sampler: Sampler, scene: Scene) -> list[Question]:
     """Several questions that share one look at the picture."""
     rng = sampler.rng
-    kinds = ["objects", "count", "box", "label" if scene.labels else ("count", "box")[rng.integers(2)]]
+    kinds = ["count", "count", "box", "box"]
+    if rng.random() < 0.6:
+        kinds.append("objects")
+    if scene.labels:
+        kinds.append("label")
     questions = []
     for kind in kinds:
         question = sampler.about(kind, LANGUAGES[rng.integers(2)], scene)

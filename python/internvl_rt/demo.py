@@ -1,9 +1,9 @@
-"""The demo: a bundle and a picture that are there without any download."""
+"""The demo: a trained model and a picture that are there without any download."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,49 +14,35 @@ from internvl_rt.bundle.bundle import open_bundle
 from internvl_rt.errors import BundleError
 from internvl_rt.tabletop import checkpoint_folder, draw, make_scene
 
+NOTE = (
+    "A small model, trained on drawn table tops alone. For pictures of the world: "
+    "internvl-rt export CHECKPOINT OUT, with a checkpoint of the InternVL family."
+)
 QUESTIONS = (
     "What objects are on the table, from left to right?",
+    "How many objects are on the table?",
     "What does the label say?",
-    "Where is the red ball?",
 )
-TRAINED_NOTE = "A small model, trained on drawn table tops alone, looks at one that it has not seen."
-RANDOM_NOTE = (
-    "This model's weights are random: its words mean nothing. They show that picture, prompt and answer "
-    "pass through every stage on this machine. For real answers: internvl-rt export CHECKPOINT OUT"
-)
-
-
-def is_trained() -> bool:
-    """Whether the table-top checkpoint is part of this installation; otherwise the weights are random."""
-    return _checkpoint() is not None
-
-
-def note() -> str:
-    """What has to be said before anybody reads the answers."""
-    return TRAINED_NOTE if is_trained() else RANDOM_NOTE
+MOST_LOCATED = 3
 
 
 def demo_bundle() -> Path:
-    """The folder of the demo's bundle, which is made when it is not there yet.
+    """The folder of the demo's bundle, which is exported when it is not there yet.
 
     It lies in the user's cache folder, under this package's version, and takes a few megabytes.
 
     Raises:
         BundleError: if it cannot be written.
     """
-    checkpoint = _checkpoint()
-    folder = cache_folder() / f"demo-{__version__}-{'random' if checkpoint is None else 'tabletop'}"
+    from internvl_rt.export import export
+
+    folder = cache_folder() / f"demo-{__version__}"
     try:
         open_bundle(folder)
     except BundleError:
         # Not there, or damaged: it holds nothing that could not be made again.
         folder.parent.mkdir(parents=True, exist_ok=True)
-        if checkpoint is None:
-            _write_random(folder)
-        else:
-            from internvl_rt.export import export
-
-            export(checkpoint, folder, weights="bf16", overwrite=True, progress=False)
+        export(checkpoint_folder(), folder, weights="bf16", overwrite=True, progress=False)
     return folder
 
 
@@ -74,34 +60,9 @@ def demo_picture() -> Image.Image:
     return draw(scene)
 
 
-def _checkpoint() -> Path | None:
-    try:
-        return checkpoint_folder()
-    except FileNotFoundError:
-        return None
-
-
-def _write_random(folder: Path) -> None:
-    from internvl_rt.export.synthetic import synthetic_manifest, write_synthetic
-    from internvl_rt.export.tokenizers import prompt_facts, synthetic_tokenizer
-
-    # The shapes of InternVL2.5-1B at widths that answer in a second.
-    full = synthetic_manifest("InternVL2_5-1B", weights="int8", layers=2)
-    tokenizer = synthetic_tokenizer("qwen2_5", 4096)
-    manifest = dataclasses.replace(
-        full,
-        name="demo (random weights)",
-        vision=dataclasses.replace(full.vision, hidden_size=128, heads=4, intermediate_size=256),
-        llm=dataclasses.replace(
-            full.llm,
-            hidden_size=128,
-            heads=4,
-            kv_heads=2,
-            head_dim=32,
-            intermediate_size=256,
-            vocab_size=4096,
-        ),
-        tiling=dataclasses.replace(full.tiling, max_tiles=4),
-        prompt=prompt_facts(tokenizer, full.prompt.template, None),
-    )
-    write_synthetic(manifest, folder, tokenizer=tokenizer, overwrite=True, progress=False)
+def where_questions(objects_answer: str) -> Iterator[str]:
+    """Asks for the place of what the answer to the first question names, each thing once."""
+    names = dict.fromkeys(name.strip() for name in objects_answer.split(","))
+    for name in list(names)[:MOST_LOCATED]:
+        if name and name != "nothing":
+            yield f"Where is the {name}?"

@@ -384,28 +384,48 @@ def test_eval(run: Run, tiny_bundle: Path) -> None:
     assert "all" in run("eval", tiny_bundle, "--every", 250, "--engine", "onnxruntime").out
 
 
-@pytest.mark.parametrize("trained", [True, False])
-def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: bool) -> None:
+def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from internvl_rt import demo
 
-    if trained and not demo.is_trained():
-        pytest.skip("this source tree holds no table-top checkpoint")
-    if not trained:
-        monkeypatch.setattr(demo, "_checkpoint", lambda: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    first = run("demo", "--max-new-tokens", 12, "--json").document
-    assert ("random" in first["note"]) is not trained
-    assert [answer["question"] for answer in first["answers"]] == list(demo.QUESTIONS)
-    if trained:
-        assert "red ball" in first["answers"][0]["text"]
+    drawn = tmp_path / "boxes.png"
+    first = run("demo", "--json", "--out", drawn).document
+    asked = {answer["question"]: answer["text"] for answer in first["answers"]}
+    things = asked[demo.QUESTIONS[0]].split(", ")
+    assert sorted(things) == ["blue cube", "green cup", "red ball"]
+    assert asked["How many objects are on the table?"] == "3"
+    assert list(asked)[3:] == [f"Where is the {thing}?" for thing in things]
+    assert [box["label"] for box in first["boxes"]] == things
+    with Image.open(drawn) as picture:
+        assert picture.size == demo.demo_picture().size
+        assert picture.tobytes() != demo.demo_picture().tobytes()
     folder = next((tmp_path / "internvl_rt").iterdir())
     made = (folder / "manifest.json").stat().st_mtime_ns
-    again = run("demo", "Why?", "--max-new-tokens", 3, "--engine", "onnxruntime")
-    assert again.out.startswith("> Why?\n")
+
+    own = tmp_path / "own.jpg"
+    demo.demo_picture().resize((700, 600)).save(own)
+    again = run(
+        "demo", "Where is the red ball?", "--image", own, "--engine", "onnxruntime", "--out", drawn
+    )
+    assert again.out.startswith("> Where is the red ball?\nred ball[[")
+    assert "vit" in again.out
+    assert f"1 boxes drawn: {drawn}" in again.out
+    with Image.open(drawn) as picture:
+        assert picture.size == (700, 600)
     assert (folder / "manifest.json").stat().st_mtime_ns == made, "it was kept"
+
     (folder / "vit.onnx").write_bytes(b"damaged")
-    repaired = run("demo", "--max-new-tokens", 12, "--json").document
+    repaired = run("demo", "--json", "--out", drawn).document
     assert repaired["answers"][0]["token_ids"] == first["answers"][0]["token_ids"]
+
+
+def test_demo_says_what_is_wrong_with_its_files(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert "nowhere.jpg" in run("demo", "--image", tmp_path / "nowhere.jpg", status=1).err
+    missing = tmp_path / "missing" / "boxes.png"
+    assert "--out" in run("demo", "Hello", "--max-new-tokens", 1, "--out", missing, status=1).err
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from internvl_rt.cli.options import (
     EngineOption,
-    ImageOption,
     JsonOption,
     MaxNewTokensOption,
     ThreadsOption,
@@ -17,41 +18,108 @@ from internvl_rt.cli.options import (
     load_model,
 )
 
+if TYPE_CHECKING:
+    from internvl_rt.model import ImageFeatures, Model
+    from internvl_rt.results import Answer
+
+STAGES = ("decode_image", "tile", "vit", "projector", "prefill", "first_token", "per_token", "total")
+
 
 def command(
     question: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[QUESTION]...", help="About the picture.", show_default=False),
+        typer.Argument(metavar="[QUESTION]...", help="Instead of the demo's own.", show_default=False),
     ] = None,
-    image: ImageOption = None,
-    max_new_tokens: MaxNewTokensOption = 48,
+    image: Annotated[
+        Path | None,
+        typer.Option(
+            "--image", "-i", metavar="FILE", help="Your picture instead of a drawn one.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="The picture with the answered boxes.")
+    ] = Path("internvl-rt-demo.png"),
+    max_new_tokens: MaxNewTokensOption = 64,
     engine: EngineOption = "native",
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Answer questions about a picture with no download."""
-    from internvl_rt import demo
-    from internvl_rt.cli.chat import print_summary, write
-    from internvl_rt.cli.output import print_json
+    """Look at a table top and answer questions, with no download."""
+    import dataclasses
 
+    from PIL import Image
+
+    from internvl_rt import demo
+    from internvl_rt.cli.output import print_json
+    from internvl_rt.grounding import draw_boxes
+    from internvl_rt.images import decode_image
+
+    picture = demo.demo_picture() if image is None else Image.fromarray(decode_image(image))
     if not as_json:
-        print(demo.note(), file=sys.stderr)
-    pictures: list[Any] = list(image) if image else [demo.demo_picture()]
-    answers = []
+        print(demo.NOTE, file=sys.stderr)
     with load_model(
         demo.demo_bundle(), device="auto", engine=engine, threads=threads, cache_tokens=None
     ) as model:
-        shown = [model.encode(picture) for picture in pictures]
-        for asked in question or demo.QUESTIONS:
-            if not as_json:
-                print(f"> {asked}")
-            with model.stream(asked, shown, max_new_tokens=max_new_tokens) as stream:
-                for piece in stream:
-                    if not as_json:
-                        write(piece.text)
-            assert stream.result is not None, "the last piece carries the result"
-            answers.append({"question": asked, **answer_document(stream.result)})
-            if not as_json:
-                print_summary(stream.result)
+        answers = dict(_answers(model, model.encode(picture), question or [], max_new_tokens, as_json))
+    boxes = [box for answer in answers.values() for box in answer.boxes()]
+    _save(draw_boxes(picture, boxes), out)
     if as_json:
-        print_json({"note": demo.note(), "answers": answers})
+        documents = [{"question": asked, **answer_document(answer)} for asked, answer in answers.items()]
+        found = [dataclasses.asdict(box) for box in boxes]
+        print_json({"note": demo.NOTE, "answers": documents, "boxes": found, "picture": str(out)})
+        return
+    _print_times(answers)
+    print(f"{len(boxes)} boxes drawn: {out}")
+
+
+def _answers(
+    model: Model, shown: ImageFeatures, own: list[str], max_new_tokens: int, quiet: bool
+) -> Iterator[tuple[str, Answer]]:
+    """The user's questions; or the demo's, and then where the things are that the first answer named."""
+    from internvl_rt import demo
+
+    for asked in own or demo.QUESTIONS:
+        answer = _ask(model, shown, asked, max_new_tokens, quiet)
+        yield asked, answer
+        if not own and asked == demo.QUESTIONS[0]:
+            named = answer.text
+    if not own:
+        for asked in demo.where_questions(named):
+            yield asked, _ask(model, shown, asked, max_new_tokens, quiet)
+
+
+def _ask(model: Model, shown: ImageFeatures, asked: str, max_new_tokens: int, quiet: bool) -> Answer:
+    from internvl_rt.cli.chat import write
+
+    if not quiet:
+        print(f"> {asked}")
+    with model.stream(asked, [shown], max_new_tokens=max_new_tokens) as stream:
+        for piece in stream:
+            if not quiet:
+                write(piece.text)
+    if not quiet:
+        print(flush=True)
+    assert stream.result is not None, "the last piece carries the result"
+    return stream.result
+
+
+def _save(picture: Any, out: Path) -> None:
+    from internvl_rt.errors import ImageError
+
+    try:
+        picture.save(out)
+    except (OSError, ValueError) as error:
+        raise ImageError(
+            f"{out}: the picture cannot be saved ({error}). Give --out a name such as boxes.png in a "
+            "folder that can be written."
+        ) from error
+
+
+def _print_times(answers: dict[str, Answer]) -> None:
+    from internvl_rt.cli.output import console, table
+
+    rows = [
+        (asked, *(f"{getattr(answer.timings, stage):.1f}" for stage in STAGES))
+        for asked, answer in answers.items()
+    ]
+    console().print(table("Milliseconds per stage", ("question", *STAGES), rows))
