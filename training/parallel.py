@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import distributed, multiprocessing, nn
@@ -20,11 +20,14 @@ class Team:
 
     rank: int
     size: int
+    parent: int = field(default_factory=os.getppid)
 
     def share_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replaces every gradient by its mean over the processes; they must have the same ones."""
         if self.size == 1:
             return
+        if os.getppid() != self.parent:
+            raise SystemExit("the process that started this one is gone")
         gradients = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         distributed.all_reduce(flat)
