@@ -404,9 +404,7 @@ def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
     own = tmp_path / "own.jpg"
     demo.demo_picture().resize((700, 600)).save(own)
-    again = run(
-        "demo", "Where is the red ball?", "--image", own, "--engine", "onnxruntime", "--out", drawn
-    )
+    again = run("demo", "Where is the red ball?", "--image", own, "--engine", "onnxruntime", "--out", drawn)
     assert again.out.startswith("> Where is the red ball?\nred ball[[")
     assert "vit" in again.out
     assert f"1 boxes drawn: {drawn}" in again.out
