@@ -125,14 +125,13 @@ def train_language(
     tokenizer_file = str(tokenizer_folder / "tokenizer.json")
     tokenizer = Tokenizer.from_file(tokenizer_file)
     context_id = tokenizer.token_to_id("<IMG_CONTEXT>")
-    state_file, first, pictures = run / "language.pt", 0, 0
+    state_file, first, pictures, started = run / "language.pt", 0, 0, time.time()
     if state_file.exists():
         state = torch.load(state_file, map_location=torch.get_default_device())
         model.load_state_dict(state["model"])
         for name, kept in state["optimisers"].items():
             optimisers[name].load_state_dict(kept)
-        first, pictures = state["step"], state["pictures"]
-    started = time.time()
+        first, pictures, started = state["step"], state["pictures"], state["started"]
     log, saved, score = Log(run / "log.jsonl"), time.time(), new_score()
     turns = range(first * team.size + team.rank, steps * team.size, team.size)
     batches = LanguageBatches(tokenizer_file, seed, turns, steps * team.size, started, until)
@@ -184,6 +183,7 @@ def train_language(
                 "optimisers": {name: o.state_dict() for name, o in optimisers.items()},
                 "step": step + 1,
                 "pictures": pictures,
+                "started": started,
             }
             torch.save(kept_state, state_file.with_suffix(".new"))
             state_file.with_suffix(".new").replace(state_file)
