@@ -83,9 +83,9 @@ def _about_one_picture(sampler: Sampler, scene: Scene) -> list[Question]:
     """Several questions that share one look at the picture."""
     rng = sampler.rng
     kinds = ["count", "count", "box", "box"]
-    if rng.random() < 0.6:
+    if rng.random() < 0.4:
         kinds.append("objects")
-    if scene.labels:
+    if scene.labels and rng.random() < 0.6:
         kinds.append("label")
     questions = []
     for kind in kinds:
@@ -103,7 +103,7 @@ def language_batch(tokenizer: Tokenizer, seed: int, index: int, done: float) -> 
     """
     rng = np.random.default_rng((TRAINING_STREAM, seed, 1, index))
     sampler = Sampler(rng)
-    sampler.max_objects = 2 if done < 0.1 else 3 if done < 0.25 else 4 if done < 0.4 else 5
+    sampler.max_objects = 2 if done < 0.15 else 3 if done < 0.3 else 4 if done < 0.45 else 5
     tiled_share = 0.0 if done < 0.45 else 0.2
     drawings: list[DrawnBatch] = []
     scenes: list[tuple[Scene, list[int]]] = []
@@ -125,11 +125,11 @@ def language_batch(tokenizer: Tokenizer, seed: int, index: int, done: float) -> 
             shapes = ((2 * side, side), (side, 2 * side), (700 + side // 3, 700 + side // 3))
             size, max_tiles = shapes[rng.integers(3)], 4
         sampler.max_label_length = 6 if done > 0.5 and rng.random() < 0.15 else 4
-        scene = sampler.scene(size, with_label=bool(rng.random() < 0.7))
+        scene = sampler.scene(size, with_label=bool(rng.random() < 0.4))
         scenes.append((scene, add(scene, max_tiles)))
     sampler.max_label_length = 4
     moving, frame_tiles = None, []
-    if not tiled:
+    if not tiled and rng.random() < 0.5:
         moving = sampler.frames(canvas(rng))
         frame_tiles = [add(frame, 1)[0] for frame in moving[0]]
     one = []
@@ -142,7 +142,7 @@ def language_batch(tokenizer: Tokenizer, seed: int, index: int, done: float) -> 
     for a, b in zip(order[:8:2], order[1:8:2], strict=False):
         two += _about_two_pictures(tokenizer, sampler, singles[a], singles[b])
     four = [] if moving is None else _about_frames(tokenizer, sampler, moving, frame_tiles)
-    texts = [_text_only(tokenizer, sampler) for _ in range(3)]
+    texts = [_text_only(tokenizer, sampler) for _ in range(2)]
     groups = [group for group in (one, two, four, texts) if group]
     # Pictures full of labels keep the tower reading; they are for the dense targets only.
     drawings += [tower_picture(rng) for _ in range(2)]

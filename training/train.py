@@ -20,7 +20,7 @@ import torch
 from tokenizers import Tokenizer
 
 from export_checkpoint import export_checkpoint
-from language import language_loss, new_score
+from language import WordLoss, language_loss, new_score
 from model import Sizes, TabletopModel, dense_loss, normalised, start_patches_from_pictures
 from optimiser import Optimiser
 from parallel import Team, in_processes
@@ -124,7 +124,7 @@ def train_language(
     tokenizer_folder = run / "tokenizer"
     tokenizer_file = str(tokenizer_folder / "tokenizer.json")
     tokenizer = Tokenizer.from_file(tokenizer_file)
-    context_id = tokenizer.token_to_id("<IMG_CONTEXT>")
+    context_id, words = tokenizer.token_to_id("<IMG_CONTEXT>"), WordLoss(tokenizer)
     state_file, first, pictures, started = run / "language.pt", 0, 0, time.time()
     if state_file.exists():
         state = torch.load(state_file, map_location=torch.get_default_device())
@@ -159,9 +159,11 @@ def train_language(
             torch.as_tensor(drawn.classes).long(),
             torch.as_tensor(drawn.edges),
         )
+        resemblance = words(model, visual, torch.as_tensor(drawn.classes).long())
+        log.add(word_loss=float(resemblance.detach()))
         for optimiser in optimisers.values():
             optimiser.zero_grad()
-        (asked + dense + 0.3 * kept).backward()
+        (asked + dense + 0.3 * kept + 0.2 * resemblance).backward()
         team.share_gradients(model.parameters())
         optimisers["language"].step(rate)
         optimisers["heads"].step(rate)
