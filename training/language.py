@@ -105,6 +105,47 @@ def language_loss(
     return loss, len(at)
 
 
+# Where one head of each group of the third layer is told to look.
+GUIDED_LAYER = 2
+GUIDED_HEADS = (0, 3)
+
+
+def attention_loss(
+    model: TabletopModel, tokenizer: Tokenizer, sequences: list[Sequence], context_id: int
+) -> Tensor | None:
+    """Looking where the evidence is, when a coordinate, a count or the number of a picture is due.
+
+    The summed surprise of two heads, of the last call's sequences; None where no question names things.
+    """
+    attention = model.language_model.model.layers[GUIDED_LAYER].self_attn
+    q, k = attention.rotated  # [B, heads, n, head_dim], [B, kv_heads, n, head_dim]
+    group = model.sizes.heads // model.sizes.kv_heads
+    losses = []
+    for row, sequence in enumerate(sequences):
+        places, targets = [], []
+        for (start, end, question), evidence in zip(sequence.answers, sequence.evidence, strict=True):
+            if not evidence.any():
+                continue
+            due = [start]
+            if question.box is not None:
+                digits = [
+                    tokenizer.id_to_token(token).isdigit() for token in sequence.ids[start:end].tolist()
+                ]
+                due = [start + i for i in range(1, len(digits)) if digits[i] and not digits[i - 1]]
+            places += [at - 1 for at in due]
+            targets += [evidence] * len(due)
+        if not places:
+            continue
+        visual = torch.as_tensor(np.flatnonzero(sequence.ids == context_id))
+        keys = k[row][[head // group for head in GUIDED_HEADS]][:, visual]  # [2, V, d]
+        queries = q[row, list(GUIDED_HEADS)][:, places]  # [2, m, d]
+        scores = queries @ keys.mT * model.sizes.head_dim**-0.5
+        hidden = torch.as_tensor(~np.stack(targets))
+        found = scores.masked_fill(hidden, float("-inf")).logsumexp(-1)
+        losses.append((scores.logsumexp(-1) - found).flatten())
+    return torch.cat(losses).mean() if losses else None
+
+
 class WordLoss:
     """Visual tokens are told to resemble the embeddings of the words for what they show.
 

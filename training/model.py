@@ -255,6 +255,7 @@ class SelfAttention(nn.Module):
 
         q = _rotated(heads(self.q_proj(x), s.heads), cos, sin)
         k = _rotated(heads(self.k_proj(x), s.kv_heads), cos, sin)
+        self.rotated = q, k  # for losses on where it looks
         v = heads(self.v_proj(x), s.kv_heads)
         shared = s.heads // s.kv_heads
         k, v = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)

@@ -15,18 +15,20 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from internvl_rt.tabletop.held_out import TRAINING_STREAM
 from internvl_rt.tabletop.questions import LANGUAGES, Question, Sampler
-from internvl_rt.tabletop.scenes import Scene, draw, make_scene
+from internvl_rt.tabletop.scenes import Boxes, Scene, draw, make_scene
 from preprocess import dense_targets, tile_picture
 from prompts import Sequence, sequence_of
 
 
 @dataclass
 class DrawnBatch:
-    """tiles uint8 [T, 224, 224, 3]; classes int8 [T, 5, P]; edges float32 [T, 4, P]."""
+    """tiles uint8 [T, 224, 224, 3]; classes int8 [T, 5, P]; edges float32 [T, 4, P]; the area of the
+    picture that each tile shows."""
 
     tiles: NDArray[np.uint8]
     classes: NDArray[np.int8]
     edges: NDArray[np.float32]
+    areas: list[Boxes]
 
 
 def drawn(scene: Scene, rng: np.random.Generator, max_tiles: int, scale: float = 1.0) -> DrawnBatch:
@@ -39,7 +41,9 @@ def drawn(scene: Scene, rng: np.random.Generator, max_tiles: int, scale: float =
         most = int(rng.integers(1, 9))
         noise = rng.integers(-most, most, tiles.shape, dtype=np.int16, endpoint=True)
         tiles = np.clip(tiles + noise, 0, 255).astype(np.uint8)
-    return DrawnBatch(tiles, np.stack([t[0] for t in targets]), np.stack([t[1] for t in targets]))
+    return DrawnBatch(
+        tiles, np.stack([t[0] for t in targets]), np.stack([t[1] for t in targets]), tiled.areas
+    )
 
 
 def canvas(rng: np.random.Generator) -> tuple[int, int]:
@@ -79,6 +83,15 @@ class LanguageBatch:
     groups: list[list[Sequence]]
 
 
+@dataclass
+class Shown:
+    """A scene, its tiles by their number in the batch, and the area that each of them shows."""
+
+    scene: Scene
+    tiles: list[int]
+    areas: list[Boxes]
+
+
 def _about_one_picture(sampler: Sampler, scene: Scene) -> list[Question]:
     """Several questions that share one look at the picture."""
     rng = sampler.rng
@@ -106,16 +119,16 @@ def language_batch(tokenizer: Tokenizer, seed: int, index: int, done: float) -> 
     sampler.max_objects = 2 if done < 0.15 else 3 if done < 0.3 else 4 if done < 0.45 else 5
     tiled_share = 0.0 if done < 0.45 else 0.2
     drawings: list[DrawnBatch] = []
-    scenes: list[tuple[Scene, list[int]]] = []
+    scenes: list[Shown] = []
     tiles = 0
 
-    def add(scene: Scene, max_tiles: int, scale: float = 1.0) -> list[int]:
+    def add(scene: Scene, max_tiles: int) -> Shown:
         nonlocal tiles
-        drawing = drawn(scene, rng, max_tiles, scale)
+        drawing = drawn(scene, rng, max_tiles)
         drawings.append(drawing)
         where = list(range(tiles, tiles + len(drawing.tiles)))
         tiles += len(where)
-        return where
+        return Shown(scene, where, drawing.areas)
 
     tiled = rng.random() < tiled_share
     for number in range(5 if tiled else 10):
@@ -126,22 +139,22 @@ def language_batch(tokenizer: Tokenizer, seed: int, index: int, done: float) -> 
             size, max_tiles = shapes[rng.integers(3)], 4
         sampler.max_label_length = 6 if done > 0.5 and rng.random() < 0.15 else 4
         scene = sampler.scene(size, with_label=bool(rng.random() < 0.4))
-        scenes.append((scene, add(scene, max_tiles)))
+        scenes.append(add(scene, max_tiles))
     sampler.max_label_length = 4
-    moving, frame_tiles = None, []
+    moving, frames = None, []
     if not tiled and rng.random() < 0.5:
         moving = sampler.frames(canvas(rng))
-        frame_tiles = [add(frame, 1)[0] for frame in moving[0]]
+        frames = [add(frame, 1) for frame in moving[0]]
     one = []
-    for scene, where in scenes:
-        questions = _about_one_picture(sampler, scene)
-        one.append(sequence_of(tokenizer, questions, [len(where)], where))
+    for shown in scenes:
+        questions = _about_one_picture(sampler, shown.scene)
+        one.append(sequence_of(tokenizer, questions, [shown.areas], shown.tiles))
     two = []
-    singles = [(scene, where) for scene, where in scenes if len(where) == 1]
+    singles = [shown for shown in scenes if len(shown.tiles) == 1]
     order = rng.permutation(len(singles))
     for a, b in zip(order[:8:2], order[1:8:2], strict=False):
         two += _about_two_pictures(tokenizer, sampler, singles[a], singles[b])
-    four = [] if moving is None else _about_frames(tokenizer, sampler, moving, frame_tiles)
+    four = [] if moving is None else _about_frames(tokenizer, sampler, moving, frames)
     texts = [_text_only(tokenizer, sampler) for _ in range(2)]
     groups = [group for group in (one, two, four, texts) if group]
     # Pictures full of labels keep the tower reading; they are for the dense targets only.
@@ -157,30 +170,32 @@ def _text_only(tokenizer: Tokenizer, sampler: Sampler) -> Sequence:
 def _about_two_pictures(
     tokenizer: Tokenizer,
     sampler: Sampler,
-    first: tuple[Scene, list[int]],
-    second: tuple[Scene, list[int]],
+    first: Shown,
+    second: Shown,
 ) -> list[Sequence]:
-    asked = [sampler.two_pictures(language, (first[0], second[0])) for language in LANGUAGES]
+    asked = [sampler.two_pictures(language, (first.scene, second.scene)) for language in LANGUAGES]
     questions = [question for question in asked if question is not None]
     if not questions:
         return []
-    return [sequence_of(tokenizer, questions, [1, 1], [*first[1], *second[1]])]
+    return [sequence_of(tokenizer, questions, [first.areas, second.areas], first.tiles + second.tiles)]
 
 
 def _about_frames(
     tokenizer: Tokenizer,
     sampler: Sampler,
     moving: tuple[tuple[Scene, ...], str, str],
-    tiles: list[int],
+    frames: list[Shown],
 ) -> list[Sequence]:
     """Forwards and backwards: the same frames show the opposite, so that no single frame helps."""
-    frames, name, direction = moving
+    _, name, direction = moving
     opposite = {"left": "right", "right": "left", "up": "down", "down": "up"}[direction]
     sequences = []
     for order, way in (((0, 1, 2, 3), direction), ((3, 2, 1, 0), opposite)):
-        shown = (tuple(frames[i] for i in order), name, way)
+        turned = [frames[i] for i in order]
+        shown = (tuple(frame.scene for frame in turned), name, way)
         asked = [sampler.direction(language, shown) for language in LANGUAGES]
-        sequences.append(sequence_of(tokenizer, asked, [1] * 4, [tiles[i] for i in order]))
+        areas, tiles = [frame.areas for frame in turned], [frame.tiles[0] for frame in turned]
+        sequences.append(sequence_of(tokenizer, asked, areas, tiles))
     return sequences
 
 
@@ -189,6 +204,7 @@ def _joined(drawings: list[DrawnBatch]) -> DrawnBatch:
         np.concatenate([drawing.tiles for drawing in drawings]),
         np.concatenate([drawing.classes for drawing in drawings]),
         np.concatenate([drawing.edges for drawing in drawings]),
+        [area for drawing in drawings for area in drawing.areas],
     )
 
 

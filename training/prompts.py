@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from internvl_rt.tabletop.questions import Question
-from preprocess import TOKENS_PER_TILE
+from internvl_rt.tabletop.scenes import Boxes
+from preprocess import GRID, TOKENS_PER_TILE
 from tokenizer import SYSTEM_MESSAGE
 
 _SYSTEM = f"<|im_start|>system\n{SYSTEM_MESSAGE}<|im_end|>\n<|im_start|>user\n"
@@ -38,6 +39,7 @@ class Sequence:
     the positions of every question go on from the prefix, so each is computed as if it were alone.
     `tiles` names the tiles of the batch whose tokens fill the image places, in order.
     `answers` are (start, end, question): the tokens to be predicted, the stop token included.
+    `evidence` bool [visual tokens] per answer: those that show what the answer is about.
     """
 
     ids: NDArray[np.int64]
@@ -45,12 +47,20 @@ class Sequence:
     segments: NDArray[np.int64]
     tiles: list[int]
     answers: list[tuple[int, int, Question]]
+    evidence: list[NDArray[np.bool_]]
 
 
 def sequence_of(
-    tokenizer: Tokenizer, questions: list[Question], tiles_per_picture: list[int], tiles: list[int]
+    tokenizer: Tokenizer,
+    questions: list[Question],
+    areas: list[list[Boxes]],
+    tiles: list[int],
 ) -> Sequence:
-    """Packs questions about the same pictures; they share whatever their prompts begin with."""
+    """Packs questions about the same pictures; they share whatever their prompts begin with.
+
+    `areas` says per picture what part of it each of its tiles shows.
+    """
+    tiles_per_picture = [len(shown) for shown in areas]
     prompts = [tokenizer.encode(render(q.text, tiles_per_picture)).ids for q in questions]
     answers = [tokenizer.encode(q.answer + END).ids for q in questions]
     shared = min(len(prompt) for prompt in prompts) - 1
@@ -73,4 +83,26 @@ def sequence_of(
         np.array(segments, np.int64),
         tiles,
         spans,
+        [visual_evidence(question, areas) for question in questions],
     )
+
+
+def visual_evidence(question: Question, areas: list[list[Boxes]]) -> NDArray[np.bool_]:
+    """Bool [visual tokens], true where a token's square touches what the answer is about."""
+    side = GRID // 2
+    begins = np.arange(side) / side
+    tokens = []
+    for picture, shown in enumerate(areas):
+        for left, top, right, bottom in shown:
+            seen = np.zeros((side, side), bool)
+            for number, (x1, y1, x2, y2) in question.evidence:
+                if number != picture:
+                    continue
+                scene = question.scenes[number]
+                columns = left + begins * (right - left), left + (begins + 1 / side) * (right - left)
+                rows = top + begins * (bottom - top), top + (begins + 1 / side) * (bottom - top)
+                across = (columns[1] > x1 / scene.width) & (columns[0] < x2 / scene.width)
+                down = (rows[1] > y1 / scene.height) & (rows[0] < y2 / scene.height)
+                seen |= down[:, None] & across[None, :]
+            tokens.append(seen.reshape(-1))
+    return np.concatenate(tokens) if tokens else np.zeros(0, bool)

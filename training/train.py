@@ -20,7 +20,7 @@ import torch
 from tokenizers import Tokenizer
 
 from export_checkpoint import export_checkpoint
-from language import WordLoss, language_loss, new_score
+from language import WordLoss, attention_loss, language_loss, new_score
 from model import Sizes, TabletopModel, dense_loss, normalised, start_patches_from_pictures
 from optimiser import Optimiser
 from parallel import Team, in_processes
@@ -149,10 +149,13 @@ def train_language(
                 torch.as_tensor(drawn.edges),
             )
         visual = model.mlp1(features)
-        asked, tokens = visual.new_zeros(()), 0
+        asked, tokens, looks = visual.new_zeros(()), 0, []
         for group in batch.groups:
             loss, count = language_loss(model, tokenizer, group, visual, context_id, score)
             asked, tokens = asked + loss, tokens + count
+            looking = attention_loss(model, tokenizer, group, context_id)
+            if looking is not None:
+                looks.append(looking)
         asked = asked / tokens
         kept, told = dense_loss(
             model.dense_tokens(visual),
@@ -160,10 +163,11 @@ def train_language(
             torch.as_tensor(drawn.edges),
         )
         resemblance = words(model, visual, torch.as_tensor(drawn.classes).long())
-        log.add(word_loss=float(resemblance.detach()))
+        looked = torch.stack(looks).mean()
+        log.add(word_loss=float(resemblance.detach()), attention_loss=float(looked.detach()))
         for optimiser in optimisers.values():
             optimiser.zero_grad()
-        (asked + dense + 0.3 * kept + 0.2 * resemblance).backward()
+        (asked + dense + 0.3 * kept + 0.2 * resemblance + 0.3 * looked).backward()
         team.share_gradients(model.parameters())
         optimisers["language"].step(rate)
         optimisers["heads"].step(rate)

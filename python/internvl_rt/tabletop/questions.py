@@ -113,7 +113,11 @@ BOX_LATTICE = 10
 
 @dataclass(frozen=True)
 class Question:
-    """`text` and `answer` are exactly what is asked and expected; `box` is set for `box` only."""
+    """`text` and `answer` are exactly what is asked and expected; `box` is set for `box` only.
+
+    `evidence` says where the answer can be seen: (number of the picture, canvas box) of each thing that it
+    is about, as far as the question names them.
+    """
 
     kind: str
     language: str
@@ -122,6 +126,7 @@ class Question:
     scenes: tuple[Scene, ...] = ()
     box: tuple[int, int, int, int] | None = None
     scale: float = field(default=1.0, compare=False)
+    evidence: tuple[tuple[int, Boxes], ...] = field(default=(), compare=False)
 
     def images(self) -> list[Image.Image]:
         """The pictures to be asked about, in the order of the markers in the text."""
@@ -316,8 +321,11 @@ class Sampler:
             return None
         name = choices[self.rng.integers(len(choices))]
         text = TWO_PICTURES + self._template("two_pictures", language, named(name, language))
-        answer = PICTURE_ANSWERS[language][0 if name in holding[0] else 1]
-        return Question("two_pictures", language, text, answer, scenes)
+        picture = 0 if name in holding[0] else 1
+        answer = PICTURE_ANSWERS[language][picture]
+        things = [*scenes[picture].objects, *scenes[picture].labels]
+        evidence = tuple((picture, thing.box) for thing in things if thing.name == name)
+        return Question("two_pictures", language, text, answer, scenes, evidence=evidence)
 
     def text_only(self, language: str) -> Question:
         """No picture: what it is, small sums, what comes next, and strings to repeat."""
@@ -344,16 +352,17 @@ class Sampler:
         thing = scene.objects[self.rng.integers(len(scene.objects))] if present else None
         kind = self.rng.random()
         if kind < 0.2:
-            text, count = self._template("count_all", language), len(scene.objects)
+            text, counted = self._template("count_all", language), list(scene.objects)
         elif kind < 0.6:
             colour = thing.colour if thing else COLOURS[self.rng.integers(len(COLOURS))]
             text = self._template("count_colour", language, named(colour, language))
-            count = sum(other.colour == colour for other in scene.objects)
+            counted = [other for other in scene.objects if other.colour == colour]
         else:
             shape = thing.shape if thing else SHAPES[self.rng.integers(len(SHAPES))]
             text = self._template("count_shape", language, named(shape, language))
-            count = sum(other.shape == shape for other in scene.objects)
-        return Question("count", language, text, str(count), (scene,))
+            counted = [other for other in scene.objects if other.shape == shape]
+        evidence = tuple((0, other.box) for other in counted)
+        return Question("count", language, text, str(len(counted)), (scene,), evidence=evidence)
 
     def _box(self, language: str, scene: Scene) -> Question | None:
         names = [thing.name for thing in scene.objects]
@@ -369,7 +378,7 @@ class Sampler:
         x1, y1, x2, y2 = (round(value / BOX_LATTICE) * BOX_LATTICE for value in box)
         answer = box_answer(phrase, (x1, y1, x2, y2))
         text = self._template("box", language, phrase)
-        return Question("box", language, text, answer, (scene,), box)
+        return Question("box", language, text, answer, (scene,), box, evidence=((0, canvas_box),))
 
     def _template(self, name: str, language: str, *slots: str) -> str:
         texts = TEMPLATES[name][language]

@@ -86,6 +86,7 @@ class Label:
     cy: float
     font_size: float
     ink: tuple[int, int, int]
+    name = "label"
 
     @property
     def box(self) -> Boxes:
