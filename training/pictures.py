@@ -98,7 +98,7 @@ def _about_one_picture(sampler: Sampler, scene: Scene) -> list[Question]:
     kinds = ["count", "count", "box", "box"]
     if rng.random() < 0.4:
         kinds.append("objects")
-    if scene.labels and rng.random() < 0.6:
+    if scene.labels:
         kinds.append("label")
     questions = []
     for kind in kinds:
@@ -138,11 +138,11 @@ def language_batch(tokenizer: Tokenizer, seed: int, index: int, done: float) -> 
             shapes = ((2 * side, side), (side, 2 * side), (700 + side // 3, 700 + side // 3))
             size, max_tiles = shapes[rng.integers(3)], 4
         sampler.max_label_length = 6 if done > 0.5 and rng.random() < 0.15 else 4
-        scene = sampler.scene(size, with_label=bool(rng.random() < 0.4))
+        scene = sampler.scene(size, with_label=bool(rng.random() < 0.5))
         scenes.append(add(scene, max_tiles))
     sampler.max_label_length = 4
     moving, frames = None, []
-    if not tiled and rng.random() < 0.5:
+    if not tiled and rng.random() < 0.8:
         moving = sampler.frames(canvas(rng))
         frames = [add(frame, 1) for frame in moving[0]]
     one = []
