@@ -19,8 +19,8 @@ from internvl_rt.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from internvl_rt.model import ImageFeatures, Model
-    from internvl_rt.results import Answer
+    from internvl_rt.model import Model
+    from internvl_rt.results import Answer, ImageFeatures
 
 STAGES = ("decode_image", "tile", "vit", "projector", "prefill", "first_token", "per_token", "total")
 

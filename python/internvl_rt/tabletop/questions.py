@@ -19,6 +19,7 @@ from internvl_rt.tabletop.scenes import (
     MAX_OBJECTS,
     SHAPES,
     Boxes,
+    Label,
     Scene,
     SceneObject,
     draw,
@@ -323,7 +324,7 @@ class Sampler:
         text = TWO_PICTURES + self._template("two_pictures", language, named(name, language))
         picture = 0 if name in holding[0] else 1
         answer = PICTURE_ANSWERS[language][picture]
-        things = [*scenes[picture].objects, *scenes[picture].labels]
+        things: list[SceneObject | Label] = [*scenes[picture].objects, *scenes[picture].labels]
         evidence = tuple((picture, thing.box) for thing in things if thing.name == name)
         return Question("two_pictures", language, text, answer, scenes, evidence=evidence)
 

@@ -86,7 +86,11 @@ class Label:
     cy: float
     font_size: float
     ink: tuple[int, int, int]
-    name = "label"
+
+    @property
+    def name(self) -> str:
+        """What questions call it."""
+        return "label"
 
     @property
     def box(self) -> Boxes:
