@@ -8,11 +8,12 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from tokenizers import Tokenizer
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from internvl_rt.tabletop.held_out import is_right
-from internvl_rt.tabletop.questions import named
+from internvl_rt.tabletop.questions import Question, named
 from internvl_rt.tabletop.scenes import COLOURS, SHAPES
 from model import TabletopModel
 from preprocess import GRID
@@ -105,45 +106,90 @@ def language_loss(
     return loss, len(at)
 
 
-# Where one head of each group of the third layer is told to look.
-GUIDED_LAYER = 2
+# One head of each group is told where to look: in the second layer at the words that name a thing, so that
+# its look is known where a coordinate, a count or the number of a picture is due, and in the third layer at the
+# visual tokens that show the thing.
+NAMING_LAYER, SHOWING_LAYER = 1, 2
 GUIDED_HEADS = (0, 3)
 
 
-def attention_loss(
-    model: TabletopModel, tokenizer: Tokenizer, sequences: list[Sequence], context_id: int
-) -> Tensor | None:
-    """Looking where the evidence is, when a coordinate, a count or the number of a picture is due.
+class AttentionLoss:
+    """The surprise of the guided heads, of the sequences of the last call of the model."""
 
-    The summed surprise of two heads, of the last call's sequences; None where no question names things.
-    """
-    attention = model.language_model.model.layers[GUIDED_LAYER].self_attn
-    q, k = attention.rotated  # [B, heads, n, head_dim], [B, kv_heads, n, head_dim]
+    def __init__(self, tokenizer: Tokenizer, context_id: int) -> None:
+        self.tokenizer, self.context_id = tokenizer, context_id
+        words = [*COLOURS, *SHAPES, "label"]
+        forms = [form for w in words for form in (w, f" {w}", f" {w}s", named(w, "zh"))]
+        self.names = np.array([ids[0] for form in forms if len(ids := tokenizer.encode(form).ids) == 1])
+
+    def __call__(self, model: TabletopModel, sequences: list[Sequence]) -> Tensor | None:
+        """None where no question names anything."""
+        losses = []
+        for row, sequence in enumerate(sequences):
+            is_name, is_visual = np.isin(sequence.ids, self.names), sequence.ids == self.context_id
+            # Queries, and the keys at which they should look, per layer.
+            places: dict[int, list[int]] = {NAMING_LAYER: [], SHOWING_LAYER: []}
+            wanted: dict[int, list[NDArray[np.bool_]]] = {NAMING_LAYER: [], SHOWING_LAYER: []}
+            others: dict[int, list[NDArray[np.bool_]]] = {NAMING_LAYER: [], SHOWING_LAYER: []}
+
+            def guide(layer: int, at: int, target: NDArray[np.bool_], among: NDArray[np.bool_]) -> None:
+                if target.any():
+                    places[layer].append(at)
+                    wanted[layer].append(target)
+                    others[layer].append(among)
+
+            for number, (start, end, question) in enumerate(sequence.answers):
+                if question.kind not in ("box", "count", "two_pictures"):
+                    continue
+                at = np.arange(len(sequence.ids))
+                segment = sequence.segments[start]
+                own = (sequence.segments == segment) | (sequence.segments == 0)
+                shown = np.zeros(len(at), bool)
+                shown[is_visual] = sequence.evidence[number]
+                for due in self._due(sequence.ids, start, end, question):
+                    seen = own & (at < due)
+                    named_at = is_name & seen & (sequence.segments == segment)
+                    if question.box is not None:
+                        named_at &= at >= start
+                    guide(NAMING_LAYER, due - 1, named_at, seen)
+                    guide(SHOWING_LAYER, due - 1, shown, is_visual)
+            for layer in (NAMING_LAYER, SHOWING_LAYER):
+                if places[layer]:
+                    losses.append(
+                        _surprise(
+                            model, layer, row, places[layer], np.stack(wanted[layer]), np.stack(others[layer])
+                        )
+                    )
+        return torch.cat(losses).mean() if losses else None
+
+    def _due(self, ids: NDArray[np.int64], start: int, end: int, question: Question) -> list[int]:
+        """Where the tokens stand that need a look: the first of an answer, or of each coordinate."""
+        if question.box is None:
+            return [start]
+        digits = [self.tokenizer.id_to_token(token).isdigit() for token in ids[start:end].tolist()]
+        return [start + i for i in range(1, len(digits)) if digits[i] and not digits[i - 1]]
+
+
+def _surprise(
+    model: TabletopModel,
+    layer: int,
+    row: int,
+    places: list[int],
+    wanted: NDArray[np.bool_],
+    among: NDArray[np.bool_],
+) -> Tensor:
+    """-log of the attention that queries [m] give to the `wanted` of the keys `among` [m, n], flat."""
+    q, k = model.language_model.model.layers[layer].self_attn.rotated
     group = model.sizes.heads // model.sizes.kv_heads
-    losses = []
-    for row, sequence in enumerate(sequences):
-        places, targets = [], []
-        for (start, end, question), evidence in zip(sequence.answers, sequence.evidence, strict=True):
-            if not evidence.any():
-                continue
-            due = [start]
-            if question.box is not None:
-                digits = [
-                    tokenizer.id_to_token(token).isdigit() for token in sequence.ids[start:end].tolist()
-                ]
-                due = [start + i for i in range(1, len(digits)) if digits[i] and not digits[i - 1]]
-            places += [at - 1 for at in due]
-            targets += [evidence] * len(due)
-        if not places:
-            continue
-        visual = torch.as_tensor(np.flatnonzero(sequence.ids == context_id))
-        keys = k[row][[head // group for head in GUIDED_HEADS]][:, visual]  # [2, V, d]
-        queries = q[row, list(GUIDED_HEADS)][:, places]  # [2, m, d]
-        scores = queries @ keys.mT * model.sizes.head_dim**-0.5
-        hidden = torch.as_tensor(~np.stack(targets))
-        found = scores.masked_fill(hidden, float("-inf")).logsumexp(-1)
-        losses.append((scores.logsumexp(-1) - found).flatten())
-    return torch.cat(losses).mean() if losses else None
+    length = wanted.shape[1]
+    keys = k[row][[head // group for head in GUIDED_HEADS]][:, :length]  # [2, n, d]
+    queries = q[row, list(GUIDED_HEADS)][:, places]  # [2, m, d]
+    scores = queries @ keys.mT * model.sizes.head_dim**-0.5
+
+    def over(chosen: NDArray[np.bool_]) -> Tensor:
+        return scores.masked_fill(torch.as_tensor(~chosen), float("-inf")).logsumexp(-1)
+
+    return (over(among) - over(wanted)).flatten()
 
 
 class WordLoss:

@@ -20,7 +20,7 @@ import torch
 from tokenizers import Tokenizer
 
 from export_checkpoint import export_checkpoint
-from language import WordLoss, attention_loss, language_loss, new_score
+from language import AttentionLoss, WordLoss, language_loss, new_score
 from model import Sizes, TabletopModel, dense_loss, normalised, start_patches_from_pictures
 from optimiser import Optimiser
 from parallel import Team, in_processes
@@ -124,7 +124,8 @@ def train_language(
     tokenizer_folder = run / "tokenizer"
     tokenizer_file = str(tokenizer_folder / "tokenizer.json")
     tokenizer = Tokenizer.from_file(tokenizer_file)
-    context_id, words = tokenizer.token_to_id("<IMG_CONTEXT>"), WordLoss(tokenizer)
+    context_id = tokenizer.token_to_id("<IMG_CONTEXT>")
+    words, attention = WordLoss(tokenizer), AttentionLoss(tokenizer, context_id)
     state_file, first, pictures, started = run / "language.pt", 0, 0, time.time()
     if state_file.exists():
         state = torch.load(state_file, map_location=torch.get_default_device())
@@ -153,7 +154,7 @@ def train_language(
         for group in batch.groups:
             loss, count = language_loss(model, tokenizer, group, visual, context_id, score)
             asked, tokens = asked + loss, tokens + count
-            looking = attention_loss(model, tokenizer, group, context_id)
+            looking = attention(model, group)
             if looking is not None:
                 looks.append(looking)
         asked = asked / tokens
@@ -167,7 +168,7 @@ def train_language(
         log.add(word_loss=float(resemblance.detach()), attention_loss=float(looked.detach()))
         for optimiser in optimisers.values():
             optimiser.zero_grad()
-        (asked + dense + 0.3 * kept + 0.2 * resemblance + 0.3 * looked).backward()
+        (asked + dense + 0.3 * kept + 0.2 * resemblance + 0.5 * looked).backward()
         team.share_gradients(model.parameters())
         optimisers["language"].step(rate)
         optimisers["heads"].step(rate)
