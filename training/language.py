@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
 
