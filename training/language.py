@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -107,10 +108,38 @@ def language_loss(
 
 
 # One head of each group is told where to look: in the second layer at the words that name a thing, so that
-# its look is known where a coordinate, a count or the number of a picture is due, and in the third layer at the
-# visual tokens that show the thing.
+# its look is known where a coordinate, a count or the number of a picture is due, and in the third layer at
+# the visual tokens that show the thing.
 NAMING_LAYER, SHOWING_LAYER = 1, 2
 GUIDED_HEADS = (0, 3)
+
+
+@dataclass
+class Guide:
+    """Queries of one sequence in one layer, and the keys at which they should look, bool [n] each."""
+
+    places: list[int] = field(default_factory=list)
+    wanted: list[NDArray[np.bool_]] = field(default_factory=list)
+    among: list[NDArray[np.bool_]] = field(default_factory=list)
+
+    def add(self, at: int, wanted: NDArray[np.bool_], among: NDArray[np.bool_]) -> None:
+        if wanted.any():
+            self.places.append(at)
+            self.wanted.append(wanted)
+            self.among.append(among)
+
+    def surprise(self, model: TabletopModel, layer: int, row: int) -> Tensor:
+        """-log of the share of attention that the wanted keys get, flat, in row `row` of the last call."""
+        q, k = model.language_model.model.layers[layer].self_attn.rotated
+        group = model.sizes.heads // model.sizes.kv_heads
+        keys = k[row][[head // group for head in GUIDED_HEADS]][:, : len(self.wanted[0])]  # [2, n, d]
+        queries = q[row, list(GUIDED_HEADS)][:, self.places]  # [2, m, d]
+        scores = queries @ keys.mT * model.sizes.head_dim**-0.5
+
+        def over(chosen: list[NDArray[np.bool_]]) -> Tensor:
+            return scores.masked_fill(torch.as_tensor(~np.stack(chosen)), float("-inf")).logsumexp(-1)
+
+        return (over(self.among) - over(self.wanted)).flatten()
 
 
 class AttentionLoss:
@@ -127,17 +156,7 @@ class AttentionLoss:
         losses = []
         for row, sequence in enumerate(sequences):
             is_name, is_visual = np.isin(sequence.ids, self.names), sequence.ids == self.context_id
-            # Queries, and the keys at which they should look, per layer.
-            places: dict[int, list[int]] = {NAMING_LAYER: [], SHOWING_LAYER: []}
-            wanted: dict[int, list[NDArray[np.bool_]]] = {NAMING_LAYER: [], SHOWING_LAYER: []}
-            others: dict[int, list[NDArray[np.bool_]]] = {NAMING_LAYER: [], SHOWING_LAYER: []}
-
-            def guide(layer: int, at: int, target: NDArray[np.bool_], among: NDArray[np.bool_]) -> None:
-                if target.any():
-                    places[layer].append(at)
-                    wanted[layer].append(target)
-                    others[layer].append(among)
-
+            guides = {NAMING_LAYER: Guide(), SHOWING_LAYER: Guide()}
             for number, (start, end, question) in enumerate(sequence.answers):
                 if question.kind not in ("box", "count", "two_pictures"):
                     continue
@@ -151,15 +170,9 @@ class AttentionLoss:
                     named_at = is_name & seen & (sequence.segments == segment)
                     if question.box is not None:
                         named_at &= at >= start
-                    guide(NAMING_LAYER, due - 1, named_at, seen)
-                    guide(SHOWING_LAYER, due - 1, shown, is_visual)
-            for layer in (NAMING_LAYER, SHOWING_LAYER):
-                if places[layer]:
-                    losses.append(
-                        _surprise(
-                            model, layer, row, places[layer], np.stack(wanted[layer]), np.stack(others[layer])
-                        )
-                    )
+                    guides[NAMING_LAYER].add(due - 1, named_at, seen)
+                    guides[SHOWING_LAYER].add(due - 1, shown, is_visual)
+            losses += [guide.surprise(model, layer, row) for layer, guide in guides.items() if guide.places]
         return torch.cat(losses).mean() if losses else None
 
     def _due(self, ids: NDArray[np.int64], start: int, end: int, question: Question) -> list[int]:
@@ -168,28 +181,6 @@ class AttentionLoss:
             return [start]
         digits = [self.tokenizer.id_to_token(token).isdigit() for token in ids[start:end].tolist()]
         return [start + i for i in range(1, len(digits)) if digits[i] and not digits[i - 1]]
-
-
-def _surprise(
-    model: TabletopModel,
-    layer: int,
-    row: int,
-    places: list[int],
-    wanted: NDArray[np.bool_],
-    among: NDArray[np.bool_],
-) -> Tensor:
-    """-log of the attention that queries [m] give to the `wanted` of the keys `among` [m, n], flat."""
-    q, k = model.language_model.model.layers[layer].self_attn.rotated
-    group = model.sizes.heads // model.sizes.kv_heads
-    length = wanted.shape[1]
-    keys = k[row][[head // group for head in GUIDED_HEADS]][:, :length]  # [2, n, d]
-    queries = q[row, list(GUIDED_HEADS)][:, places]  # [2, m, d]
-    scores = queries @ keys.mT * model.sizes.head_dim**-0.5
-
-    def over(chosen: NDArray[np.bool_]) -> Tensor:
-        return scores.masked_fill(torch.as_tensor(~chosen), float("-inf")).logsumexp(-1)
-
-    return (over(among) - over(wanted)).flatten()
 
 
 class WordLoss:
