@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from internvl_rt.model import Model
     from internvl_rt.results import Answer, ImageFeatures
 
-STAGES = ("decode_image", "tile", "vit", "projector", "prefill", "first_token", "per_token", "total")
+PICTURE_STAGES = ("decode_image", "tile", "vit", "projector")
+QUESTION_STAGES = ("prefill", "first_token", "per_token", "total")
 
 
 def command(
@@ -60,15 +61,25 @@ def command(
     with load_model(
         demo.demo_bundle(), device="auto", engine=engine, threads=threads, cache_tokens=None
     ) as model:
-        answers = dict(_answers(model, model.encode(picture), question or [], max_new_tokens, as_json))
+        shown = model.encode(picture)
+        answers = dict(_answers(model, shown, question or [], max_new_tokens, as_json))
     boxes = [box for answer in answers.values() for box in answer.boxes()]
     _save(draw_boxes(picture, boxes), out)
     if as_json:
         documents = [{"question": asked, **answer_document(answer)} for asked, answer in answers.items()]
         found = [dataclasses.asdict(box) for box in boxes]
-        print_json({"note": demo.NOTE, "answers": documents, "boxes": found, "picture": str(out)})
+        encoded = dataclasses.asdict(shown.timings)
+        print_json(
+            {
+                "note": demo.NOTE,
+                "encoding": encoded,
+                "answers": documents,
+                "boxes": found,
+                "picture": str(out),
+            }
+        )
         return
-    _print_times(answers)
+    _print_times(shown, list(answers.values()))
     print(f"{len(boxes)} boxes drawn: {out}")
 
 
@@ -115,11 +126,13 @@ def _save(picture: Any, out: Path) -> None:
         ) from error
 
 
-def _print_times(answers: dict[str, Answer]) -> None:
+def _print_times(shown: ImageFeatures, answers: list[Answer]) -> None:
+    from statistics import median
+
     from internvl_rt.cli.output import console, table
 
-    rows = [
-        (asked, *(f"{getattr(answer.timings, stage):.1f}" for stage in STAGES))
-        for asked, answer in answers.items()
-    ]
-    console().print(table("Milliseconds per stage", ("question", *STAGES), rows))
+    rows = [("picture", stage, f"{getattr(shown.timings, stage):.1f}") for stage in PICTURE_STAGES]
+    for stage in QUESTION_STAGES:
+        middle = median(getattr(answer.timings, stage) for answer in answers)
+        rows.append(("question, median", stage, f"{middle:.1f}"))
+    console().print(table("Where the time went", ("of a", "stage", "ms"), rows))
