@@ -48,7 +48,7 @@ def embeddings(engine: NativeEngine, length: int) -> np.ndarray:
 
 @pytest.mark.parametrize("weights", ["fp32", "int4"])
 def test_both_engines_answer_alike(tmp_path: Path, weights: str) -> None:
-    """Picture, splice, prefill and decode: the same tokens, and logits to 1e-4."""
+    """Picture, splice, prefill and decode: logits to 1e-4, or what rounding activations to int8 may change."""
     bundle = open_bundle(write_tiny(tmp_path / "bundle", weights, "fp32", graphs=True))
     manifest = bundle.manifest
     engines: list[Engine] = [
@@ -67,7 +67,8 @@ def test_both_engines_answer_alike(tmp_path: Path, weights: str) -> None:
         rows += [engine.decode([sequence], [token]) for token in range(30, 50)]
         found.append(np.concatenate(rows))
         engine.close()
-    assert np.abs(found[0] - found[1]).max() < 1e-4 * np.abs(found[1]).max()
+    bound = 1e-4 if weights == "fp32" else 0.05
+    assert np.abs(found[0] - found[1]).max() < bound * np.abs(found[1]).max()
 
 
 def tiles(count: int, seed: int = 1) -> np.ndarray:
