@@ -48,7 +48,7 @@ def embeddings(engine: NativeEngine, length: int) -> np.ndarray:
 
 @pytest.mark.parametrize("weights", ["fp32", "int4"])
 def test_both_engines_answer_alike(tmp_path: Path, weights: str) -> None:
-    """Picture, splice, prefill and decode: logits to 1e-4, or what rounding activations to int8 may change."""
+    """Picture, splice, prefill, decode: logits to 1e-4, or what rounding activations to int8 may change."""
     bundle = open_bundle(write_tiny(tmp_path / "bundle", weights, "fp32", graphs=True))
     manifest = bundle.manifest
     engines: list[Engine] = [
