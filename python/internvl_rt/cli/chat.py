@@ -10,35 +10,20 @@ import typer
 
 from internvl_rt.cli.options import (
     BundleArgument,
-    CacheOption,
-    ChoiceOption,
-    DetailOption,
-    DeviceOption,
-    EndOption,
-    EngineOption,
-    FpsOption,
-    ImageOption,
+    FormOptions,
     JsonOption,
     MaxNewTokensOption,
-    MaxTilesOption,
-    NumFramesOption,
-    PatternOption,
+    ModelOptions,
     PenaltyOption,
-    ProviderOption,
+    PictureOptions,
     SampleOption,
-    SchemaOption,
     SeedOption,
-    StartOption,
     StopOption,
     TemperatureOption,
-    ThreadsOption,
     TopKOption,
     TopPOption,
-    VideoOption,
     answer_document,
-    form_arguments,
-    load_model,
-    video_arguments,
+    with_option_groups,
 )
 
 if TYPE_CHECKING:
@@ -48,26 +33,22 @@ if TYPE_CHECKING:
     from internvl_rt.results import Answer
 
 
+@with_option_groups
 def command(
     bundle: BundleArgument,
+    look: PictureOptions,
+    form: FormOptions,
+    options: ModelOptions,
     question: Annotated[
         str | None,
         typer.Argument(
             metavar="[QUESTION]", help="Left out: a conversation, one question a line.", show_default=False
         ),
     ] = None,
-    image: ImageOption = None,
-    video: VideoOption = None,
-    num_frames: NumFramesOption = None,
-    fps: FpsOption = None,
-    start: StartOption = None,
-    end: EndOption = None,
     system: Annotated[
         str | None, typer.Option("--system", help="Replaces the system message.", show_default=False)
     ] = None,
     max_new_tokens: MaxNewTokensOption = 1024,
-    max_tiles: MaxTilesOption = None,
-    detail: DetailOption = "auto",
     as_one: Annotated[
         bool, typer.Option("--as-one", help="Show several pictures in one place, as if they were one.")
     ] = False,
@@ -87,28 +68,18 @@ def command(
     repetition_penalty: PenaltyOption = 1.0,
     seed: SeedOption = None,
     stop: StopOption = None,
-    schema: SchemaOption = None,
-    pattern: PatternOption = None,
-    choice: ChoiceOption = None,
-    engine: EngineOption = "native",
-    provider: ProviderOption = None,
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    cache_tokens: CacheOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask about pictures. The answer appears while it is written; Ctrl-C stops it.
 
     In a conversation, /image FILE adds a picture to the next question, /new starts over, /quit leaves.
     """
-    if question is None and (as_json or as_one or num_return_sequences is not None or video is not None):
+    if question is None and (as_json or as_one or num_return_sequences is not None or look.video is not None):
         raise typer.BadParameter(
             "--json, --as-one, --num-return-sequences and --video are for one QUESTION; give one."
         )
     arguments: AskArguments = {
         "system": system,
-        "max_tiles": max_tiles,
-        "detail": detail,
         "as_one": as_one,
         "max_new_tokens": max_new_tokens,
         "do_sample": sample,
@@ -118,18 +89,11 @@ def command(
         "repetition_penalty": repetition_penalty,
         "seed": seed,
         "stop": tuple(stop or ()),
-        **video_arguments(video, num_frames, fps, start, end),
-        **form_arguments(schema, pattern, choice),
+        **look.arguments(),
+        **form.arguments(),
     }
-    images = list(image or [])
-    with load_model(
-        bundle,
-        device=device,
-        engine=engine,
-        threads=threads,
-        cache_tokens=cache_tokens,
-        providers=provider,
-    ) as model:
+    images = look.images
+    with options.load(bundle) as model:
         if question is None:
             _converse(model, images, arguments)
         elif num_return_sequences is not None:

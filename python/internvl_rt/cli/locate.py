@@ -10,19 +10,17 @@ import typer
 
 from internvl_rt.cli.options import (
     BundleArgument,
-    CacheOption,
     DetailOption,
-    DeviceOption,
-    EngineOption,
     JsonOption,
     MaxNewTokensOption,
     MaxTilesOption,
-    ThreadsOption,
+    ModelOptions,
     answer_document,
-    load_model,
+    with_option_groups,
 )
 
 
+@with_option_groups
 def command(
     bundle: BundleArgument,
     phrase: Annotated[
@@ -32,6 +30,7 @@ def command(
     image: Annotated[
         Path, typer.Option("--image", "-i", metavar="FILE", help="The picture.", show_default=False)
     ],
+    options: ModelOptions,
     draw: Annotated[
         Path | None,
         typer.Option(
@@ -47,10 +46,6 @@ def command(
     max_new_tokens: MaxNewTokensOption = 1024,
     max_tiles: MaxTilesOption = None,
     detail: DetailOption = "auto",
-    engine: EngineOption = "native",
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    cache_tokens: CacheOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find something in a picture: its boxes in pixels, left top right bottom."""
@@ -58,9 +53,7 @@ def command(
     from internvl_rt.errors import ImageError
     from internvl_rt.grounding import draw_boxes
 
-    with load_model(
-        bundle, device=device, engine=engine, threads=threads, cache_tokens=cache_tokens
-    ) as model:
+    with options.load(bundle) as model:
         found = model.locate(phrase, image, max_tiles=max_tiles, detail=detail, max_new_tokens=max_new_tokens)
     if draw is not None:
         picture = draw_boxes(image, found.boxes, font=font)

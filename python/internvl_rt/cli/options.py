@@ -1,9 +1,16 @@
-"""Options that several commands share, and the model that they ask for."""
+"""Options that several commands share, and what they ask for.
+
+A dataclass is a group of options: a command that takes one has all of its fields as options of its own, see
+``with_option_groups``.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_type_hints
 
 import typer
 
@@ -110,6 +117,138 @@ StopOption: TypeAlias = Annotated[
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """How the model is loaded."""
+
+    engine: EngineOption = "native"
+    provider: ProviderOption = None
+    device: DeviceOption = "auto"
+    threads: ThreadsOption = None
+    cache_tokens: CacheOption = None
+
+    def load(self, bundle: Path) -> Model:
+        """Loads a bundle; arguments and errors are those of ``internvl_rt.load``."""
+        from internvl_rt.loading import load
+
+        return load(
+            bundle,
+            self.device,
+            self.engine,
+            self.threads,
+            cache_tokens=self.cache_tokens,
+            providers=self.provider or None,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureOptions:
+    """What is looked at, and how closely."""
+
+    image: ImageOption = None
+    video: VideoOption = None
+    num_frames: NumFramesOption = None
+    fps: FpsOption = None
+    start: StartOption = None
+    end: EndOption = None
+    max_tiles: MaxTilesOption = None
+    detail: DetailOption = "auto"
+
+    @property
+    def images(self) -> list[Path]:
+        """The pictures that are named."""
+        return list(self.image or [])
+
+    def arguments(self) -> AskArguments:
+        """The resolution; and the video, its frames chosen, where one is named.
+
+        Raises:
+            BadParameter: if frames are chosen and no video is named.
+            PromptError: as ``sample_video``.
+            ImageError: if the video cannot be read.
+        """
+        look: AskArguments = {"max_tiles": self.max_tiles, "detail": self.detail}
+        if self.video is None:
+            if (self.num_frames, self.fps, self.start, self.end) != (None,) * 4:
+                raise typer.BadParameter("--num-frames, --fps, --start and --end go with --video FILE.")
+            return look
+        from internvl_rt.video import sample_video
+
+        look["video"] = sample_video(
+            self.video,
+            num_frames=self.num_frames,
+            frames_per_second=self.fps,
+            start=self.start,
+            end=self.end,
+        )
+        return look
+
+
+@dataclasses.dataclass(frozen=True)
+class FormOptions:
+    """The form that the answer keeps."""
+
+    schema: SchemaOption = None
+    pattern: PatternOption = None
+    choice: ChoiceOption = None
+
+    def arguments(self) -> AskArguments:
+        """The form that is named.
+
+        Raises:
+            PromptError: if the file of the schema is no JSON object.
+        """
+        form: AskArguments = {}
+        if self.schema is not None:
+            import json
+
+            from internvl_rt.errors import PromptError
+
+            try:
+                form["schema"] = json.loads(self.schema.read_bytes())
+            except (OSError, ValueError, RecursionError) as error:
+                raise PromptError(f"{self.schema}: cannot be read as a JSON schema ({error}).") from error
+        if self.pattern is not None:
+            form["pattern"] = self.pattern
+        if self.choice:
+            form["choices"] = self.choice
+        return form
+
+
+def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that has, in the place of every parameter that is a group of options, the group's fields."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        hint = hints[parameter.name]
+        if dataclasses.is_dataclass(hint):
+            groups[parameter.name] = hint
+            of_fields = get_type_hints(hint, include_extras=True)
+            fields = [(f.name, of_fields[f.name], f.default) for f in dataclasses.fields(hint)]
+        else:
+            fields = [(parameter.name, hint, parameter.default)]
+        parameters += [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if default is dataclasses.MISSING else default,
+                annotation=annotation,
+            )
+            for name, annotation, default in fields
+        ]
+
+    def expanded(**options: Any) -> None:
+        for name, group in groups.items():
+            options[name] = group(**{f.name: options.pop(f.name) for f in dataclasses.fields(group)})
+        command(**options)
+
+    expanded.__doc__ = command.__doc__
+    expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return expanded
+
+
 def load_model(
     bundle: Path,
     *,
@@ -117,58 +256,9 @@ def load_model(
     engine: str,
     threads: int | None,
     cache_tokens: int | None,
-    providers: list[str] | None = None,
 ) -> Model:
     """Loads a bundle as the options say."""
-    from internvl_rt.loading import load
-
-    return load(bundle, device, engine, threads, cache_tokens=cache_tokens, providers=providers or None)
-
-
-def video_arguments(
-    video: Path | None,
-    num_frames: int | None,
-    fps: float | None,
-    start: float | None,
-    end: float | None,
-) -> AskArguments:
-    """The video that the options name, its frames chosen; nothing where they name none.
-
-    Raises:
-        BadParameter: if frames are chosen and no video is named.
-        PromptError: as ``sample_video``.
-        ImageError: if the video cannot be read.
-    """
-    if video is None:
-        if (num_frames, fps, start, end) != (None,) * 4:
-            raise typer.BadParameter("--num-frames, --fps, --start and --end go with --video FILE.")
-        return {}
-    from internvl_rt.video import sample_video
-
-    return {"video": sample_video(video, num_frames=num_frames, frames_per_second=fps, start=start, end=end)}
-
-
-def form_arguments(schema: Path | None, pattern: str | None, choices: list[str] | None) -> AskArguments:
-    """The form of the answer that the options name.
-
-    Raises:
-        PromptError: if the file of the schema is no JSON object.
-    """
-    form: AskArguments = {}
-    if schema is not None:
-        import json
-
-        from internvl_rt.errors import PromptError
-
-        try:
-            form["schema"] = json.loads(schema.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
-            raise PromptError(f"{schema}: cannot be read as a JSON schema ({error}).") from error
-    if pattern is not None:
-        form["pattern"] = pattern
-    if choices:
-        form["choices"] = choices
-    return form
+    return ModelOptions(engine, None, device, threads, cache_tokens).load(bundle)
 
 
 def answer_document(answer: Any) -> dict[str, Any]:

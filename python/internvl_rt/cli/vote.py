@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -9,29 +10,15 @@ import typer
 
 from internvl_rt.cli.options import (
     BundleArgument,
-    CacheOption,
-    ChoiceOption,
-    DetailOption,
-    DeviceOption,
-    EndOption,
-    EngineOption,
-    FpsOption,
-    ImageOption,
+    FormOptions,
     JsonOption,
     MaxNewTokensOption,
-    MaxTilesOption,
-    NumFramesOption,
-    PatternOption,
-    SchemaOption,
+    ModelOptions,
+    PictureOptions,
     SeedOption,
-    StartOption,
-    ThreadsOption,
     TopKOption,
-    VideoOption,
     answer_document,
-    form_arguments,
-    load_model,
-    video_arguments,
+    with_option_groups,
 )
 
 if TYPE_CHECKING:
@@ -53,49 +40,48 @@ Temperature = Annotated[float, typer.Option("--temperature", help="Below 1 the a
 TopP = Annotated[float, typer.Option("--top-p", help="Draw from the likeliest tokens of this probability.")]
 
 
+@dataclasses.dataclass(frozen=True)
+class CandidateOptions:
+    """How the answers are written."""
+
+    number: Number = 8
+    reasoning: ReasoningOption = "auto"
+    max_new_tokens: MaxNewTokensOption = 1024
+    temperature: Temperature = 0.6
+    top_p: TopP = 0.95
+    top_k: TopKOption = 50
+    seed: SeedOption = None
+
+    @property
+    def form(self) -> AnyReasoning:
+        """The prompt that asks for reasoning."""
+        return None if self.reasoning == "none" else cast("AnyReasoning", self.reasoning)
+
+    def arguments(self) -> AskArguments:
+        """How tokens are drawn, and how many."""
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "seed": self.seed,
+        }
+
+
+@with_option_groups
 def vote(
     bundle: BundleArgument,
     question: Question,
-    image: ImageOption = None,
-    video: VideoOption = None,
-    num_frames: NumFramesOption = None,
-    fps: FpsOption = None,
-    start: StartOption = None,
-    end: EndOption = None,
-    number: Number = 8,
-    reasoning: ReasoningOption = "auto",
-    max_new_tokens: MaxNewTokensOption = 1024,
-    max_tiles: MaxTilesOption = None,
-    detail: DetailOption = "auto",
-    temperature: Temperature = 0.6,
-    top_p: TopP = 0.95,
-    top_k: TopKOption = 50,
-    seed: SeedOption = None,
-    schema: SchemaOption = None,
-    pattern: PatternOption = None,
-    choice: ChoiceOption = None,
-    engine: EngineOption = "native",
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    cache_tokens: CacheOption = None,
+    look: PictureOptions,
+    candidates: CandidateOptions,
+    form: FormOptions,
+    options: ModelOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Answer several times, and take the answer that most of them end with."""
-    arguments: AskArguments = {
-        "max_new_tokens": max_new_tokens,
-        "max_tiles": max_tiles,
-        "detail": detail,
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "seed": seed,
-        **video_arguments(video, num_frames, fps, start, end),
-        **form_arguments(schema, pattern, choice),
-    }
-    with load_model(
-        bundle, device=device, engine=engine, threads=threads, cache_tokens=cache_tokens
-    ) as model:
-        won = model.vote(question, list(image or []), n=number, reasoning=_reasoning(reasoning), **arguments)
+    arguments: AskArguments = {**candidates.arguments(), **look.arguments(), **form.arguments()}
+    with options.load(bundle) as model:
+        won = model.vote(question, look.images, n=candidates.number, reasoning=candidates.form, **arguments)
     if as_json:
         _print_json(
             won.samples,
@@ -106,6 +92,7 @@ def vote(
     _tell(f"{count} of {len(won.samples)}: {answer}" for answer, count in won.counts.items())
 
 
+@with_option_groups
 def best_of(
     bundle: BundleArgument,
     question: Question,
@@ -113,51 +100,20 @@ def best_of(
         Path,
         typer.Option("--critic", metavar="BUNDLE", help="A critic such as VisualPRM-8B.", show_default=False),
     ],
-    image: ImageOption = None,
-    video: VideoOption = None,
-    num_frames: NumFramesOption = None,
-    fps: FpsOption = None,
-    start: StartOption = None,
-    end: EndOption = None,
-    number: Number = 8,
-    reasoning: ReasoningOption = "auto",
-    max_new_tokens: MaxNewTokensOption = 1024,
-    max_tiles: MaxTilesOption = None,
-    detail: DetailOption = "auto",
-    temperature: Temperature = 0.6,
-    top_p: TopP = 0.95,
-    top_k: TopKOption = 50,
-    seed: SeedOption = None,
-    engine: EngineOption = "native",
-    device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
-    cache_tokens: CacheOption = None,
+    look: PictureOptions,
+    candidates: CandidateOptions,
+    options: ModelOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Answer several times, and take the answer that a critic model likes best."""
-    arguments: AskArguments = {
-        "max_new_tokens": max_new_tokens,
-        "max_tiles": max_tiles,
-        "detail": detail,
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "seed": seed,
-        **video_arguments(video, num_frames, fps, start, end),
-    }
-    options: dict[str, Any] = {
-        "device": device,
-        "engine": engine,
-        "threads": threads,
-        "cache_tokens": cache_tokens,
-    }
-    with load_model(bundle, **options) as model, load_model(critic, **options) as judge:
+    arguments: AskArguments = {**candidates.arguments(), **look.arguments()}
+    with options.load(bundle) as model, options.load(critic) as judge:
         best = model.best_of(
             question,
-            list(image or []),
+            look.images,
             score=judge,
-            n=number,
-            reasoning=_reasoning(reasoning),
+            n=candidates.number,
+            reasoning=candidates.form,
             **arguments,
         )
     if as_json:
@@ -174,10 +130,6 @@ def best_of(
         return
     print(best.answer.text)
     _tell(f"answer {i + 1}: {score:.3f}" for i, score in enumerate(best.scores))
-
-
-def _reasoning(reasoning: str) -> AnyReasoning:
-    return None if reasoning == "none" else cast("AnyReasoning", reasoning)
 
 
 def _print_json(samples: tuple[Answer, ...], document: dict[str, Any]) -> None:
