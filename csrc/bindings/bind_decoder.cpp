@@ -10,6 +10,7 @@
 
 #include "bindings/bindings.h"
 #include "model/decoder.h"
+#include "model/sequence_lease.h"
 #include "runtime/error.h"
 
 namespace internvl::bindings {
@@ -45,6 +46,14 @@ std::span<const T> view(const py::array_t<T, py::array::c_style | py::array::for
 Floats new_array(std::size_t rows, std::size_t columns) {
   return Floats({static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(columns)});
 }
+
+// Dropping a sequence waits for its turn at the decoder, whose call may want to report progress.
+struct WithoutTheGil {
+  void operator()(SequenceLease* lease) const {
+    const py::gil_scoped_release release;
+    delete lease;
+  }
+};
 
 Floats prefill(Decoder& decoder, SequenceId sequence, const Floats& embeddings, bool all_logits,
                const Decoder::Progress& progress) {
@@ -125,11 +134,11 @@ void register_decoder(py::module_& module) {
            py::kw_only(), py::arg("hidden_size"), py::arg("layers"), py::arg("heads"), py::arg("kv_heads"),
            py::arg("head_dim"), py::arg("intermediate_size"), py::arg("vocab_size"), py::arg("norm_eps"),
            py::arg("qkv_bias"), py::arg("qk_norm"), py::arg("rope"), py::arg("experts") = ExpertFacts{});
-  py::class_<Decoder>(module, "Decoder")
+  py::class_<Decoder, std::shared_ptr<Decoder>>(module, "Decoder")
       .def(py::init([](const DecoderFacts& facts, std::shared_ptr<WeightFile> weights,
                        std::shared_ptr<ThreadTeam> team, std::size_t cache_tokens,
                        const std::string& cache_type, std::size_t prefill_chunk) {
-             return std::make_unique<Decoder>(
+             return std::make_shared<Decoder>(
                  facts, std::move(weights), std::move(team),
                  DecoderOptions{cache_tokens, cache_type_from(cache_type), prefill_chunk});
            }),
@@ -146,6 +155,12 @@ void register_decoder(py::module_& module) {
            py::arg("progress") = py::none())
       .def("decode", &decode, py::arg("sequences"), py::arg("tokens"))
       .def("embed", &embed, py::arg("token_ids"), py::arg("features").none(true), py::arg("image_token"));
+  py::class_<SequenceLease, std::unique_ptr<SequenceLease, WithoutTheGil>>(module, "SequenceLease")
+      .def(py::init<const std::shared_ptr<Decoder>&>(), py::arg("decoder"),
+           py::call_guard<py::gil_scoped_release>())
+      .def(py::init<const std::shared_ptr<Decoder>&, SequenceId>(), py::arg("decoder"), py::arg("origin"),
+           py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly("id", &SequenceLease::id);
 }
 
 }  // namespace internvl::bindings

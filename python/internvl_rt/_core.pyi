@@ -1,7 +1,7 @@
 """The C++ core of internvl_rt."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -180,3 +180,11 @@ class Decoder:
     def embed(
         self, token_ids: npt.ArrayLike, features: npt.NDArray[np.float32] | None, image_token: int
     ) -> npt.NDArray[np.float32]: ...
+
+class SequenceLease:
+    @overload
+    def __init__(self, decoder: Decoder) -> None: ...
+    @overload
+    def __init__(self, decoder: Decoder, origin: int) -> None: ...
+    @property
+    def id(self) -> int: ...

@@ -216,6 +216,23 @@ def test_the_cache_is_as_large_as_asked_for_in_whole_blocks(engine: NativeEngine
     assert engine.free_tokens == 1024
 
 
+def test_a_sequence_that_nobody_knows_any_more_is_dropped(engine: NativeEngine) -> None:
+    sequence = engine.new_sequence()
+    engine.prefill(sequence, embeddings(engine, 65))
+    fork = engine.fork(sequence)
+    engine.decode([fork], [40])
+    assert engine.free_tokens == 1024 - 3 * 64
+    del fork
+    assert engine.free_tokens == 1024 - 2 * 64
+    engine.drop(sequence)
+    next_one = engine.new_sequence()
+    engine.prefill(next_one, embeddings(engine, 1))
+    del sequence  # dropped before: nobody else's place is freed
+    assert engine.free_tokens == 1024 - 64
+    engine.close()
+    del next_one
+
+
 def test_a_full_cache_fails_the_call_and_nothing_else(engine: NativeEngine) -> None:
     running, greedy = engine.new_sequence(), engine.new_sequence()
     engine.prefill(running, embeddings(engine, 64))
@@ -232,7 +249,6 @@ def test_a_prefill_can_be_watched_and_ended(engine: NativeEngine) -> None:
     done: list[int] = []
     whole = engine.prefill(engine.fork(sequence), embeddings(engine, 700), progress=done.append)
     assert done == [PREFILL_CHUNK, 2 * PREFILL_CHUNK]
-    engine.drop(2)
     free = engine.free_tokens
 
     def stop(tokens: int) -> None:

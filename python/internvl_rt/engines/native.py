@@ -103,12 +103,15 @@ class NativeEngine:
         return vision.encode_tiles(pixel_values, progress)
 
     def new_sequence(self) -> int:
-        """Starts an empty sequence."""
-        return self._open.new_sequence()
+        """Starts an empty sequence. One that nobody knows any more is dropped."""
+        return LeasedSequence(_core.SequenceLease(self._open))
 
     def fork(self, sequence: int) -> int:
-        """Starts a sequence with the same content; blocks of the cache are shared, not copied."""
-        return self._open.fork(sequence)
+        """Starts a sequence with the same content; blocks of the cache are shared, not copied.
+
+        One that nobody knows any more is dropped.
+        """
+        return LeasedSequence(_core.SequenceLease(self._open, sequence))
 
     def drop(self, sequence: int) -> None:
         """Forgets a sequence and frees the blocks that no other sequence shares."""
@@ -167,6 +170,22 @@ class NativeEngine:
         if self._decoder is None:
             raise _closed()
         return self._decoder
+
+
+class LeasedSequence(int):
+    """The number of a sequence, which is dropped with the last reference to this object.
+
+    An interrupt may come between any two instructions of Python, so also after a sequence was made and before
+    whoever asked for it has its number: nobody could drop it then.
+    """
+
+    def __new__(cls, lease: _core.SequenceLease) -> LeasedSequence:
+        """Keeps the lease."""
+        sequence = super().__new__(cls, lease.id)
+        sequence._lease = lease
+        return sequence
+
+    _lease: _core.SequenceLease
 
 
 def _closed() -> InternVLError:
