@@ -10,11 +10,11 @@ from internvl_rt import _core
 from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.bundle.manifest import WEIGHTS_FILE, LanguageModel, Manifest
 from internvl_rt.bundle.tensors import SCALES_SUFFIX, tensor_specs
-from internvl_rt.engines.native import vision_facts
+from internvl_rt.engines.native import CacheType, vision_facts
 from internvl_rt.errors import PromptError
 
-KV_ELEMENT_BYTES = 4
-"""Keys and values are float32 in both engines."""
+KV_ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+"""Of a key's or value's element; int8 has a float32 scale for each key and value of a head beside it."""
 
 PARTS = ("vit", "projector", "embedding", "llm")
 
@@ -55,22 +55,27 @@ class Inspection:
         return self.weights_bytes + self.cache_bytes
 
 
-def inspect_bundle(bundle: Bundle, context_tokens: int | None = None) -> Inspection:
+def inspect_bundle(
+    bundle: Bundle, context_tokens: int | None = None, cache_type: CacheType = "float32"
+) -> Inspection:
     """Adds up what a bundle holds and needs.
 
     Args:
         bundle: an opened bundle.
         context_tokens: tokens of the KV cache to reckon with; what ``load`` takes where None.
+        cache_type: how the cache stores keys and values; see ``load``.
 
     Raises:
-        PromptError: if ``context_tokens`` is not positive.
+        PromptError: if ``context_tokens`` is not positive, or there is no such cache type.
     """
+    if cache_type not in KV_ELEMENT_BYTES:
+        raise PromptError(f"cache_type must be one of {', '.join(KV_ELEMENT_BYTES)}, not {cache_type!r}.")
     manifest = bundle.manifest
     if context_tokens is None:
         context_tokens = default_cache_tokens(manifest.llm)
     if context_tokens < 1:
         raise PromptError(f"the context must be at least 1 token, not {context_tokens}.")
-    per_token = kv_bytes_per_token(manifest.llm)
+    per_token = kv_bytes_per_token(manifest.llm, cache_type)
     batch_tiles, activation_bytes = _core.vision_batch(vision_facts(manifest))
     return Inspection(
         manifest=manifest,
@@ -85,9 +90,10 @@ def inspect_bundle(bundle: Bundle, context_tokens: int | None = None) -> Inspect
     )
 
 
-def kv_bytes_per_token(llm: LanguageModel) -> int:
+def kv_bytes_per_token(llm: LanguageModel, cache_type: CacheType = "float32") -> int:
     """Bytes of keys and values that one token leaves in the cache."""
-    return 2 * llm.layers * llm.kv_heads * llm.head_dim * KV_ELEMENT_BYTES
+    scale = 4 if cache_type == "int8" else 0
+    return 2 * llm.layers * llm.kv_heads * (llm.head_dim * KV_ELEMENT_BYTES[cache_type] + scale)
 
 
 def default_cache_tokens(llm: LanguageModel) -> int:

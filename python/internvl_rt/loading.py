@@ -6,7 +6,7 @@ import operator
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from internvl_rt.bundle.bundle import Bundle, open_bundle
 from internvl_rt.bundle.manifest import Manifest
@@ -16,6 +16,9 @@ from internvl_rt.inspection import default_cache_tokens
 from internvl_rt.model import Model
 from internvl_rt.prompts.render import PromptRenderer
 from internvl_rt.prompts.tokenizer import PromptTokenizer
+
+if TYPE_CHECKING:
+    from internvl_rt.engines.native import CacheType
 
 ENGINES = {"native": "NativeEngine", "onnxruntime": "OnnxEngine", "tensorrt": "TensorRtEngine"}
 """The modules of ``internvl_rt.engines``, and the engine's class in each."""
@@ -30,6 +33,7 @@ def load(
     threads: int | None = None,
     *,
     cache_tokens: int | None = None,
+    cache_type: CacheType | None = None,
     max_context: int | None = None,
     verify: bool = False,
     providers: Sequence[str] | None = None,
@@ -44,6 +48,8 @@ def load(
         threads: that compute one answer; every usable physical core where None.
         cache_tokens: the size of the KV cache, which is fixed here and shared by all answers that are being
             written. Where None it is 8192, or the model's own limit if that is less.
+        cache_type: of ``engine="native"``, how keys and values are stored: ``float32`` (where None),
+            ``float16`` or ``bfloat16`` in half of the memory, ``int8`` in about a quarter.
         max_context: the most tokens that one prompt and its answer may have together; the smaller of
             ``cache_tokens`` and the trained length where None. More than the trained length is for models
             with dynamic rope scaling, up to its factor times as many.
@@ -60,7 +66,7 @@ def load(
     check_engine(engine)
     bundle = open_bundle(path, verify=verify)
     cache_tokens, context_tokens = context_of(bundle.manifest, cache_tokens, max_context)
-    return assemble(bundle, engine, cache_tokens, context_tokens, threads, providers)[0]
+    return assemble(bundle, engine, cache_tokens, context_tokens, threads, providers, cache_type)[0]
 
 
 def assemble(
@@ -70,6 +76,7 @@ def assemble(
     context_tokens: int,
     threads: int | None,
     providers: Sequence[str] | None = None,
+    cache_type: CacheType | None = None,
 ) -> tuple[Model, Engine]:
     """A model, and the engine that it computes with; arguments as for ``load``.
 
@@ -85,7 +92,7 @@ def assemble(
         renderer = PromptRenderer(tokenizer, bundle.manifest.prompt, bundle.manifest.tokens_per_tile)
     except BundleError as error:
         raise BundleError(f"{bundle.folder}: {error}") from error
-    started = start_engine(engine, bundle, cache_tokens, threads, providers)
+    started = start_engine(engine, bundle, cache_tokens, threads, providers, cache_type)
     model = Model(
         bundle.manifest, started, tokenizer, renderer, context_tokens=context_tokens, threads=threads
     )
@@ -114,13 +121,17 @@ def start_engine(
     cache_tokens: int,
     threads: int | None,
     providers: Sequence[str] | None = None,
+    cache_type: CacheType | None = None,
 ) -> Engine:
     """Loads a bundle into the engine of that name.
 
     Raises:
-        DeviceError: if this release has no such engine, or this machine not the providers.
+        DeviceError: if this release has no such engine, this machine not the providers, or the engine no
+            choice of cache types.
+        PromptError: if there is no such cache type.
     """
     check_engine(engine)
+    check_cache_type(engine, cache_type)
     options: dict[str, Any] = {}
     if providers is not None:
         if engine != "onnxruntime":
@@ -129,6 +140,8 @@ def start_engine(
                 "out, or use engine='onnxruntime'."
             )
         options["providers"] = providers
+    if cache_type is not None:
+        options["cache_type"] = cache_type
     # An engine's libraries are imported when it is asked for, and not before.
     made = getattr(import_module(f"internvl_rt.engines.{engine}"), ENGINES[engine])
     started: Engine = made(bundle, cache_tokens=cache_tokens, threads=threads, **options)
@@ -141,6 +154,26 @@ def check_engine(engine: str) -> None:
         raise DeviceError(
             f"engine={engine!r}: this release has the engines {', '.join(ENGINES)}. Use engine='native', or "
             "engine='onnxruntime' for ONNX Runtime; both run on the CPU. 'tensorrt' needs an NVIDIA GPU."
+        )
+
+
+def check_cache_type(engine: str, cache_type: CacheType | None) -> None:
+    """Raises unless the engine has a KV cache of that type; None is the engine's own.
+
+    Raises:
+        DeviceError: if the engine has one type of cache only.
+        PromptError: if no engine has such a type.
+    """
+    if cache_type is None:
+        return
+    from internvl_rt.engines.native import CacheType
+
+    if cache_type not in get_args(CacheType):
+        raise PromptError(f"cache_type must be one of {', '.join(get_args(CacheType))}, not {cache_type!r}.")
+    if engine != "native":
+        raise DeviceError(
+            f"cache_type={cache_type!r} is for engine='native'; engine={engine!r} stores its KV cache "
+            "in one way. Leave it out."
         )
 
 

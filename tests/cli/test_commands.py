@@ -237,6 +237,12 @@ def test_inspect(run: Run, tiny_bundle: Path) -> None:
     assert document["kv_bytes_per_token"] == 2 * 2 * 2 * 16 * 4
     assert document["cache_bytes"] == 100 * document["kv_bytes_per_token"]
     assert document["weights_verified"] is True
+    smaller = {
+        kind: run("inspect", tiny_bundle, "--json", "--cache-type", kind).document["kv_bytes_per_token"]
+        for kind in ("float16", "int8")
+    }
+    assert smaller == {"float16": 2 * 2 * 2 * 16 * 2, "int8": 2 * 2 * 2 * (16 + 4)}
+    assert "cache_type" in run("inspect", tiny_bundle, "--cache-type", "int4", status=1).err
     stored = sum(part["bytes"] for part in document["parts"])
     assert 0 < stored <= document["weights_bytes"] == (tiny_bundle / "weights.safetensors").stat().st_size
     assert document["weights_bytes"] - stored < 16384, "header and padding are all that is not a part"
@@ -342,6 +348,29 @@ def test_bench(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
         assert speed["tokens_per_second"] == pytest.approx(40_000 / speed["p50"])
         assert engine["memory"]["peak"] > 10_000_000
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("chat", ("Hi",)),
+        ("vote", ("Hi", "-n", 2, "--reasoning", "none")),
+        ("locate", ("cup", "-i")),
+        ("bench", SHORT),
+    ],
+)
+def test_the_type_of_the_cache(
+    run: Run, tiny_bundle: Path, photo_file: Path, command: str, options: Sequence[Any]
+) -> None:
+    if options[-1] == "-i":
+        options = (*options, photo_file, "--max-tiles", 1)
+    if command != "bench":
+        options = (*options, "--max-new-tokens", 2)
+    run(command, tiny_bundle, *options, "--cache-type", "int8")
+    wrong = run(command, tiny_bundle, *options, "--cache-type", "int4", status=1)
+    assert "cache_type must be one of float32, float16, bfloat16, int8, not 'int4'" in wrong.err
+    other = run(command, tiny_bundle, *options, "--cache-type", "int8", "--engine", "onnxruntime", status=1)
+    assert "stores its KV cache in one way" in other.err
 
 
 def test_bench_as_a_table(run: Run, tiny_bundle: Path, photo_file: Path) -> None:

@@ -51,7 +51,9 @@ def measure_engine(
     bundle = open_bundle(bundle_path)
     cache_tokens, context_tokens = context_of(bundle.manifest, options.cache_tokens, None)
     _check_room(options, context_tokens)
-    model, engine = assemble(bundle, engine_name, cache_tokens, context_tokens, options.threads)
+    model, engine = assemble(
+        bundle, engine_name, cache_tokens, context_tokens, options.threads, cache_type=options.cache_type
+    )
     with model:
         load_ms = ms_since(begun)
         loaded = _status_bytes("VmRSS")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from internvl_rt.errors import PromptError
+
+if TYPE_CHECKING:
+    from internvl_rt.engines.native import CacheType
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class BenchOptions:
     """Repetitions before those that count."""
     threads: int | None = None
     cache_tokens: int | None = None
+    cache_type: CacheType | None = None
+    """How the native engine stores keys and values; see ``load``."""
 
     def __post_init__(self) -> None:
         for name, least in (("prompt_tokens", 1), ("new_tokens", 2), ("repeats", 1), ("warmup", 0)):

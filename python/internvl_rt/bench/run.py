@@ -17,7 +17,7 @@ from internvl_rt.bench.measure import Progress
 from internvl_rt.bench.report import BenchOptions, BenchReport, EngineReport, Machine, Memory, Stage
 from internvl_rt.bundle.bundle import open_bundle
 from internvl_rt.doctor import cpu_name
-from internvl_rt.loading import check_engine
+from internvl_rt.loading import check_cache_type, check_engine
 
 
 def bench(
@@ -36,6 +36,7 @@ def bench(
     """
     for engine in engines:
         check_engine(engine)
+        check_cache_type(engine, options.cache_type)
     manifest = open_bundle(bundle_path).manifest
     load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return BenchReport(

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from internvl_rt.cli.options import BundleArgument, CacheOption, JsonOption, MaxTilesOption, ThreadsOption
+from internvl_rt.cli.options import (
+    BundleArgument,
+    CacheOption,
+    CacheTypeOption,
+    JsonOption,
+    MaxTilesOption,
+    ThreadsOption,
+)
 
 if TYPE_CHECKING:
     from internvl_rt.bench.report import BenchReport, EngineReport
@@ -42,6 +49,7 @@ def command(
     warmup: Annotated[int, typer.Option("--warmup", help="Repetitions before them.")] = 1,
     threads: ThreadsOption = None,
     cache_tokens: CacheOption = None,
+    cache_type: CacheTypeOption = None,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -69,6 +77,7 @@ def command(
         warmup=warmup,
         threads=threads,
         cache_tokens=cache_tokens,
+        cache_type=cache_type,  # type: ignore[arg-type]  # bench says what is wrong with it
     )
     with console(stderr=True).status("starting") as status:
         report = bench(bundle, list(engine or ["native"]), options, status.update)

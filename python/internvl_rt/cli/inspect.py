@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from internvl_rt.cli.options import BundleArgument, JsonOption
+from internvl_rt.cli.options import BundleArgument, CacheTypeOption, JsonOption
 
 if TYPE_CHECKING:
     from internvl_rt.inspection import Inspection
@@ -18,6 +18,7 @@ def command(
         int | None,
         typer.Option("--context", help="Tokens of the KV cache to reckon with.", show_default=False),
     ] = None,
+    cache_type: CacheTypeOption = None,
     verify: Annotated[bool, typer.Option("--verify", help="Compute the SHA-256 of the weights too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -28,7 +29,11 @@ def command(
     from internvl_rt.cli.output import print_json
     from internvl_rt.inspection import inspect_bundle
 
-    found = inspect_bundle(open_bundle(bundle, verify=verify), context)
+    found = inspect_bundle(
+        open_bundle(bundle, verify=verify),
+        context,
+        cache_type or "float32",  # type: ignore[arg-type]  # inspect_bundle says what is wrong with it
+    )
     if as_json:
         document = dataclasses.asdict(found)
         print_json({**document, "memory_bytes": found.memory_bytes, "weights_verified": verify})

@@ -38,6 +38,15 @@ CacheOption: TypeAlias = Annotated[
     int | None,
     typer.Option("--cache-tokens", help="Size of the KV cache in tokens.", show_default=False),
 ]
+CacheTypeOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--cache-type",
+        help="Of --engine native, how the KV cache is stored: float32 (if not given), float16, bfloat16 or "
+        "int8.",
+        show_default=False,
+    ),
+]
 ImageOption: TypeAlias = Annotated[
     list[Path] | None,
     typer.Option("--image", "-i", metavar="FILE", help="A picture; repeat for several.", show_default=False),
@@ -126,6 +135,7 @@ class ModelOptions:
     device: DeviceOption = "auto"
     threads: ThreadsOption = None
     cache_tokens: CacheOption = None
+    cache_type: CacheTypeOption = None
 
     def load(self, bundle: Path) -> Model:
         """Loads a bundle; arguments and errors are those of ``internvl_rt.load``."""
@@ -137,6 +147,7 @@ class ModelOptions:
             self.engine,
             self.threads,
             cache_tokens=self.cache_tokens,
+            cache_type=self.cache_type,  # type: ignore[arg-type]  # load says what is wrong with it
             providers=self.provider or None,
         )
 
