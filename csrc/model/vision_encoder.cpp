@@ -54,6 +54,11 @@ std::size_t stream_elements(const VisionFacts& facts) { return facts.tokens() * 
 
 std::size_t blocks_of(std::size_t tokens) { return (tokens + cache_block - 1) / cache_block; }
 
+// Elements of the longest row that a matrix of the layers or the projector computes from.
+std::size_t longest_row(const VisionFacts& facts) {
+  return std::max({facts.hidden_size, facts.intermediate_size, facts.block_channels(), facts.output_size});
+}
+
 // Floats of the keys and values of one head of one tile.
 std::size_t head_elements(const VisionFacts& facts) {
   return blocks_of(facts.tokens()) * attention_block_elements(facts.head_dim());
@@ -93,8 +98,10 @@ void patchify(const float* pixels, std::size_t size, std::size_t side, std::size
 
 }  // namespace
 
-VisionBatch vision_batch(const VisionFacts& facts, std::size_t activation_bytes) {
-  const std::size_t tile = (2 * stream_elements(facts) + wide_elements(facts)) * sizeof(float);
+VisionBatch vision_batch(const VisionFacts& facts, std::size_t activation_bytes, bool integers) {
+  const std::size_t row = integers ? QuantisedBuffer::row_bytes(longest_row(facts)) : 0;
+  const std::size_t tile =
+      (2 * stream_elements(facts) + wide_elements(facts)) * sizeof(float) + facts.tokens() * row;
   const std::size_t tiles = std::clamp(activation_bytes / tile, std::size_t{1}, most_batch_tiles);
   return {tiles, tiles * tile};
 }
@@ -105,7 +112,6 @@ VisionEncoder::VisionEncoder(const VisionFacts& facts, std::shared_ptr<const Wei
       weights_(std::move(weights)),
       team_(std::move(team)),
       set_(instruction_set()),
-      batch_(vision_batch(facts, activation_bytes)),
       class_embedding_(vector_of(*weights_, "vit.class_embedding", facts.hidden_size)),
       position_embedding_(vector_of(*weights_, "vit.position_embedding",
                                     std::array{static_cast<std::int64_t>(facts.tokens()),
@@ -119,7 +125,11 @@ VisionEncoder::VisionEncoder(const VisionFacts& facts, std::shared_ptr<const Wei
       projector_norm_(load_norm("projector.norm", facts.block_channels(), true)),
       projector_fc1_(load_linear("projector.fc1", facts.output_size, facts.block_channels(), true)),
       projector_fc2_(load_linear("projector.fc2", facts.output_size, facts.output_size, true)),
-      linear_(*team_, batch_.tiles * facts.tokens(), widest_int4()),
+      integers_(has_integers()),
+      batch_(vision_batch(facts, activation_bytes, integers_)),
+      linear_(*team_, batch_.tiles * facts.tokens(), 0),
+      integer_(*team_, integers_ ? batch_.tiles * facts.tokens() : 0),
+      quantised_(integers_ ? batch_.tiles * facts.tokens() : 0, longest_row(facts)),
       hidden_(reserved(batch_.tiles * stream_elements(facts))),
       normed_(reserved(batch_.tiles * stream_elements(facts))),
       wide_(reserved(batch_.tiles * wide_elements(facts))),
@@ -159,17 +169,24 @@ std::vector<VisionEncoder::Layer> VisionEncoder::load_layers() const {
   return layers;
 }
 
-// Columns of the widest matrix of int4, for which a linear layer needs memory of its own.
-std::size_t VisionEncoder::widest_int4() const {
-  std::size_t widest = 0;
-  const auto look_at = [&](const Linear& linear) {
-    if (linear.weight.type == DataType::int4) widest = std::max(widest, linear.weight.columns);
-  };
-  for (const Layer& layer : layers_) {
-    for (const Linear* linear : {&layer.qkv, &layer.proj, &layer.fc1, &layer.fc2}) look_at(*linear);
+bool VisionEncoder::has_integers() const {
+  if (is_integer(patch_embedding_.weight.type)) {
+    throw BundleError("tensor 'vit.patch_embedding.weight' is " +
+                      std::string(name_of(patch_embedding_.weight.type)) +
+                      ", which a patch embedding never is. Export the bundle again.");
   }
-  for (const Linear* linear : {&patch_embedding_, &projector_fc1_, &projector_fc2_}) look_at(*linear);
-  return widest;
+  bool found = is_integer(projector_fc1_.weight.type) || is_integer(projector_fc2_.weight.type);
+  for (const Layer& layer : layers_) {
+    for (const Linear* linear : {&layer.qkv, &layer.proj, &layer.fc1, &layer.fc2}) {
+      found = found || is_integer(linear->weight.type);
+    }
+  }
+  if (found && longest_row(facts_) > most_integer_columns) {
+    throw BundleError("the vision side's matrices have rows of " + std::to_string(longest_row(facts_)) +
+                      " elements, and some are integers; the native engine takes at most " +
+                      std::to_string(most_integer_columns) + ". Export with vision=\"bf16\".");
+  }
+  return found;
 }
 
 VisionTimes VisionEncoder::encode(const float* pixel_values, std::size_t tiles, float* features,
@@ -198,6 +215,7 @@ void VisionEncoder::encode_batch(const float* pixel_values, std::size_t tiles, f
   const std::size_t rows = tiles * facts_.image_tokens();
   shuffle(tiles);
   multiply(normed_.get(), rows, projector_fc1_, wide_.get(), {.gelu = true});
+  quantise(wide_.get(), rows, projector_fc2_);
   multiply(wide_.get(), rows, projector_fc2_, features);
   times.projector_ms += ms_since(middle);
 }
@@ -227,17 +245,19 @@ void VisionEncoder::embed(const float* pixel_values, std::size_t tiles) {
 
 void VisionEncoder::forward(const Layer& layer, std::size_t tiles) {
   const std::size_t rows = tiles * facts_.tokens();
-  normalise(layer.norm1, rows);
+  normalise(layer.norm1, rows, layer.qkv);
   multiply(normed_.get(), rows, layer.qkv, wide_.get());
   if (facts_.qk_norm) normalise_queries_and_keys(layer, rows);
   attend(tiles);
+  quantise(normed_.get(), rows, layer.proj);
   multiply(normed_.get(), rows, layer.proj, hidden_.get(), {.layer_scale = layer.layer_scale1}, true);
-  normalise(layer.norm2, rows);
+  normalise(layer.norm2, rows, layer.fc1);
   multiply(normed_.get(), rows, layer.fc1, wide_.get(), {.gelu = true});
+  quantise(wide_.get(), rows, layer.fc2);
   multiply(wide_.get(), rows, layer.fc2, hidden_.get(), {.layer_scale = layer.layer_scale2}, true);
 }
 
-void VisionEncoder::normalise(const Norm& norm, std::size_t rows) {
+void VisionEncoder::normalise(const Norm& norm, std::size_t rows, const Linear& next) {
   const NormKernels& kernels = norm_kernels(set_);
   const std::size_t n = facts_.hidden_size;
   team_->for_each_range(rows, row_grain, [&](std::size_t begin, std::size_t end) {
@@ -249,6 +269,7 @@ void VisionEncoder::normalise(const Norm& norm, std::size_t rows) {
       } else {
         kernels.rms_norm(x, norm.weight, n, facts_.norm_eps, out);
       }
+      quantise_row(out, row, next);
     }
   });
 }
@@ -332,6 +353,7 @@ void VisionEncoder::shuffle(std::size_t tiles) {
       pixel_shuffle_token(hidden_.get(), shape, facts_.pixel_shuffle, token, out);
       kernels.layer_norm(out, projector_norm_.weight, projector_norm_.bias, facts_.block_channels(),
                          facts_.projector_norm_eps, out);
+      quantise_row(out, token, projector_fc1_);
     }
   });
 }
@@ -339,7 +361,24 @@ void VisionEncoder::shuffle(std::size_t tiles) {
 void VisionEncoder::multiply(const float* x, std::size_t rows, const Linear& layer, float* y,
                              const Epilogue& epilogue, bool accumulate) {
   const WeightMatrix& w = layer.weight;
-  linear({x, w.columns, rows, layer.bias, accumulate, y, w.rows}, w, *team_, linear_, set_, epilogue);
+  const LinearRows job{x, w.columns, rows, layer.bias, accumulate, y, w.rows};
+  if (is_integer(w.type)) {
+    linear(quantised_.rows(rows, w.columns, scale_group(w.type)), job, w, *team_, integer_, set_, epilogue);
+  } else {
+    linear(job, w, *team_, linear_, set_, epilogue);
+  }
+}
+
+void VisionEncoder::quantise(const float* x, std::size_t rows, const Linear& next) {
+  if (!is_integer(next.weight.type)) return;
+  team_->for_each_range(rows, row_grain, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t row = begin; row < end; ++row) quantise_row(x + row * next.weight.columns, row, next);
+  });
+}
+
+void VisionEncoder::quantise_row(const float* x, std::size_t row, const Linear& next) {
+  if (!is_integer(next.weight.type)) return;
+  quantised_.quantise(x, next.weight.columns, scale_group(next.weight.type), row, set_);
 }
 
 }  // namespace internvl

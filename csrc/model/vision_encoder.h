@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/gemm/integer_linear.h"
 #include "kernels/gemm/linear.h"
 #include "kernels/gemm/weight_matrix.h"
 #include "model/vision_facts.h"
@@ -26,8 +27,9 @@ struct VisionBatch {
   std::size_t bytes;
 };
 
-// As many tiles as fit into `activation_bytes`, at least one and at most 64.
-VisionBatch vision_batch(const VisionFacts& facts, std::size_t activation_bytes);
+// As many tiles as fit into `activation_bytes`, at least one and at most 64; with room for int8 rows beside
+// the fp32 ones if the tower has `integers`.
+VisionBatch vision_batch(const VisionFacts& facts, std::size_t activation_bytes, bool integers);
 
 // Wall-clock milliseconds of one call; the pixel shuffle counts to the projector.
 struct VisionTimes {
@@ -35,7 +37,8 @@ struct VisionTimes {
   double projector_ms = 0;
 };
 
-// Computes from the weights where they lie in the file; activations are fp32.
+// Computes from the weights where they lie in the file. Activations are fp32; where a matrix is int8 they are
+// rounded to int8 for it, with a scale for each token, and the products are summed in integers.
 //
 // The features of a tile depend on its pixels alone, bit for bit: not on the other tiles, on how they are cut
 // into batches, or on the number of threads.
@@ -86,26 +89,32 @@ class VisionEncoder {
   Norm load_norm(const std::string& name, std::size_t size, bool bias) const;
   Linear load_linear(const std::string& name, std::size_t rows, std::size_t columns, bool bias) const;
   std::vector<Layer> load_layers() const;
-  std::size_t widest_int4() const;
+  // Throws BundleError if an integer matrix is wider than sums are exact.
+  bool has_integers() const;
 
   void encode_batch(const float* pixel_values, std::size_t tiles, float* features, VisionTimes& times);
   // Takes tiles through the tower: hidden_ [tiles, tokens, hidden_size].
   void embed(const float* pixel_values, std::size_t tiles);
   void forward(const Layer& layer, std::size_t tiles);
-  void normalise(const Norm& norm, std::size_t rows);
+  // From hidden_ to normed_, for `next`.
+  void normalise(const Norm& norm, std::size_t rows, const Linear& next);
   void normalise_queries_and_keys(const Layer& layer, std::size_t rows);
   // From queries, keys and values in wide_ to normed_.
   void attend(std::size_t tiles);
-  // Blocks of patches from hidden_ to normed_ [tiles, image_tokens, block_channels], normalised.
+  // Blocks of patches from hidden_ to normed_ [tiles, image_tokens, block_channels], normalised, for the
+  // projector.
   void shuffle(std::size_t tiles);
+  // y (+)= epilogue(layer(x)). An integer layer takes x from quantised_, where it must stand by then.
   void multiply(const float* x, std::size_t rows, const Linear& layer, float* y,
                 const Epilogue& epilogue = {}, bool accumulate = false);
+  // Puts rows of x into quantised_, if `next` is an integer layer.
+  void quantise(const float* x, std::size_t rows, const Linear& next);
+  void quantise_row(const float* x, std::size_t row, const Linear& next);
 
   VisionFacts facts_;
   std::shared_ptr<const WeightFile> weights_;
   std::shared_ptr<ThreadTeam> team_;
   InstructionSet set_;
-  VisionBatch batch_;
   const float* class_embedding_;
   const float* position_embedding_;  // [tokens, hidden_size]
   Linear patch_embedding_;
@@ -113,11 +122,15 @@ class VisionEncoder {
   Norm projector_norm_;
   Linear projector_fc1_;
   Linear projector_fc2_;
+  bool integers_;
+  VisionBatch batch_;
   TurnLock turn_;
 
   // Activations of one batch. They are touched when a tile is encoded and not before: a model that sees no
   // pictures does not pay for them.
   LinearWorkspace linear_;
+  IntegerWorkspace integer_;
+  QuantisedBuffer quantised_;        // the rows that an integer layer computes from
   std::unique_ptr<float[]> hidden_;  // [tiles, tokens, hidden_size], the residual stream
   std::unique_ptr<float[]> normed_;  // the same size: normalised rows, attention's result, shuffled blocks
   std::unique_ptr<float[]> wide_;    // patches; queries, keys and values; the MLP's inner rows

@@ -132,7 +132,9 @@ class VisionFacts:
 DEFAULT_ACTIVATION_BYTES: int
 
 # (tiles at once, bytes of their activations)
-def vision_batch(facts: VisionFacts, activation_bytes: int = DEFAULT_ACTIVATION_BYTES) -> tuple[int, int]: ...
+def vision_batch(
+    facts: VisionFacts, *, integers: bool, activation_bytes: int = DEFAULT_ACTIVATION_BYTES
+) -> tuple[int, int]: ...
 
 class VisionEncoder:
     def __init__(

@@ -76,7 +76,11 @@ def inspect_bundle(
     if context_tokens < 1:
         raise PromptError(f"the context must be at least 1 token, not {context_tokens}.")
     per_token = kv_bytes_per_token(manifest.llm, cache_type)
-    batch_tiles, activation_bytes = _core.vision_batch(vision_facts(manifest))
+    integers = any(
+        name.startswith(("vit.", "projector.")) and place.tensor.dtype in ("int8", "int4")
+        for name, place in bundle.places.items()
+    )
+    batch_tiles, activation_bytes = _core.vision_batch(vision_facts(manifest), integers=integers)
     return Inspection(
         manifest=manifest,
         parts=_parts(bundle),

@@ -105,7 +105,8 @@ TEST("a group with a NaN or an infinity has NaN for its scale; zeros and next to
 
 // y has a margin, so that a kernel that writes too far is seen here.
 std::vector<float> computed(const std::vector<float>& x, std::size_t m, const WeightMatrix& w, int threads,
-                            const float* bias = nullptr, const std::vector<float>* addend = nullptr) {
+                            const float* bias = nullptr, const std::vector<float>* addend = nullptr,
+                            const Epilogue& epilogue = {}) {
   ThreadTeam team(threads);
   IntegerWorkspace workspace(team, m);
   QuantisedBuffer buffer(m, w.columns);
@@ -119,7 +120,7 @@ std::vector<float> computed(const std::vector<float>& x, std::size_t m, const We
     }
   }
   linear(buffer.rows(m, w.columns, group), {nullptr, 0, m, bias, addend != nullptr, y.data(), stride}, w,
-         team, workspace);
+         team, workspace, instruction_set(), epilogue);
   std::vector<float> packed;
   for (std::size_t r = 0; r < m; ++r) {
     packed.insert(packed.end(), y.begin() + r * stride, y.begin() + r * stride + w.rows);
@@ -240,6 +241,61 @@ TEST("a row of the result is the same bits whatever the other rows and the numbe
           const std::vector<float> some(x.begin() + first * k, x.begin() + (first + m) * k);
           const std::vector<float> y = computed(some, m, w.matrix, 1, bias.data());
           CHECK(std::memcmp(y.data(), &all[first * n], m * n * sizeof(float)) == 0);
+        }
+      }
+    }
+  }
+}
+
+TEST("bias, GELU, layer scale and addend follow a sum in that order, for few rows as for many") {
+  for (const DataType type : integer_types) {
+    for (Shape shape : shapes) {
+      if (type == DataType::int4) shape.k = (shape.k + 31) / 32 * 32;
+      const auto [m, n, k] = shape;
+      const test::RandomWeights w(type, n, k, 41);
+      // Small, so that sums lie where GELU is neither 0 nor its argument.
+      const std::vector<float> x = test::random_floats(m * k, 42, 0.1F);
+      const std::vector<float> bias = test::random_floats(n, 43);
+      const std::vector<float> factors = test::random_floats(n, 44);
+      const std::vector<float> addend = test::random_floats(m * n, 45);
+      for (const bool gelu : {false, true}) {
+        for (const bool scaled : {false, true}) {
+          for (const bool added : {false, true}) {
+            const Epilogue epilogue{gelu, scaled ? factors.data() : nullptr};
+            const std::vector<float> y =
+                computed(x, m, w.matrix, 2, bias.data(), added ? &addend : nullptr, epilogue);
+            for (std::size_t r = 0; r < m; ++r) {
+              const std::vector<float> row(&x[r * k], &x[r * k] + k);
+              const Quantised q = quantised(row, scale_group(type));
+              for (std::size_t c = 0; c < n; ++c) {
+                const double sum = expected(q, w.matrix, c);
+                double value = sum + bias[c];
+                // One rounding of the sum, the GELU's own error (see gelu.h), and a rounding for each step.
+                double bound = unit * (std::abs(sum) + std::abs(bias[c]));
+                if (gelu) {
+                  const double a = std::abs(value);
+                  const double tail = a * 0.5 * std::erfc(a / std::sqrt(2.0));
+                  value *= 0.5 * std::erfc(-value / std::sqrt(2.0));
+                  bound = 1.13 * bound + unit * ((a * a / 2 + 40) * tail + 2 * std::abs(value));
+                }
+                if (scaled) {
+                  value *= factors[c];
+                  bound = bound * std::abs(factors[c]) + unit * std::abs(value);
+                }
+                if (added) {
+                  value += addend[r * n + c];
+                  bound += unit * (std::abs(value) + bound);
+                }
+                CHECK(std::abs(y[r * n + c] - value) <= bound * (1 + 1e-6) + 1e-38);
+              }
+            }
+            // The last row alone, on one thread: the same bits.
+            const std::vector<float> last(x.end() - static_cast<std::ptrdiff_t>(k), x.end());
+            const std::vector<float> last_addend(addend.end() - static_cast<std::ptrdiff_t>(n), addend.end());
+            const std::vector<float> alone =
+                computed(last, 1, w.matrix, 1, bias.data(), added ? &last_addend : nullptr, epilogue);
+            CHECK(std::memcmp(alone.data(), &y[(m - 1) * n], n * sizeof(float)) == 0);
+          }
         }
       }
     }

@@ -333,13 +333,22 @@ TEST("features are those of plain fp64 loops, for both towers, both shuffles and
           const Rows exact = Reference(facts, weights).features(&pixels[tile * facts.tile_pixels()]);
           double squares = 0;
           double worst = 0;
+          double found_squares = 0;
+          double product = 0;
           for (std::size_t t = 0; t < exact.size(); ++t) {
             for (std::size_t i = 0; i < facts.output_size; ++i) {
               const double found = features[(tile * exact.size() + t) * facts.output_size + i];
               CHECK(std::isfinite(found));
               squares += exact[t][i] * exact[t][i];
+              found_squares += found * found;
+              product += found * exact[t][i];
               worst = std::max(worst, std::abs(found - exact[t][i]));
             }
+          }
+          if (type == DataType::int8) {
+            // Activations are rounded to int8 too.
+            CHECK(product >= 0.999 * std::sqrt(squares * found_squares));
+            continue;
           }
           const double size = std::sqrt(squares / static_cast<double>(exact.size() * facts.output_size));
           CHECK(worst <= 1e-4 * size);
@@ -354,7 +363,7 @@ TEST("a tile's features are the same bits in every batch and on any number of th
     for (const DataType type : {DataType::float32, DataType::bfloat16, DataType::int8}) {
       const TinyWeights weights(facts, type);
       const std::vector<float> pixels = test::random_floats(7 * facts.tile_pixels(), 9);
-      const std::size_t tile_bytes = vision_batch(facts, 0).bytes;
+      const std::size_t tile_bytes = vision_batch(facts, 0, type == DataType::int8).bytes;
       VisionEncoder together = encoder_of(facts, weights, 1);
       const std::vector<float> wanted = encoded(together, pixels);
       CHECK(together.batch().tiles > 7);
@@ -378,18 +387,25 @@ TEST("a batch's activations stay below the bytes that they are given, and one ti
   facts.image_size = 448;
   facts.patch_size = 14;
   facts.output_size = 896;
-  const VisionBatch batch = vision_batch(facts, default_activation_bytes);
-  CHECK(batch.tiles == 2 && batch.bytes <= default_activation_bytes);
-  CHECK(batch.bytes == std::size_t{2} * 1025 * (2 * 1024 + 4096) * 4);
-  CHECK(vision_batch(facts, 0).tiles == 1);
-  CHECK(vision_batch(tiny_300m(), std::size_t{1} << 40U).tiles == 64);
+  const std::size_t floats = std::size_t{1025} * (2 * 1024 + 4096) * 4;
+  for (const bool integers : {false, true}) {
+    // A row of int8 has a scale and a sum for every block of 32, which int4 weights ask for.
+    const std::size_t tile = floats + (integers ? std::size_t{1025} * (4096 + 4096 / 32 * 8) : 0);
+    const VisionBatch batch = vision_batch(facts, default_activation_bytes, integers);
+    CHECK(batch.tiles == 2 && batch.bytes <= default_activation_bytes);
+    CHECK(batch.bytes == 2 * tile);
+    CHECK(vision_batch(facts, 0, integers).tiles == 1);
+    CHECK(vision_batch(facts, 2 * tile, integers).tiles == 2);
+    CHECK(vision_batch(facts, 2 * tile - 1, integers).tiles == 1);
+    CHECK(vision_batch(tiny_300m(), std::size_t{1} << 40U, integers).tiles == 64);
+  }
 }
 
 TEST("progress is told between batches, and what it throws ends the call and nothing else") {
   const VisionFacts facts = tiny_300m();
   const TinyWeights weights(facts, DataType::float32);
   const std::vector<float> pixels = test::random_floats(5 * facts.tile_pixels(), 9);
-  VisionEncoder encoder = encoder_of(facts, weights, 2, 2 * vision_batch(facts, 0).bytes);
+  VisionEncoder encoder = encoder_of(facts, weights, 2, 2 * vision_batch(facts, 0, false).bytes);
   std::vector<std::size_t> seen;
   const std::vector<float> whole = encoded(encoder, pixels, [&](std::size_t done) { seen.push_back(done); });
   CHECK((seen == std::vector<std::size_t>{2, 4}));

@@ -18,7 +18,8 @@ HIDDEN = 64
 
 @pytest.fixture(scope="module", params=["fp32", "bf16", "int8", "int4"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny(tmp_path_factory.mktemp("invariance") / "bundle", request.param, graphs=True)
+    vision = "int8" if request.param == "int8" else None
+    return write_tiny(tmp_path_factory.mktemp("invariance") / "bundle", request.param, vision, graphs=True)
 
 
 @pytest.fixture(params=ENGINES)

@@ -20,6 +20,7 @@ from parity.compare import (
     ENGINES,
     assert_greedy_agrees,
     assert_quantised_agrees,
+    cosine,
     greedy,
     opened,
     relative_error,
@@ -60,7 +61,10 @@ def test_engine_computes_what_is_stored(tmp_path: Path, engine: str, weights: st
     pixels = rng.standard_normal((3, 3, size, size), dtype=np.float32)
     with opened(engine, folder) as model:
         features = model.encode_tiles(pixels).features
-        assert relative_error(features, reference.features(pixels)) < 1e-4
+        if rounds_activations(engine, manifest.precision.vit):
+            assert cosine(features, reference.features(pixels)) >= 0.999
+        else:
+            assert relative_error(features, reference.features(pixels)) < 1e-4
 
         context = manifest.prompt.image_context_id
         ids = np.concatenate([rng.integers(0, 290, 9), np.full(features[:, :, 0].size, context), [7, 8, 9]])

@@ -5,6 +5,7 @@
 #include <cstddef>
 
 #include "kernels/dispatch.h"
+#include "kernels/gemm/epilogue.h"
 #include "kernels/gemm/weight_matrix.h"
 
 namespace internvl {
@@ -15,15 +16,6 @@ inline constexpr std::size_t panel_depth = 1024;
 inline constexpr std::size_t panel_elements = panel_rows * panel_depth;
 // Rows of x that are taken past a panel before it is unpacked again.
 inline constexpr std::size_t gemm_rows = 256;
-
-// What becomes of a value of y before it is added to what stands there, in this order. It happens while the
-// sums are at hand: what stands between two matrices costs no pass over memory.
-struct Epilogue {
-  bool gelu = false;                   // x * Phi(x), exactly
-  const float* layer_scale = nullptr;  // [n] factors, or null
-
-  bool empty() const { return !gelu && layer_scale == nullptr; }
-};
 
 struct GemmKernels {
   // Elements of k in an interleaved row of k int4 activations: k rounded up to a multiple of 64.

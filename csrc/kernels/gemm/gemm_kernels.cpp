@@ -1,5 +1,5 @@
-#include "kernels/activation/gelu.h"
 #include "kernels/gemm/dot_tile.h"
+#include "kernels/gemm/finish_row.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm/weight_rows.h"
 
@@ -95,41 +95,17 @@ void multiply(const float* x, std::size_t x_stride, std::size_t m, const float* 
   }
 }
 
-// One row of y with an epilogue. The steps before it are those of finished().
-void finish_with(const Epilogue& epilogue, const float* sums, const float* scales, std::size_t n,
-                 const float* bias, const float* layer_scale, bool accumulate, float* y) {
-  for (std::size_t c = 0; c < n; c += lanes) {
-    const std::size_t count = n - c < lanes ? n - c : lanes;
-    FloatVector value = load(sums + c, count) * load(scales + c, count);
-    if (bias != nullptr) value = value + load(bias + c, count);
-    if (epilogue.gelu) value = gelu(value);
-    if (layer_scale != nullptr) value = value * load(layer_scale + c, count);
-    if (accumulate) value = value + load(y + c, count);
-    store(y + c, value, count);
-  }
-}
-
 void finish(const WeightMatrix& w, const float* sums, std::size_t m, std::size_t begin, std::size_t n,
             const float* bias, const Epilogue& epilogue, bool accumulate, float* y, std::size_t y_stride) {
-  with_rows_of(w, [&](const auto& source) {
-    if (!epilogue.empty()) {
-      float scales[panel_rows];
-      for (std::size_t c = 0; c < n; ++c) scales[c] = source.scale(begin + c);
-      for (std::size_t r = 0; r < m; ++r) {
-        finish_with(epilogue, sums + r * panel_rows, scales, n, bias == nullptr ? nullptr : bias + begin,
-                    epilogue.layer_scale == nullptr ? nullptr : epilogue.layer_scale + begin, accumulate,
-                    y + r * y_stride + begin);
-      }
-      return;
-    }
-    for (std::size_t r = 0; r < m; ++r) {
-      float* out = y + r * y_stride + begin;
-      for (std::size_t c = 0; c < n; ++c) {
-        out[c] = finished(sums[r * panel_rows + c], source.scale(begin + c),
-                          bias == nullptr ? nullptr : bias + begin + c, accumulate ? out + c : nullptr);
-      }
-    }
-  });
+  // int4 is unpacked in a unit of its own.
+  float units[panel_rows];
+  for (float& unit : units) unit = int4_unit;
+  const float* scales = nullptr;
+  if (w.type == DataType::int4) scales = units;
+  if (w.type == DataType::int8) scales = int8_rows(w).scales + begin;
+  for (std::size_t r = 0; r < m; ++r) {
+    finish_row(sums + r * panel_rows, scales, bias, epilogue, accumulate, begin, n, y + r * y_stride);
+  }
 }
 
 }  // namespace

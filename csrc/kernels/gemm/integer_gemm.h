@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "kernels/dispatch.h"
+#include "kernels/gemm/epilogue.h"
 #include "kernels/gemm/weight_matrix.h"
 #include "kernels/gemv/gemv.h"
 #include "kernels/quantise/quantised_rows.h"
@@ -30,8 +31,8 @@ struct IntegerPanel {
 
 struct IntegerGemmKernels {
   // Computes columns [begin, begin + n) of job.y, n <= integer_panel_columns; x stands in place of job.x.
-  void (*multiply)(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w, std::size_t begin,
-                   std::size_t n, const IntegerPanel& panel);
+  void (*multiply)(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w,
+                   const Epilogue& epilogue, std::size_t begin, std::size_t n, const IntegerPanel& panel);
 };
 
 INTERNVL_DECLARE_KERNELS(IntegerGemmKernels, integer_gemm_kernels)

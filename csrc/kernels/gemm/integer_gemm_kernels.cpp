@@ -1,3 +1,4 @@
+#include "kernels/gemm/finish_row.h"
 #include "kernels/gemm/integer_gemm.h"
 #include "kernels/gemm/integer_sums.h"
 
@@ -197,8 +198,8 @@ void multiply_panel(std::size_t m, const Tile& all, std::size_t count, Sum* out)
   }
 }
 
-void multiply(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w, std::size_t begin,
-              std::size_t n, const IntegerPanel& panel) {
+void multiply(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w, const Epilogue& epilogue,
+              std::size_t begin, std::size_t n, const IntegerPanel& panel) {
   const bool wide = w.type == DataType::int8;
   const Int8Rows int8 = int8_rows(w);
   const Int4Rows int4 = int4_rows(w);
@@ -217,14 +218,15 @@ void multiply(const QuantisedRows& x, const LinearRows& job, const WeightMatrix&
       }
     }
     for (std::size_t r = 0; r < m; ++r) {
+      float* y = job.y + (first + r) * job.y_stride;
       if (wide) {
         float totals[columns];
         for (std::size_t c = 0; c < n; ++c) {
           totals[c] = static_cast<float>(panel.sums[r * columns + c]) * rows.scales[r];
         }
-        finish_totals(totals, int8, job, first + r, begin, n);
+        finish_row(totals, int8.scales + begin, job.bias, epilogue, job.accumulate, begin, n, y);
       } else {
-        finish_totals(panel.totals + r * columns, int4, job, first + r, begin, n);
+        finish_row(panel.totals + r * columns, nullptr, job.bias, epilogue, job.accumulate, begin, n, y);
       }
     }
   }

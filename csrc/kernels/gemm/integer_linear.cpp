@@ -19,6 +19,10 @@ constexpr std::size_t gemv_group = 8;
 
 std::size_t rounded_up(std::size_t n, std::size_t step) { return (n + step - 1) / step * step; }
 
+// Bytes of values in a row of that many columns, and its groups where they are smallest.
+std::size_t row_values(std::size_t columns) { return rounded_up(columns, quantised_step); }
+std::size_t most_groups(std::size_t columns) { return std::max<std::size_t>(columns / quantised_block, 1); }
+
 std::size_t groups_of(std::size_t columns, ScaleGroup group) {
   return group == ScaleGroup::row ? 1 : columns / quantised_block;
 }
@@ -26,33 +30,35 @@ std::size_t groups_of(std::size_t columns, ScaleGroup group) {
 }  // namespace
 
 QuantisedBuffer::QuantisedBuffer(std::size_t most_rows, std::size_t most_columns)
-    : values_(most_rows * rounded_up(most_columns, quantised_step)),
-      scales_(most_rows * std::max<std::size_t>(most_columns / quantised_block, 1)),
-      sums_(scales_.size()) {}
+    : bytes_(most_rows * row_bytes(most_columns)),
+      values_(std::make_unique_for_overwrite<std::int8_t[]>(most_rows * row_values(most_columns))),
+      scales_(std::make_unique_for_overwrite<float[]>(most_rows * most_groups(most_columns))),
+      sums_(std::make_unique_for_overwrite<std::int32_t[]>(most_rows * most_groups(most_columns))) {}
+
+std::size_t QuantisedBuffer::row_bytes(std::size_t most_columns) {
+  return row_values(most_columns) + most_groups(most_columns) * (sizeof(float) + sizeof(std::int32_t));
+}
 
 void QuantisedBuffer::quantise(const float* x, std::size_t columns, ScaleGroup group, std::size_t row,
                                InstructionSet set) {
   const QuantiseKernels& kernels = quantise_kernels(set);
   const std::size_t groups = groups_of(columns, group);
   const auto kernel = group == ScaleGroup::row ? kernels.by_row : kernels.by_block;
-  kernel(x, columns, &values_[row * rounded_up(columns, quantised_step)], &scales_[row * groups],
-         &sums_[row * groups]);
+  kernel(x, columns, &values_[row * row_values(columns)], &scales_[row * groups], &sums_[row * groups]);
 }
 
 QuantisedRows QuantisedBuffer::rows(std::size_t rows, std::size_t columns, ScaleGroup group) const {
-  return {values_.data(),
-          rounded_up(columns, quantised_step),
-          scales_.data(),
-          sums_.data(),
+  return {values_.get(),
+          row_values(columns),
+          scales_.get(),
+          sums_.get(),
           groups_of(columns, group),
           rows,
           columns,
           group};
 }
 
-std::size_t QuantisedBuffer::bytes() const {
-  return values_.size() + scales_.size() * sizeof(float) + sums_.size() * sizeof(std::int32_t);
-}
+std::size_t QuantisedBuffer::bytes() const { return bytes_; }
 
 IntegerWorkspace::IntegerWorkspace(const ThreadTeam& team, std::size_t most_rows)
     : sums_(std::min(most_rows, integer_gemm_rows) * integer_panel_columns),
@@ -72,8 +78,9 @@ std::size_t IntegerWorkspace::bytes() const {
 }
 
 void linear(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
-            IntegerWorkspace& workspace, InstructionSet set) {
-  if (job.rows <= integer_gemv_rows) {
+            IntegerWorkspace& workspace, InstructionSet set, const Epilogue& epilogue) {
+  // Decoding has few rows, and no epilogue.
+  if (job.rows <= integer_gemv_rows && epilogue.empty()) {
     const IntegerGemvKernels& kernels = integer_gemv_kernels(set);
     const std::size_t row_bytes =
         std::max<std::size_t>(w.type == DataType::int4 ? w.columns / 2 : w.columns, 1);
@@ -89,7 +96,7 @@ void linear(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w
     for (;;) {
       const std::size_t begin = next.fetch_add(integer_panel_columns, std::memory_order_relaxed);
       if (begin >= w.rows) return;
-      kernels.multiply(x, job, w, begin, std::min(integer_panel_columns, w.rows - begin), panel);
+      kernels.multiply(x, job, w, epilogue, begin, std::min(integer_panel_columns, w.rows - begin), panel);
     }
   });
 }

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "kernels/gemm/integer_gemm.h"
@@ -20,7 +21,7 @@ constexpr ScaleGroup scale_group(DataType type) {
   return type == DataType::int4 ? ScaleGroup::block : ScaleGroup::row;
 }
 
-// Memory for quantised rows, allocated once.
+// Memory for quantised rows, allocated once and not touched before it is used.
 class QuantisedBuffer {
  public:
   // For up to `most_rows` rows of up to `most_columns` elements; the longest layout of either group.
@@ -33,10 +34,14 @@ class QuantisedBuffer {
   QuantisedRows rows(std::size_t rows, std::size_t columns, ScaleGroup group) const;
   std::size_t bytes() const;
 
+  // What a row of that many columns takes.
+  static std::size_t row_bytes(std::size_t most_columns);
+
  private:
-  std::vector<std::int8_t> values_;
-  std::vector<float> scales_;
-  std::vector<std::int32_t> sums_;
+  std::size_t bytes_;
+  std::unique_ptr<std::int8_t[]> values_;
+  std::unique_ptr<float[]> scales_;
+  std::unique_ptr<std::int32_t[]> sums_;
 };
 
 // The memory that each thread computes in, allocated once.
@@ -57,12 +62,13 @@ class IntegerWorkspace {
 };
 
 // Computes job.y from x, which stands in place of job.x, and w, whose type is_integer() and which has at most
-// most_integer_columns columns. What happens to a sum afterwards (scale, bias, addend) is `finished()` of
-// dot_tile.h, as in linear().
+// most_integer_columns columns. What happens to a sum afterwards (scale, bias, epilogue, addend) is as in
+// linear() of linear.h.
 //
 // A row of y depends on its row of x and on w alone, bit for bit: not on the other rows, on how many there
 // are, or on the number of threads.
 void linear(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
-            IntegerWorkspace& workspace, InstructionSet set = instruction_set());
+            IntegerWorkspace& workspace, InstructionSet set = instruction_set(),
+            const Epilogue& epilogue = {});
 
 }  // namespace internvl
