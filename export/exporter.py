@@ -24,7 +24,7 @@ from internvl_rt.export.checkpoint.tensor import RowIndex
 from internvl_rt.export.config import read_config
 from internvl_rt.export.graphs import choose_graph_sets, write_graphs
 from internvl_rt.export.interpolate import interpolate_positions
-from internvl_rt.export.precision import choose_precision
+from internvl_rt.export.precision import DEFAULT_WEIGHTS, choose_precision
 from internvl_rt.export.progress import progress_bar
 from internvl_rt.export.quantise import encode_rows, to_float32
 from internvl_rt.export.recipes import Recipe, find_format, has_lm_head, make_recipes, read_whole, row_ranges
@@ -46,11 +46,12 @@ def export(
     checkpoint: str | Path,
     out: str | Path,
     *,
-    weights: str = "bf16",
+    weights: str | None = None,
     vision: str | None = None,
     calibrate: str | Path | None = None,
     least_cosine: float = LEAST_COSINE,
     on_calibration: Callable[[Calibration], None] | None = None,
+    on_choice: Callable[[str], None] | None = None,
     dialect: str | Sequence[str] = "onnx24",
     overwrite: bool = False,
     progress: bool | None = None,
@@ -63,7 +64,8 @@ def export(
     Args:
         checkpoint: a folder with ``config.json``, the weights and the tokenizer's files.
         out: the bundle's folder; it must not exist, or be empty.
-        weights: precision of the language model: fp32, fp16, bf16, int8 or int4.
+        weights: precision of the language model: fp32, fp16, bf16, int8 or int4. Where None, int4 for an AWQ
+            checkpoint, whose language model has no more than 4 bits to keep, and else bf16.
         vision: precision of the vision tower: as ``weights`` by default, bf16 for int8 and int4.
         calibrate: a folder of pictures like those that the model will be asked about, for ``vision="int8"``.
             Outlier channels are smoothed, and every matrix of the tower that int8 weights and activations
@@ -71,6 +73,7 @@ def export(
             them. One layer of the tower is in memory at a time, and four megabytes or more for each tile.
         least_cosine: what the outputs of a matrix in int8 must reach to those in fp32.
         on_calibration: is told what was measured of every matrix.
+        on_choice: is told why, where ``weights`` is None and something else than bf16 was chosen.
         dialect: of the ONNX graphs, one or several: ``onnx24`` (standard operators, for ONNX Runtime,
             OpenVINO and TensorRT), ``ort`` (ONNX Runtime's own operators: faster there, and int8 and int4
             weights stay integers) or ``trt10`` (TensorRT 10.3 of JetPack 6). They compute in fp32; ``-fp16``
@@ -88,13 +91,21 @@ def export(
         BundleError: if ``out`` is taken or the disk is full.
     """
     graph_sets = choose_graph_sets(dialect)
-    precision = choose_precision(weights, vision)
+    # Before the checkpoint is read, which may take a while; an AWQ one changes the language model's alone.
+    precision = choose_precision(weights or DEFAULT_WEIGHTS, vision)
     if calibrate is not None and precision.vit != "int8":
         raise CheckpointError(
             f"calibrate= chooses the layers of an int8 vision tower, and this one is {precision.vit}. Export "
             "with vision='int8', or without calibrate."
         )
     opened = open_checkpoint(checkpoint)
+    if weights is None and opened.is_awq:
+        precision = choose_precision("int4", vision)
+        if on_choice is not None:
+            on_choice(
+                f"{opened.folder} is an AWQ checkpoint: its language model becomes int4. `weights` "
+                "chooses another precision."
+            )
     config = read_config(opened)
     names = find_format(opened, config)
     tokenizer = convert_tokenizer(opened.folder)

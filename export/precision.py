@@ -9,6 +9,9 @@ from internvl_rt.errors import CheckpointError
 
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
+DEFAULT_WEIGHTS: Precision = "bf16"
+"""Of a language model that is not quantised already."""
+
 
 def choose_precision(weights: str, vision: str | None = None) -> PartPrecision:
     """The precision of every part.

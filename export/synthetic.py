@@ -24,7 +24,7 @@ from internvl_rt.bundle.tensors import INT4_BLOCK, LM_HEAD, TensorSpec
 from internvl_rt.bundle.weights import TensorPlace
 from internvl_rt.export.family import PROJECTOR, TILING, family_model
 from internvl_rt.export.graphs import choose_graph_sets, write_graphs
-from internvl_rt.export.precision import choose_precision
+from internvl_rt.export.precision import DEFAULT_WEIGHTS, choose_precision
 from internvl_rt.export.progress import progress_bar
 from internvl_rt.export.quantise import BFLOAT16
 from internvl_rt.export.tokenizers import prompt_facts, synthetic_tokenizer
@@ -44,7 +44,7 @@ def export_synthetic(
     name: str,
     out: str | Path,
     *,
-    weights: str = "bf16",
+    weights: str = DEFAULT_WEIGHTS,
     vision: str | None = None,
     seed: int = 0,
     layers: int | None = None,
@@ -88,7 +88,7 @@ def export_synthetic(
 
 
 def synthetic_manifest(
-    name: str, *, weights: str = "bf16", vision: str | None = None, layers: int | None = None
+    name: str, *, weights: str = DEFAULT_WEIGHTS, vision: str | None = None, layers: int | None = None
 ) -> Manifest:
     """The manifest of a synthetic bundle; arguments as for :func:`export_synthetic`."""
     model = family_model(name)

@@ -28,7 +28,8 @@ class SequenceLease {
     if (!decoder) return;
     try {
       decoder->drop(id_);
-    } catch (const PromptError&) {  // it was dropped before; ids are not used twice
+    } catch (const PromptError&) {
+      return;  // it was dropped before; ids are not used twice
     }
   }
 

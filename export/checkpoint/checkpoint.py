@@ -33,6 +33,11 @@ class Checkpoint:
     config: dict[str, Any]
     tensors: Mapping[str, CheckpointTensor | AwqTensor]
 
+    @property
+    def is_awq(self) -> bool:
+        """Whether its language model has 4-bit integers already."""
+        return any(isinstance(tensor, AwqTensor) for tensor in self.tensors.values())
+
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Opens a checkpoint folder: ``config.json`` and the headers of all weight files.

@@ -132,6 +132,22 @@ def test_int4_keeps_every_block_that_it_can(tmp_path: Path) -> None:
     assert np.sqrt(error.sum() / (wanted**2).sum()) < 0.04
 
 
+def test_int4_is_chosen_where_nothing_else_is(tmp_path: Path) -> None:
+    awq_checkpoint(tmp_path / "in", QWEN2)
+    told: list[str] = []
+    chosen = export(tmp_path / "in", tmp_path / "out", on_choice=told.append, progress=False)
+    asked = export(tmp_path / "in", tmp_path / "asked", weights="int4", on_choice=told.append, progress=False)
+    assert (chosen / "weights.safetensors").read_bytes() == (asked / "weights.safetensors").read_bytes()
+    assert len(told) == 1
+    assert "is an AWQ checkpoint: its language model becomes int4" in told[0]
+    other = export(tmp_path / "in", tmp_path / "bf16", weights="bf16", on_choice=told.append, progress=False)
+    assert open_bundle(other).manifest.precision.llm == "bf16"
+    write_checkpoint(tmp_path / "plain", QWEN2)
+    plain = export(tmp_path / "plain", tmp_path / "plain_out", on_choice=told.append, progress=False)
+    assert open_bundle(plain).manifest.precision.llm == "bf16"
+    assert len(told) == 1
+
+
 def test_groups_that_are_no_blocks_are_rounded_again(tmp_path: Path) -> None:
     means = awq_checkpoint(tmp_path / "in", QWEN2, group=16)
     found = stored(open_bundle(export(tmp_path / "in", tmp_path / "out", weights="int4", progress=False)))

@@ -33,8 +33,14 @@ def command(
         ),
     ] = None,
     weights: Annotated[
-        str, typer.Option("--weights", help="Language model: fp32, fp16, bf16, int8 or int4.")
-    ] = "bf16",
+        str | None,
+        typer.Option(
+            "--weights",
+            help="Language model: fp32, fp16, bf16, int8 or int4; where not given, bf16, or int4 for an AWQ "
+            "checkpoint.",
+            show_default=False,
+        ),
+    ] = None,
     vision: Annotated[
         str | None,
         typer.Option(
@@ -74,12 +80,13 @@ def command(
             raise typer.BadParameter("OUT is missing: the folder that the bundle is written to.")
         if calibrate is not None:
             raise typer.BadParameter("--calibrate needs a checkpoint: random weights have no outliers.")
+        from internvl_rt.export.precision import DEFAULT_WEIGHTS
         from internvl_rt.export.synthetic import export_synthetic
 
         export_synthetic(
             synthetic,
             target,
-            weights=weights,
+            weights=weights or DEFAULT_WEIGHTS,
             vision=vision,
             seed=seed,
             dialect=dialects,
@@ -97,6 +104,7 @@ def command(
         vision=vision,
         calibrate=calibrate,
         on_calibration=_print_calibration,
+        on_choice=lambda told: typer.echo(told, err=True),
         dialect=dialects,
         overwrite=overwrite,
     )
