@@ -1,16 +1,17 @@
-"""A model that judges the steps of a solution, in VisualPRM's conversation form.
+r"""A model that judges the steps of a solution, in VisualPRM's conversation form.
 
-From the authors' descriptions of VisualPRM-8B, an InternVL2.5-8B: its system message and the form of its
-turns. Every step is a turn of the user that the critic answers with ``+`` or ``-``; ``+`` is put in for all
-of them, and a step's score is the probability of ``+`` beside ``-`` in its place. How steps are split and how
-their scores become one was not published in a form that could be verified here: steps are split at blank
-lines, which is what joined them in training, into 16 at most, and the score of a solution is the mean over
-its steps.
+The system message, the form of the turns and the splitting of steps are those of the pipeline that made the
+critic's training data (``tools/reasoning_data_pipeline`` in OpenGVLab/InternVL, and its script for
+VisualPRM400K-v1.1): steps are what ``"\n\n"`` separates, kept as they are, and neighbours are joined where
+there are more than 16; the question is the whole prompt that the solutions were written to, its request for
+reasoning included. Every step is a turn of the user that the critic answers with ``+`` or ``-``; ``+`` is put
+in for all of them, a step's score is the probability of ``+`` beside ``-`` in its place, and a solution's the
+mean over its steps: so does the scoring by probabilities in the model code of VisualPRM-8B, of which a public
+copy was read. That code sets no limit of its own; more steps than in training are joined here all the same.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,7 @@ justifications.
 
 Your task is to verify the accuracy and correctness of each step in the given solution process."""
 
+STEP_END = "\n\n"
 MOST_STEPS = 16
 GOOD, BAD = "+", "-"
 
@@ -61,19 +63,19 @@ class Judgement:
 
 
 def split_steps(solution: str) -> list[str]:
-    """The steps of a solution: what blank lines separate, neighbours joined where there are more than 16."""
-    steps = [step.strip() for step in re.split(r"\n\s*\n", solution) if step.strip()]
-    if len(steps) <= MOST_STEPS:
-        return steps
-    ends = [len(steps) * (i + 1) // MOST_STEPS for i in range(MOST_STEPS)]
-    return ["\n\n".join(steps[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
+    """The steps of a solution, 16 at most; none of one that is white space."""
+    if not solution.strip():
+        return []
+    steps = solution.split(STEP_END)
+    joined = -(-len(steps) // MOST_STEPS)
+    return [STEP_END.join(steps[i : i + joined]) for i in range(0, len(steps), joined)]
 
 
 def critic_conversation(asked: Conversation, steps: Sequence[str]) -> Conversation:
     """What the critic reads before it judges the last of the steps: those before it were judged ``+``.
 
     Args:
-        asked: the question alone, with its pictures.
+        asked: the prompt that the solution was written to, with its pictures.
         steps: at least one.
     """
     parts: tuple[str | ImagePlace, ...] = ("### Question:\n", *asked.turns[-1].parts)

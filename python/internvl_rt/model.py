@@ -254,7 +254,8 @@ class Model:
             # Chosen once, for the candidates and for the critic.
             frames = sample_video(video, num_frames=arguments.get("num_frames"))
             arguments = {**arguments, "video": frames, "num_frames": None}
-        asked = ask(question if form is None else with_reasoning(question, form), images, sampled(arguments))
+        prompt = question if form is None else with_reasoning(question, form)
+        asked = ask(prompt, images, sampled(arguments))
         settings = [asked.settings] * n
         settings[0] = replace(asked.settings, do_sample=False)
         never = threading.Event()
@@ -264,7 +265,7 @@ class Model:
         if not isinstance(score, Model):
             return pick_best(samples, [score(sample) for sample in samples])
         judgements = score.judge(
-            cast("str", question),
+            cast("str", prompt),
             [sample.text for sample in samples],
             images,
             max_tiles=arguments.get("max_tiles"),
@@ -286,11 +287,12 @@ class Model:
     ) -> list[Judgement]:
         """Judges solutions step by step, where this model is a critic such as VisualPRM-8B.
 
-        The conversation is that of VisualPRM's training. How steps are split (at blank lines) and how their
-        scores become one (the mean) could not be verified against the authors' code; see ``critic``.
+        The conversation, the steps and the score are those of VisualPRM's training and evaluation; see
+        ``critic``.
 
         Args:
-            question: what was to be solved, as it was asked, without a request for reasoning.
+            question: what was to be solved, as it was asked, with its request for reasoning: the critic was
+                trained on whole prompts, those that ``with_reasoning`` makes with ``open``.
             solutions: texts that end with an answer.
             images: pictures of the question; see ``chat``.
             max_tiles: see ``AskArguments``, as the others.

@@ -15,7 +15,7 @@ import internvl_rt as ivl
 from internvl_rt.critic import SYSTEM_MESSAGE, _sign, split_steps
 from internvl_rt.errors import PromptError
 from internvl_rt.export.tokenizers import synthetic_tokenizer
-from internvl_rt.prompts.reasoning import OPEN_PROMPT, final_answer
+from internvl_rt.prompts.reasoning import OPEN_PROMPT, final_answer, with_reasoning
 from internvl_rt.prompts.tokenizer import PromptTokenizer
 from internvl_rt.results import Answer, Timings, Usage
 from internvl_rt.voting import count_votes, pick_best
@@ -142,13 +142,20 @@ def test_a_scoring_function_that_fails_is_not_hidden(roomy: ivl.Model) -> None:
         roomy.best_of("Hi", n=2, score=3)  # type: ignore[arg-type]
 
 
-def test_steps_are_split_at_blank_lines() -> None:
-    assert split_steps("a\nb\n\nc\n \n\n d ") == ["a\nb", "c", "d"]
+@pytest.mark.parametrize(("steps", "joined"), [(16, 1), (17, 2), (31, 2), (33, 3), (40, 3)])
+def test_so_many_neighbours_are_joined_that_16_steps_are_left(steps: int, joined: int) -> None:
+    written = [f"step {i}" for i in range(steps)]
+    found = split_steps("\n\n".join(written))
+    assert [step.count("step") for step in found[:-1]] == [joined] * (len(found) - 1)
+    assert len(found) == -(-steps // joined) <= 16
+    assert "\n\n".join(found) == "\n\n".join(written)
+
+
+def test_steps_are_what_stands_between_two_line_ends() -> None:
+    """As the training data was split: nothing is stripped, and three line ends leave one to the next step."""
+    assert split_steps("a\nb\n\nc\n \n\n d") == ["a\nb", "c\n ", " d"]
+    assert split_steps("a\n\n\nb") == ["a", "\nb"]
     assert split_steps(" \n\n ") == []
-    many = [f"step {i}" for i in range(40)]
-    steps = split_steps("\n\n".join(many))
-    assert len(steps) == 16
-    assert "\n\n".join(steps) == "\n\n".join(many)
 
 
 @pytest.mark.parametrize("family", ["internlm2", "qwen2_5", "phi3"])
@@ -244,6 +251,15 @@ def test_best_of_with_a_critic(roomy: ivl.Model, photo: Image.Image) -> None:
     np.testing.assert_allclose(best.scores, [judgement.score for judgement in judged], rtol=1e-4)
     assert best.scores[best.index] == max(best.scores)
     assert len(best.judgements) == 3
+
+    reasoned = roomy.best_of("Sum?", n=2, reasoning="open", score=roomy, seed=1, max_new_tokens=4)
+    prompt = with_reasoning("Sum?", "open")
+    assert isinstance(prompt, str)
+    read = roomy.judge(prompt, [a.text for a in reasoned.samples])
+    np.testing.assert_allclose(reasoned.scores, [judgement.score for judgement in read], rtol=1e-4)
+    bare = roomy.judge("Sum?", [a.text for a in reasoned.samples])
+    assert abs(read[0].score - bare[0].score) > 1e-3, "the prompt makes a difference"
+
     frames = [photo, photo.rotate(180)]
     about_video = roomy.best_of(
         "What?", video=iter(frames), num_frames=2, n=2, reasoning=None, score=roomy, seed=1, max_new_tokens=4
