@@ -33,6 +33,7 @@ from internvl_rt.export.writer import (
     ROW_BYTES,
     EncodedRows,
     WeightSource,
+    bundle_folder,
     generator,
     plan_layout,
     write_bundle,
@@ -90,9 +91,10 @@ def export(
             there are no pictures to calibrate with, or nothing to calibrate.
         BundleError: if ``out`` is taken or the disk is full.
     """
+    folder = bundle_folder(out)
     graph_sets = choose_graph_sets(dialect)
     # Before the checkpoint is read, which may take a while; an AWQ one changes the language model's alone.
-    precision = choose_precision(weights or DEFAULT_WEIGHTS, vision)
+    precision = choose_precision(DEFAULT_WEIGHTS if weights is None else weights, vision)
     if calibrate is not None and precision.vit != "int8":
         raise CheckpointError(
             f"calibrate= chooses the layers of an int8 vision tower, and this one is {precision.vit}. Export "
@@ -150,9 +152,7 @@ def export(
             if on_calibration is not None:
                 on_calibration(calibration)
         with progress_bar(plan_layout(manifest)[-1].end, progress) as advance:
-            return write_bundle(
-                Path(out), manifest, source, write_others, overwrite=overwrite, advance=advance
-            )
+            return write_bundle(folder, manifest, source, write_others, overwrite=overwrite, advance=advance)
 
 
 class CheckpointSource:

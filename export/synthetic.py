@@ -22,13 +22,14 @@ from tokenizers import Tokenizer
 from internvl_rt.bundle.manifest import TOKENIZER_FILE, Manifest, Precision
 from internvl_rt.bundle.tensors import INT4_BLOCK, LM_HEAD, TensorSpec
 from internvl_rt.bundle.weights import TensorPlace
+from internvl_rt.errors import CheckpointError
 from internvl_rt.export.family import PROJECTOR, TILING, family_model
 from internvl_rt.export.graphs import choose_graph_sets, write_graphs
 from internvl_rt.export.precision import DEFAULT_WEIGHTS, choose_precision
 from internvl_rt.export.progress import progress_bar
 from internvl_rt.export.quantise import BFLOAT16
 from internvl_rt.export.tokenizers import prompt_facts, synthetic_tokenizer
-from internvl_rt.export.writer import EncodedRows, generator, plan_layout, write_bundle
+from internvl_rt.export.writer import EncodedRows, bundle_folder, generator, plan_layout, write_bundle
 
 CHUNK_ELEMENTS = 1 << 22
 
@@ -71,9 +72,11 @@ def export_synthetic(
         ``out``.
 
     Raises:
-        CheckpointError: if the table has no such model or there is no such precision.
+        CheckpointError: if the table has no such model, there is no such precision, or the seed is negative.
         BundleError: if ``out`` is taken or the disk is full.
     """
+    if not isinstance(seed, int) or seed < 0:
+        raise CheckpointError(f"seed must be an integer of 0 or more, not {seed!r}.")
     model = family_model(name)
     return write_synthetic(
         synthetic_manifest(name, weights=weights, vision=vision, layers=layers),
@@ -146,7 +149,12 @@ def write_synthetic(
     total = plan_layout(manifest)[-1].end
     with progress_bar(total, progress) as advance:
         return write_bundle(
-            Path(out), manifest, RandomSource(seed), write_others, overwrite=overwrite, advance=advance
+            bundle_folder(out),
+            manifest,
+            RandomSource(seed),
+            write_others,
+            overwrite=overwrite,
+            advance=advance,
         )
 
 

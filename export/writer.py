@@ -183,6 +183,23 @@ def generator() -> str:
     return f"internvl_rt {internvl_rt.__version__}"
 
 
+def bundle_folder(out: str | Path) -> Path:
+    """The path that a caller names.
+
+    Raises:
+        BundleError: if it is none.
+    """
+    try:
+        named = os.fspath(out)
+        if not isinstance(named, str) or not named or "\0" in named:
+            raise TypeError
+    except TypeError:
+        raise BundleError(
+            f"out is the path of the bundle's folder, a str or a Path, not {out!r:.200}."
+        ) from None
+    return Path(named)
+
+
 @contextlib.contextmanager
 def staged(out: Path, overwrite: bool) -> Iterator[Path]:
     """A new folder beside ``out`` that takes its name when the block ends well, and else is removed.

@@ -35,8 +35,12 @@ def calibration_tiles(folder: str | Path, tiling: Tiling) -> npt.NDArray[np.floa
     Raises:
         CheckpointError: if there is no such folder, it has no pictures, or one cannot be read.
     """
-    place = Path(folder)
-    if not place.is_dir():
+    try:
+        place = Path(folder)
+        there = place.is_dir()
+    except (TypeError, ValueError):
+        raise CheckpointError(f"calibrate is the path of a folder of pictures, not {folder!r:.99}.") from None
+    if not there:
         raise CheckpointError(f"{place}: there is no such folder of pictures to calibrate with.")
     paths = sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
     if not paths:

@@ -32,6 +32,10 @@ def choose_graph_sets(names: str | Sequence[str]) -> tuple[GraphSet, ...]:
     Raises:
         CheckpointError: if there is no such set; the message lists those that there are.
     """
+    if not isinstance(names, (str, list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(
+            f"dialect={names!r} is neither one of {', '.join(GRAPH_SETS)} nor a list of them."
+        )
     chosen = dict.fromkeys([names] if isinstance(names, str) else names)
     for name in chosen:
         if name not in GRAPH_SETS:

@@ -45,6 +45,8 @@ _SHAPE = re.compile(
 _REF = re.compile(r"<ref>(.*?)</ref>", re.DOTALL)
 _MARK = re.compile(r"</?(?:ref|box|quad)>")
 _GROUP = re.compile(r"\[[^\[\]]*\]?")
+_FAR = 1 << 24
+"""What is drawn lies within so many pixels of the picture's corner."""
 _SHOWN = 60
 """Characters of the text that a problem quotes."""
 
@@ -153,17 +155,14 @@ def draw_boxes(
 
     Raises:
         ImageError: if the picture or the font cannot be read, or ``line_width`` is not positive.
-        PromptError: if ``boxes`` are not ``Box``.
+        PromptError: if ``boxes`` are not ``Box``, or one of them has no finite coordinates in order.
     """
     from PIL import Image, ImageDraw
 
     from internvl_rt.images import decode_image
 
     picture = Image.fromarray(decode_image(image)).copy()
-    drawn = list(boxes)
-    for box in drawn:
-        if not isinstance(box, Box):
-            raise PromptError(f"draw_boxes takes Box, as parse_boxes makes them; found {type(box).__name__}.")
+    drawn = _checked_boxes(boxes)
     if line_width is None:
         line_width = max(2, round(max(picture.size) / 250))
     if isinstance(line_width, bool) or not isinstance(line_width, int) or line_width < 1:
@@ -200,6 +199,30 @@ def locate_question(phrase: str, prompt: str = LOCATE_PROMPT) -> str:
 
 
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#f032e6")
+
+
+def _checked_boxes(boxes: Iterable[Box]) -> list[Box]:
+    if not isinstance(boxes, Iterable):
+        raise PromptError(f"draw_boxes takes a list of Box; found {type(boxes).__name__}.")
+    drawn = list(boxes)
+    for box in drawn:
+        if not isinstance(box, Box):
+            raise PromptError(f"draw_boxes takes Box, as parse_boxes makes them; found {type(box).__name__}.")
+        try:
+            sound = box.x1 <= box.x2 and box.y1 <= box.y2
+            sound &= all(abs(x) < _FAR and abs(y) < _FAR for x, y in _corners(box))
+        except (TypeError, ValueError):
+            sound = False
+        if not sound:
+            raise PromptError(
+                f"{box!r:.200} cannot be drawn: its coordinates are pixels, x1 <= x2 and y1 <= y2, each "
+                f"within {_FAR} of the picture's corner."
+            )
+    return drawn
+
+
+def _corners(box: Box) -> Iterable[tuple[float, float]]:
+    return ((box.x1, box.y1), (box.x2, box.y2), *(box.corners or ()))
 
 
 def _font(path: str | Path | None, size: int) -> Any:
@@ -272,7 +295,7 @@ def _quoted(text: str) -> str:
 def _checked_size(image_size: tuple[int, int]) -> tuple[float, float]:
     try:
         width, height = (float(extent) for extent in image_size)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ImageError(f"image_size must be (width, height) in pixels, not {image_size!r}.") from error
     if not (0 < width < float("inf") and 0 < height < float("inf")):
         raise ImageError(f"image_size must be (width, height) in pixels, both above 0, not {image_size!r}.")

@@ -150,7 +150,7 @@ def start_engine(
 
 def check_engine(engine: str) -> None:
     """Raises DeviceError unless this release has an engine of that name."""
-    if engine not in ENGINES:
+    if not isinstance(engine, str) or engine not in ENGINES:
         raise DeviceError(
             f"engine={engine!r}: this release has the engines {', '.join(ENGINES)}. Use engine='native', or "
             "engine='onnxruntime' for ONNX Runtime; both run on the CPU. 'tensorrt' needs an NVIDIA GPU."

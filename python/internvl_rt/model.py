@@ -17,7 +17,7 @@ from internvl_rt.asking import AskArguments, Asked, Image, TileBudget, ask
 from internvl_rt.bundle.manifest import Manifest
 from internvl_rt.critic import Judgement, critic_conversation, judge_steps, split_steps
 from internvl_rt.engines.engine import EncodedTiles, Engine, Float32Array, Progress
-from internvl_rt.errors import CacheFullError, ImageError, PromptError
+from internvl_rt.errors import CacheFullError, ImageError, InternVLError, PromptError
 from internvl_rt.generation import AnswerStream, Question, Writer, all_answers, answer_pieces, ms_since
 from internvl_rt.grounding import LOCATE_PROMPT, Location, locate_question
 from internvl_rt.guarded_engine import GuardedEngine
@@ -210,11 +210,12 @@ class Model:
             CacheFullError: if there is too little of the cache for the prompt and one answer.
         """
         form = reasoning_of(reasoning, arguments)
+        find = extractor(form, extract)
         asked = question if form is None else with_reasoning(question, form)
         samples = self.chat(
             asked, images, num_return_sequences=checked_sequences(n, "n"), **sampled(arguments)
         )
-        return count_votes(samples, extractor(form, extract))
+        return count_votes(samples, find)
 
     def best_of(
         self,
@@ -308,7 +309,7 @@ class Model:
             ImageError: if a picture cannot be decoded, or its features are of another bundle.
             CacheFullError: if other answers that are being written left too little of the cache.
         """
-        if isinstance(solutions, str) or not all(isinstance(solution, str) for solution in solutions):
+        if not isinstance(solutions, (list, tuple)) or not all(isinstance(one, str) for one in solutions):
             raise PromptError("solutions are a list of texts.")
         about: AskArguments = {
             "max_tiles": max_tiles,
@@ -513,6 +514,12 @@ class Model:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> str:
+        raise InternVLError(
+            "a loaded model cannot be copied or sent to another process. Load the bundle there; its weights "
+            "are in memory once for all processes."
+        )
 
     def __repr__(self) -> str:
         return f"Model({self.manifest.name!r}, engine={self.engine!r}, context_tokens={self.context_tokens})"

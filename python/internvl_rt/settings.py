@@ -57,13 +57,13 @@ class GenerationSettings:
     """The answer is one of these texts."""
 
     def __post_init__(self) -> None:
-        self._set("max_new_tokens", _integer("max_new_tokens", self.max_new_tokens, 1))
-        self._set("top_k", _integer("top_k", self.top_k, 0))
+        self._set("max_new_tokens", checked_integer("max_new_tokens", self.max_new_tokens, 1))
+        self._set("top_k", checked_integer("top_k", self.top_k, 0))
         self._set("temperature", _number("temperature", self.temperature, "above 0"))
         self._set("top_p", _number("top_p", self.top_p, "above 0 and at most 1", most=1.0))
         self._set("repetition_penalty", _number("repetition_penalty", self.repetition_penalty, "above 0"))
         if self.seed is not None:
-            self._set("seed", _integer("seed", self.seed, 0, most=2**64 - 1))
+            self._set("seed", checked_integer("seed", self.seed, 0, most=2**64 - 1))
         self._set("stop", _stop_strings(self.stop))
         self._set("keep_special_tokens", _kept(self.keep_special_tokens))
         for name in ("do_sample", "ignore_stop_tokens"):
@@ -94,7 +94,12 @@ class GenerationSettings:
         object.__setattr__(self, name, value)
 
 
-def _integer(name: str, value: Any, least: int, most: int = 2**31 - 1) -> int:
+def checked_integer(name: str, value: Any, least: int, most: int = 2**31 - 1) -> int:
+    """The value of an argument of that name.
+
+    Raises:
+        PromptError: unless it is an integer from ``least`` to ``most``.
+    """
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -198,4 +203,4 @@ def checked_sequences(number: Any, name: str = "num_return_sequences") -> int:
     Raises:
         PromptError: unless it is an integer from 1 to ``MOST_SEQUENCES``.
     """
-    return _integer(name, number, 1, MOST_SEQUENCES)
+    return checked_integer(name, number, 1, MOST_SEQUENCES)

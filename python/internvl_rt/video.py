@@ -24,6 +24,7 @@ from internvl_rt.errors import ImageError, InternVLError, PromptError
 from internvl_rt.images import MAX_PIXELS, ImageSource, decode_image
 from internvl_rt.images.decode import RgbArray
 from internvl_rt.prompts.control_tokens import IMAGE_MARK
+from internvl_rt.settings import checked_integer
 
 DEFAULT_FRAMES = 8
 """As in the model cards' example; training had 8 to 32."""
@@ -61,6 +62,13 @@ VideoSource: TypeAlias = str | os.PathLike[str] | bytes | Iterable[ImageSource] 
 or frames that ``sample_video`` chose."""
 
 
+def _is_time(value: object) -> bool:
+    try:
+        return math.isfinite(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
 def frame_indices(
     frames: int,
     segments: int,
@@ -84,7 +92,14 @@ def frame_indices(
 
     Returns:
         ``segments`` indices from 0, ascending.
+
+    Raises:
+        PromptError: if a number is out of range.
     """
+    frames, segments = checked_integer("frames", frames, 1), checked_integer("segments", segments, 1)
+    for name, value in (("frame_rate", frame_rate), ("start", start), ("end", end)):
+        if value is not None and not _is_time(value):
+            raise PromptError(f"{name} must be a finite number, not {value!r}.")
     first, last = 0, frames - 1
     if start is not None:
         first = min(max(0, round(start * frame_rate)), last)

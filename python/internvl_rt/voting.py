@@ -60,8 +60,12 @@ class BestOf:
 
 
 def count_votes(samples: Sequence[Answer], extract: Extract) -> Vote:
-    """Counts what the samples say."""
-    answers = tuple(extract(sample.text) for sample in samples)
+    """Counts what the samples say.
+
+    Raises:
+        PromptError: if what ``extract`` finds is no text.
+    """
+    answers = tuple(_said(sample.text, extract) for sample in samples)
     written: dict[str, str] = {}
     votes: dict[str, int] = {}
     for answer in answers:
@@ -72,6 +76,13 @@ def count_votes(samples: Sequence[Answer], extract: Extract) -> Vote:
     # Sorting keeps the order of equals.
     counts = {written[key]: votes[key] for key in sorted(votes, key=lambda key: -votes[key])}
     return Vote(next(iter(counts), None), counts, answers, tuple(samples), timings_of(samples))
+
+
+def _said(text: str, extract: Extract) -> str | None:
+    answer = extract(text)
+    if answer is None or isinstance(answer, str):
+        return answer
+    raise PromptError(f"extract gave {answer!r:.100}; the answer in a text is a text, or None.")
 
 
 def pick_best(
@@ -130,5 +141,11 @@ def sampled(arguments: AskArguments) -> AskArguments:
 
 
 def extractor(reasoning: Reasoning | None, extract: Extract | None) -> Extract:
-    """The caller's way to find the answer in a text, or ours."""
+    """The caller's way to find the answer in a text, or ours.
+
+    Raises:
+        PromptError: if the caller's is no function.
+    """
+    if extract is not None and not callable(extract):
+        raise PromptError(f"extract is a function of a text; found {type(extract).__name__}.")
     return extract if extract is not None else lambda text: final_answer(text, reasoning)

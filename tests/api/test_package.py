@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import inspect
+import pydoc
 import subprocess
 import sys
 
@@ -40,6 +42,14 @@ def test_export_can_be_called_whether_or_not_its_package_was_imported() -> None:
         )
         done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "typed"
+
+
+def test_help_of_export_tells_its_arguments() -> None:
+    text = pydoc.plain(pydoc.render_doc(ivl.export))
+    assert "makes a bundle" in text
+    assert "Makes a bundle from a checkpoint folder" in text
+    assert "weights: precision of the language model" in text
+    assert list(inspect.signature(ivl.export).parameters)[:3] == ["checkpoint", "out", "weights"]
 
 
 def test_an_unknown_name() -> None:

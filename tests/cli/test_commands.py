@@ -509,6 +509,11 @@ def test_wrong_usage_exits_with_2(run: Run, arguments: Sequence[str]) -> None:
     assert run(*arguments, status=2).out == ""
 
 
+def test_a_seed_that_is_none(run: Run, tmp_path: Path) -> None:
+    arguments = ("export", "--synthetic", "InternVL2_5-1B", tmp_path / "out", "--seed", -1)
+    assert "seed must be an integer of 0 or more" in run(*arguments, status=1).err
+
+
 def test_export_a_synthetic_bundle(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command passes on what it was given; the exporter has tests of its own, at sizes that fit here."""
     from internvl_rt.export import synthetic

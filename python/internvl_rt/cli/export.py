@@ -86,7 +86,7 @@ def command(
         export_synthetic(
             synthetic,
             target,
-            weights=weights or DEFAULT_WEIGHTS,
+            weights=DEFAULT_WEIGHTS if weights is None else weights,
             vision=vision,
             seed=seed,
             dialect=dialects,

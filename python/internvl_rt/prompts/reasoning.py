@@ -89,6 +89,9 @@ def final_answer(text: str, reasoning: Reasoning | None = "open") -> str | None:
 
     Returns:
         the answer, or None where none is told.
+
+    Raises:
+        PromptError: if it is no text.
     """
     text = split_thinking(text).answer
     if reasoning is None:

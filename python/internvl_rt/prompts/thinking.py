@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from internvl_rt.errors import PromptError
+
 THINKING_SYSTEM_MESSAGE = """\
 You are an AI assistant that rigorously follows this response protocol:
 
@@ -37,7 +39,14 @@ def split_thinking(text: str) -> ThoughtOutAnswer:
     Args:
         text: what the model wrote. The tag that opens the thoughts may be missing, where a prompt already
             ended with it.
+
+    Raises:
+        PromptError: if it is no text.
     """
+    if not isinstance(text, str):
+        raise PromptError(
+            f"an answer's text is expected, a str such as answer.text; found {type(text).__name__}."
+        )
     before, closed, after = text.partition(_END)
     ahead, opened, thoughts = before.partition(_BEGIN)
     if not closed:

@@ -115,6 +115,8 @@ def choose_providers(names: Sequence[str] | None) -> tuple[Provider, ...]:
     """
     if isinstance(names, str):
         names = (names,)
+    if names is not None and not isinstance(names, Sequence):
+        raise DeviceError(f"providers={names!r}: a list of names is expected, such as ['cuda', 'cpu'].")
     chosen = []
     for name in names or ("cpu",):
         provider = next((p for p in PROVIDERS.values() if name in (p.key, p.name)), None)
