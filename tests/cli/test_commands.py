@@ -383,6 +383,7 @@ def test_bench_as_a_table(run: Run, tiny_bundle: Path, photo_file: Path) -> None
     ("options", "says"),
     [
         (("--repeats", 0), "repeats must be at least 1"),
+        (("--image-size", "99999x99999"), "200000000 pixels at most"),
         (("--prompt-tokens", 100_000), "lower prompt_tokens"),
         (("--engine", "magic"), "this release has the engines"),
         (("--cache-tokens", 0), "cache_tokens must be from 1"),

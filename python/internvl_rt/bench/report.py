@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from internvl_rt.errors import PromptError
+from internvl_rt.images import MAX_PIXELS
 
 if TYPE_CHECKING:
     from internvl_rt.engines.native import CacheType
@@ -50,6 +51,8 @@ class BenchOptions:
                 raise PromptError(f"cache_fills must be 0 tokens or more, not {fill}.")
         if min(self.image_size) < 1:
             raise PromptError(f"image_size must be at least 1x1, not {self.image_size}.")
+        if self.image_size[0] * self.image_size[1] > MAX_PIXELS:
+            raise PromptError(f"image_size must be {MAX_PIXELS} pixels at most, not {self.image_size}.")
 
 
 @dataclass(frozen=True)
