@@ -11,26 +11,36 @@
 // A macro because the namespace is what differs: the same source defines the function in one namespace per
 // set.
 #if defined(__x86_64__)
-#define INTERNVL_DECLARE_KERNELS(Table, function)                                 \
-  namespace portable {                                                            \
-  const Table& function();                                                        \
-  }                                                                               \
-  namespace avx2 {                                                                \
-  const Table& function();                                                        \
-  }                                                                               \
-  inline const Table& function(InstructionSet set) {                              \
-    return set == InstructionSet::avx2 ? avx2::function() : portable::function(); \
+#define INTERNVL_DECLARE_KERNELS(Table, function)                \
+  namespace portable {                                           \
+  const Table& function();                                       \
+  }                                                              \
+  namespace avx2 {                                               \
+  const Table& function();                                       \
+  }                                                              \
+  namespace avx512 {                                             \
+  const Table& function();                                       \
+  }                                                              \
+  inline const Table& function(InstructionSet set) {             \
+    return set == InstructionSet::avx512 ? avx512::function()    \
+           : set == InstructionSet::avx2 ? avx2::function()      \
+                                         : portable::function(); \
   }
 #elif defined(__aarch64__)
-#define INTERNVL_DECLARE_KERNELS(Table, function)                                 \
-  namespace portable {                                                            \
-  const Table& function();                                                        \
-  }                                                                               \
-  namespace neon {                                                                \
-  const Table& function();                                                        \
-  }                                                                               \
-  inline const Table& function(InstructionSet set) {                              \
-    return set == InstructionSet::neon ? neon::function() : portable::function(); \
+#define INTERNVL_DECLARE_KERNELS(Table, function)                         \
+  namespace portable {                                                    \
+  const Table& function();                                                \
+  }                                                                       \
+  namespace neon {                                                        \
+  const Table& function();                                                \
+  }                                                                       \
+  namespace neon_dotprod {                                                \
+  const Table& function();                                                \
+  }                                                                       \
+  inline const Table& function(InstructionSet set) {                      \
+    return set == InstructionSet::neon_dotprod ? neon_dotprod::function() \
+           : set == InstructionSet::neon       ? neon::function()         \
+                                               : portable::function();    \
   }
 #else
 #define INTERNVL_DECLARE_KERNELS(Table, function) \

@@ -1,5 +1,10 @@
 #include "runtime/instruction_set.h"
 
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 #include <cstdlib>
 #include <string>
 #include <vector>
@@ -9,15 +14,30 @@
 namespace internvl {
 namespace {
 
+#if defined(__x86_64__)
+// The compiler's run time asks CPUID for the instructions and XCR0 whether the system saves their registers.
+bool has_avx512() {
+#if defined(INTERNVL_EMULATED_AVX512)
+  return true;
+#else
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vnni");
+#endif
+}
+#endif
+
 std::vector<InstructionSet> detect() {
   std::vector<InstructionSet> sets{InstructionSet::portable};
 #if defined(__x86_64__)
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
     sets.push_back(InstructionSet::avx2);
+    if (has_avx512()) sets.push_back(InstructionSet::avx512);
   }
 #elif defined(__aarch64__)
   sets.push_back(InstructionSet::neon);
+  if ((getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0) sets.push_back(InstructionSet::neon_dotprod);
 #endif
   return sets;
 }
@@ -45,8 +65,12 @@ std::string_view name_of(InstructionSet set) {
       return "portable";
     case InstructionSet::avx2:
       return "avx2";
+    case InstructionSet::avx512:
+      return "avx512";
     case InstructionSet::neon:
       return "neon";
+    case InstructionSet::neon_dotprod:
+      return "neon_dotprod";
   }
   return "unknown";
 }

@@ -7,7 +7,11 @@
 
 namespace internvl {
 
-enum class InstructionSet { portable, avx2, neon };
+//   avx2           AVX2, FMA and F16C
+//   avx512         and AVX-512 F, BW, VL, DQ and VNNI
+//   neon           what every 64-bit Arm has
+//   neon_dotprod   and its dot products of bytes
+enum class InstructionSet { portable, avx2, avx512, neon, neon_dotprod };
 
 // The environment variable that forces an instruction set; its value is one of the names below.
 inline constexpr const char* instruction_set_variable = "INTERNVL_RT_ISA";

@@ -1,4 +1,5 @@
-"""The C++ unit tests are part of the test suite, and run once more under the sanitizers and on 64-bit Arm."""
+"""The C++ unit tests are part of the test suite, and run once more under the sanitizers, on 64-bit Arm and
+on emulated AVX-512."""
 
 import os
 import shutil
@@ -33,3 +34,10 @@ def test_cpp_unit_tests(preset: str) -> None:
 )
 def test_cpp_unit_tests_on_arm() -> None:
     test_cpp_unit_tests("aarch64")
+
+
+@pytest.mark.cpp
+@pytest.mark.skipif(not Path("/usr/include/simde").is_dir(), reason="needs libsimde-dev")
+def test_cpp_unit_tests_on_emulated_avx512() -> None:
+    """Kernels that few test machines can run; where one can, it runs them natively in the tests above."""
+    test_cpp_unit_tests("emulated")

@@ -22,9 +22,9 @@
 
 #include "kernels/vector/storage.h"
 
-#if defined(INTERNVL_ISA_avx2)
+#if defined(INTERNVL_ISA_avx2) || defined(INTERNVL_ISA_avx512)
 #include "kernels/vector/float_vector_avx2.h"
-#elif defined(INTERNVL_ISA_neon)
+#elif defined(INTERNVL_ISA_neon) || defined(INTERNVL_ISA_neon_dotprod)
 #include "kernels/vector/float_vector_neon.h"
 #else
 #include "kernels/vector/float_vector_portable.h"

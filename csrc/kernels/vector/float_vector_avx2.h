@@ -1,7 +1,9 @@
-// FloatVector on AVX2, FMA and F16C. Included by float_vector.h, where the interface is described.
+// FloatVector on AVX2, FMA and F16C, and on AVX-512: eight lanes in a 256-bit register there too, so that
+// every fp32 result is the same bits; what AVX-512 adds here is its sixteen more registers. Included by
+// float_vector.h, where the interface is described.
 #pragma once
 
-#include <immintrin.h>
+#include "kernels/vector/x86_intrinsics.h"
 
 namespace internvl::INTERNVL_ISA {
 
@@ -9,12 +11,17 @@ struct FloatVector {
   __m256 value;
 };
 
-// Rows of x and rows of W whose dot products a GEMM keeps in registers at once: 12 sums, 3 weights and one x
-// fill the sixteen registers.
-constexpr int tile_rows = 4;
+// Rows of x and rows of W whose dot products a GEMM keeps in registers at once, and rows that meet two
+// vectors of keys or values at once in attention.
+#if defined(INTERNVL_ISA_avx512)
+constexpr int tile_rows = 6;  // 24 sums, 4 weights and one x of 32 registers
+constexpr int tile_columns = 4;
+constexpr int attention_tile_rows = 12;
+#else
+constexpr int tile_rows = 4;  // 12 sums, 3 weights and one x fill the sixteen registers
 constexpr int tile_columns = 3;
-// Rows that meet two vectors of keys or values at once in attention.
 constexpr int attention_tile_rows = 6;
+#endif
 
 inline FloatVector broadcast(float x) { return {_mm256_set1_ps(x)}; }
 

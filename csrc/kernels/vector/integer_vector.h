@@ -39,9 +39,11 @@ constexpr std::size_t int4_block = 32;
 
 }  // namespace internvl::INTERNVL_ISA
 
-#if defined(INTERNVL_ISA_avx2)
+#if defined(INTERNVL_ISA_avx512)
+#include "kernels/vector/integer_vector_avx512.h"
+#elif defined(INTERNVL_ISA_avx2)
 #include "kernels/vector/integer_vector_avx2.h"
-#elif defined(INTERNVL_ISA_neon)
+#elif defined(INTERNVL_ISA_neon) || defined(INTERNVL_ISA_neon_dotprod)
 #include "kernels/vector/integer_vector_neon.h"
 #else
 #include "kernels/vector/integer_vector_portable.h"

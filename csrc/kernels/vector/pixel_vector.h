@@ -7,9 +7,9 @@
 //   normalise_pixels  normalises as many pixels as suit the registers, and returns how many
 #pragma once
 
-#if defined(INTERNVL_ISA_avx2)
+#if defined(INTERNVL_ISA_avx2) || defined(INTERNVL_ISA_avx512)
 #include "kernels/vector/pixel_vector_avx2.h"
-#elif defined(INTERNVL_ISA_neon)
+#elif defined(INTERNVL_ISA_neon) || defined(INTERNVL_ISA_neon_dotprod)
 #include "kernels/vector/pixel_vector_neon.h"
 #else
 #include "kernels/vector/pixel_vector_portable.h"

@@ -1,11 +1,10 @@
 #pragma once
 
-#include <immintrin.h>
-
 #include <cstddef>
 #include <cstdint>
 
 #include "kernels/resample/resample.h"
+#include "kernels/vector/x86_intrinsics.h"
 
 namespace internvl::INTERNVL_ISA {
 
