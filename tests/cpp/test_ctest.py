@@ -38,6 +38,6 @@ def test_cpp_unit_tests_on_arm() -> None:
 
 @pytest.mark.cpp
 @pytest.mark.skipif(not Path("/usr/include/simde").is_dir(), reason="needs libsimde-dev")
-def test_cpp_unit_tests_on_emulated_avx512() -> None:
-    """Kernels that few test machines can run; where one can, it runs them natively in the tests above."""
+def test_kernels_on_emulated_avx512() -> None:
+    """Few machines can run these kernels; one that can does so in the tests above."""
     test_cpp_unit_tests("emulated")

@@ -11,30 +11,32 @@ constexpr int columns_at_once = Rows <= 2                  ? 4
                                 : 12 / Rows > tile_columns ? tile_columns
                                                            : 12 / Rows;
 
+// `count` <= Columns rows of W from the n-th on. Where they are fewer, the last one stands for the others
+// too: that takes less code than a loop for every number of rows.
 template <int Rows, int Columns, class Source>
-void multiply_columns(const LinearRows& job, const Source& source, std::size_t n) {
+void multiply_columns(const LinearRows& job, const Source& source, std::size_t n, std::size_t count) {
   using Row = Source::Row;
   Row rows[Columns];
-  for (int c = 0; c < Columns; ++c) rows[c] = source.row(n + static_cast<std::size_t>(c));
+  for (std::size_t c = 0; c < Columns; ++c) rows[c] = source.row(n + (c < count ? c : count - 1));
   // The same place in the next rows is asked for where rows are short: there, the processor's own prefetchers
   // lose a third of the speed at every new row. On long ones they do better alone.
   const std::size_t row_bytes = source.columns / int4_step * Row::step_bytes;
   const std::size_t ahead = Row::step_bytes <= 128 && row_bytes <= 8192 ? Columns * row_bytes : 0;
   float totals[Rows * Columns] = {};
   for (std::size_t k = 0; k < source.columns; k += sum_block) {
-    const std::size_t count = source.columns - k < sum_block ? source.columns - k : sum_block;
+    const std::size_t depth = source.columns - k < sum_block ? source.columns - k : sum_block;
     Row block[Columns];
     for (int c = 0; c < Columns; ++c) block[c] = rows[c].from(k);
     DotTile<Rows, Columns> tile;
-    tile.run(job.x + k, job.x_stride, block, count, ahead);
+    tile.run(job.x + k, job.x_stride, block, depth, ahead);
     float sums[Rows * Columns];
     tile.reduce(sums);
     for (int i = 0; i < Rows * Columns; ++i) totals[i] += sums[i];
   }
   for (int r = 0; r < Rows; ++r) {
     float* y = job.y + static_cast<std::size_t>(r) * job.y_stride + n;
-    for (int c = 0; c < Columns; ++c) {
-      y[c] = finished(totals[r * Columns + c], source.scale(n + static_cast<std::size_t>(c)),
+    for (std::size_t c = 0; c < count; ++c) {
+      y[c] = finished(totals[static_cast<std::size_t>(r) * Columns + c], source.scale(n + c),
                       job.bias == nullptr ? nullptr : job.bias + n + c, job.accumulate ? y + c : nullptr);
     }
   }
@@ -43,9 +45,9 @@ void multiply_columns(const LinearRows& job, const Source& source, std::size_t n
 template <int Rows, class Source>
 void multiply_rows(const LinearRows& job, const Source& source, std::size_t begin, std::size_t end) {
   constexpr int columns = columns_at_once<Rows>;
-  std::size_t n = begin;
-  for (; n + columns <= end; n += columns) multiply_columns<Rows, columns>(job, source, n);
-  for (; n < end; ++n) multiply_columns<Rows, 1>(job, source, n);
+  for (std::size_t n = begin; n < end; n += columns) {
+    multiply_columns<Rows, columns>(job, source, n, end - n < columns ? end - n : columns);
+  }
 }
 
 void multiply(const LinearRows& job, const WeightMatrix& w, std::size_t begin, std::size_t end) {
