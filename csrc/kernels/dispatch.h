@@ -11,36 +11,48 @@
 // A macro because the namespace is what differs: the same source defines the function in one namespace per
 // set.
 #if defined(__x86_64__)
-#define INTERNVL_DECLARE_KERNELS(Table, function)                \
-  namespace portable {                                           \
-  const Table& function();                                       \
-  }                                                              \
-  namespace avx2 {                                               \
-  const Table& function();                                       \
-  }                                                              \
-  namespace avx512 {                                             \
-  const Table& function();                                       \
-  }                                                              \
-  inline const Table& function(InstructionSet set) {             \
-    return set == InstructionSet::avx512 ? avx512::function()    \
-           : set == InstructionSet::avx2 ? avx2::function()      \
-                                         : portable::function(); \
+#define INTERNVL_DECLARE_KERNELS(Table, function)    \
+  namespace portable {                               \
+  const Table& function();                           \
+  }                                                  \
+  namespace avx2 {                                   \
+  const Table& function();                           \
+  }                                                  \
+  namespace avx512 {                                 \
+  const Table& function();                           \
+  }                                                  \
+  inline const Table& function(InstructionSet set) { \
+    switch (set) {                                   \
+      case InstructionSet::avx512:                   \
+      case InstructionSet::avx512_bf16:              \
+        return avx512::function();                   \
+      case InstructionSet::avx2:                     \
+        return avx2::function();                     \
+      default:                                       \
+        return portable::function();                 \
+    }                                                \
   }
 #elif defined(__aarch64__)
-#define INTERNVL_DECLARE_KERNELS(Table, function)                         \
-  namespace portable {                                                    \
-  const Table& function();                                                \
-  }                                                                       \
-  namespace neon {                                                        \
-  const Table& function();                                                \
-  }                                                                       \
-  namespace neon_dotprod {                                                \
-  const Table& function();                                                \
-  }                                                                       \
-  inline const Table& function(InstructionSet set) {                      \
-    return set == InstructionSet::neon_dotprod ? neon_dotprod::function() \
-           : set == InstructionSet::neon       ? neon::function()         \
-                                               : portable::function();    \
+#define INTERNVL_DECLARE_KERNELS(Table, function)    \
+  namespace portable {                               \
+  const Table& function();                           \
+  }                                                  \
+  namespace neon {                                   \
+  const Table& function();                           \
+  }                                                  \
+  namespace neon_dotprod {                           \
+  const Table& function();                           \
+  }                                                  \
+  inline const Table& function(InstructionSet set) { \
+    switch (set) {                                   \
+      case InstructionSet::neon_dotprod:             \
+      case InstructionSet::neon_bf16:                \
+        return neon_dotprod::function();             \
+      case InstructionSet::neon:                     \
+        return neon::function();                     \
+      default:                                       \
+        return portable::function();                 \
+    }                                                \
   }
 #else
 #define INTERNVL_DECLARE_KERNELS(Table, function) \

@@ -25,6 +25,14 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vnni");
 #endif
 }
+
+bool has_avx512_bf16() {
+#if defined(INTERNVL_EMULATED_AVX512)
+  return true;
+#else
+  return __builtin_cpu_supports("avx512bf16");
+#endif
+}
 #endif
 
 std::vector<InstructionSet> detect() {
@@ -33,11 +41,17 @@ std::vector<InstructionSet> detect() {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
     sets.push_back(InstructionSet::avx2);
-    if (has_avx512()) sets.push_back(InstructionSet::avx512);
+    if (has_avx512()) {
+      sets.push_back(InstructionSet::avx512);
+      if (has_avx512_bf16()) sets.push_back(InstructionSet::avx512_bf16);
+    }
   }
 #elif defined(__aarch64__)
   sets.push_back(InstructionSet::neon);
-  if ((getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0) sets.push_back(InstructionSet::neon_dotprod);
+  if ((getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0) {
+    sets.push_back(InstructionSet::neon_dotprod);
+    if ((getauxval(AT_HWCAP2) & HWCAP2_BF16) != 0) sets.push_back(InstructionSet::neon_bf16);
+  }
 #endif
   return sets;
 }
@@ -67,10 +81,14 @@ std::string_view name_of(InstructionSet set) {
       return "avx2";
     case InstructionSet::avx512:
       return "avx512";
+    case InstructionSet::avx512_bf16:
+      return "avx512_bf16";
     case InstructionSet::neon:
       return "neon";
     case InstructionSet::neon_dotprod:
       return "neon_dotprod";
+    case InstructionSet::neon_bf16:
+      return "neon_bf16";
   }
   return "unknown";
 }

@@ -9,12 +9,20 @@ namespace internvl {
 
 //   avx2           AVX2, FMA and F16C
 //   avx512         and AVX-512 F, BW, VL, DQ and VNNI
+//   avx512_bf16    and dot products of bf16
 //   neon           what every 64-bit Arm has
 //   neon_dotprod   and its dot products of bytes
-enum class InstructionSet { portable, avx2, avx512, neon, neon_dotprod };
+//   neon_bf16      and of bf16
+enum class InstructionSet { portable, avx2, avx512, avx512_bf16, neon, neon_dotprod, neon_bf16 };
 
 // The environment variable that forces an instruction set; its value is one of the names below.
 inline constexpr const char* instruction_set_variable = "INTERNVL_RT_ISA";
+
+// Whether the processor multiplies bf16 faster than fp32. The set's other kernels are those of the one before
+// it.
+constexpr bool multiplies_bfloat16(InstructionSet set) {
+  return set == InstructionSet::avx512_bf16 || set == InstructionSet::neon_bf16;
+}
 
 std::string_view name_of(InstructionSet set);
 

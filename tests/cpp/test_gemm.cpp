@@ -17,7 +17,8 @@ struct Shape {
 // is seen by the sanitizers or here.
 std::vector<float> computed(const std::vector<float>& x, std::size_t m, const WeightMatrix& w, int threads,
                             const float* bias, const std::vector<float>* addend, bool gelu = false,
-                            const float* layer_scale = nullptr) {
+                            const float* layer_scale = nullptr,
+                            Activations activations = Activations::exact) {
   ThreadTeam team(threads);
   LinearWorkspace workspace(team, m, w.columns);
   const std::size_t stride = w.rows + 3;
@@ -28,7 +29,7 @@ std::vector<float> computed(const std::vector<float>& x, std::size_t m, const We
     }
   }
   linear({x.data(), w.columns, m, bias, addend != nullptr, y.data(), stride}, w, team, workspace,
-         instruction_set(), {gelu, layer_scale});
+         instruction_set(), {gelu, layer_scale}, activations);
   std::vector<float> packed;
   for (std::size_t r = 0; r < m; ++r) {
     packed.insert(packed.end(), y.begin() + r * stride, y.begin() + r * stride + w.rows);
@@ -139,6 +140,78 @@ TEST("gelu and layer scale follow the bias, and the residual comes last") {
         CHECK(std::abs(all[i] - (scaled + residual[i])) <= 3 * unit * std::abs(scaled) + last + 1e-36);
         CHECK(std::abs(added[i] - (value * scale + residual[i])) <=
               3 * unit * std::abs(value * scale) + last + 1e-36);
+      }
+    }
+  }
+}
+
+// To the nearest bf16, ties to even, from the definition: eight significant bits.
+double rounded_to_bfloat16(float x) {
+  if (x == 0) return 0;
+  const int unit = std::ilogb(x) - 7;
+  return std::ldexp(std::nearbyint(std::ldexp(static_cast<double>(x), -unit)), unit);
+}
+
+TEST("bf16 weights meet rounded activations: exactly the nearest bf16, summed within the rounding bound") {
+  for (const Shape shape : shapes) {
+    const test::RandomWeights w(DataType::bfloat16, shape.n, shape.k, 51);
+    std::vector<float> x = test::random_floats(shape.m * shape.k, 52);
+    x[0] = 1 + 0x1p-8F;                     // a tie, down to 1
+    if (x.size() > 1) x[1] = -1 - 0x3p-8F;  // a tie, up to -1.015625
+    const std::vector<float> bias = test::random_floats(shape.n, 53);
+    const std::vector<float> addend = test::random_floats(shape.m * shape.n, 54);
+    const std::vector<float> y =
+        computed(x, shape.m, w.matrix, 2, bias.data(), &addend, false, nullptr, Activations::bfloat16);
+    // Products are exact. Longest chain: a lane's products (one unit each; two for every pair that Arm rounds
+    // to odd twice), its halves, the tree, the blocks, bias and addend.
+    const double chain = 2.0 * std::ceil(std::min<double>(static_cast<double>(shape.k), 1024) / 8) + 4 +
+                         std::ceil(static_cast<double>(shape.k) / 1024) + 4;
+    const double bound = chain * std::ldexp(1.0, -24) * 1.01;
+    for (std::size_t r = 0; r < shape.m; ++r) {
+      for (std::size_t c = 0; c < shape.n; ++c) {
+        const std::size_t i = r * shape.n + c;
+        double sum = static_cast<double>(bias[c]) + addend[i];
+        double unrounded = sum;
+        double size = std::abs(bias[c]) + std::abs(addend[i]);
+        double unrounded_size = 0;
+        for (std::size_t k = 0; k < shape.k; ++k) {
+          const double weight = w.exact[c * shape.k + k];
+          const float value = x[r * shape.k + k];
+          sum += rounded_to_bfloat16(value) * weight;
+          size += std::abs(rounded_to_bfloat16(value) * weight);
+          unrounded += value * weight;
+          unrounded_size += std::abs(value * weight);
+        }
+        CHECK(std::abs(y[i] - sum) <= bound * size + 1e-34);
+        CHECK(std::abs(y[i] - unrounded) <= bound * size + std::ldexp(unrounded_size, -8) * 1.01 + 1e-34);
+      }
+    }
+  }
+}
+
+TEST("rounded activations: the same bits whatever the other rows, their number and the threads; NaN stays") {
+  for (const Shape shape : {Shape{261, 53, 96}, Shape{21, 50, 1056}, Shape{9, 20, 4870}}) {
+    const auto [rows, n, k] = shape;
+    const test::RandomWeights w(DataType::bfloat16, n, k, 61);
+    std::vector<float> x = test::random_floats(rows * k, 62);
+    x[3 * k + k - 1] = NAN;
+    x[4 * k] = INFINITY;
+    const std::vector<float> layer_scale = test::random_floats(n, 64);
+    const std::vector<float> all =
+        computed(x, rows, w.matrix, 3, nullptr, nullptr, true, layer_scale.data(), Activations::bfloat16);
+    for (std::size_t i = 0; i < rows * n; ++i) {
+      CHECK(std::isfinite(all[i]) || i / n == 3 || i / n == 4);
+      if (i / n == 3) CHECK(std::isnan(all[i]));
+    }
+    for (const std::size_t m : {1, 2, 3, 5, 6, 7, 8}) {
+      for (const std::size_t first : {std::size_t{0}, std::size_t{1}, rows - m}) {
+        const std::vector<float> some(x.begin() + first * k, x.begin() + (first + m) * k);
+        const std::vector<float> y =
+            computed(some, m, w.matrix, 1, nullptr, nullptr, true, layer_scale.data(), Activations::bfloat16);
+        for (std::size_t r = 0; r < m; ++r) {
+          if (first + r == 3 || first + r == 4) continue;  // which NaN it is may differ
+          CHECK(same_bits(y.data() + r * n, all.data() + (first + r) * n, n));
+        }
       }
     }
   }

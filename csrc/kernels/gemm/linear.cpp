@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "kernels/gemm/bfloat16_gemm.h"
 #include "kernels/gemm/gemm.h"
 
 namespace internvl {
@@ -24,8 +25,11 @@ void multiply_few(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team
                       [&](std::size_t begin, std::size_t end) { kernels.multiply(job, w, begin, end); });
 }
 
+// multiply(panel, begin, n, first, m, k, depth, sums) computes the sums [m, n] of elements [k, k + depth), or
+// adds them where k is not 0.
+template <class Multiply>
 void multiply_many(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,
-                   InstructionSet set, const Epilogue& epilogue) {
+                   InstructionSet set, const Epilogue& epilogue, Multiply multiply) {
   const GemmKernels& kernels = gemm_kernels(set);
   std::atomic<std::size_t> next{0};
   team.run([&](int thread) {
@@ -39,9 +43,7 @@ void multiply_many(const LinearRows& job, const WeightMatrix& w, ThreadTeam& tea
         const std::size_t m = std::min(gemm_rows, job.rows - first);
         for (std::size_t k = 0; k < w.columns; k += panel_depth) {
           const std::size_t depth = std::min(panel_depth, w.columns - k);
-          kernels.unpack(w, begin, n, k, depth, panel);
-          kernels.multiply(job.x + first * job.x_stride + k, job.x_stride, m, panel, n,
-                           w.type == DataType::int4 ? rounded_up(depth) : depth, k != 0, sums);
+          multiply(panel, begin, n, first, m, k, depth, sums);
         }
         kernels.finish(w, sums, m, begin, n, job.bias, epilogue, job.accumulate, job.y + first * job.y_stride,
                        job.y_stride);
@@ -50,18 +52,52 @@ void multiply_many(const LinearRows& job, const WeightMatrix& w, ThreadTeam& tea
   });
 }
 
+void multiply_many(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,
+                   InstructionSet set, const Epilogue& epilogue) {
+  const GemmKernels& kernels = gemm_kernels(set);
+  multiply_many(job, w, team, workspace, set, epilogue,
+                [&](float* panel, std::size_t begin, std::size_t n, std::size_t first, std::size_t m,
+                    std::size_t k, std::size_t depth, float* sums) {
+                  kernels.unpack(w, begin, n, k, depth, panel);
+                  kernels.multiply(job.x + first * job.x_stride + k, job.x_stride, m, panel, n,
+                                   w.type == DataType::int4 ? rounded_up(depth) : depth, k != 0, sums);
+                });
+}
+
+void multiply_rounded(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
+                      LinearWorkspace& workspace, InstructionSet set, const Epilogue& epilogue) {
+  const BFloat16GemmKernels& kernels = bfloat16_gemm_kernels(set);
+  const std::size_t stride = rounded_up(w.columns);
+  static_assert(int4_step % bfloat16_row_step == 0);
+  BFloat16* x = workspace.rounded();
+  team.for_each_range(job.rows, 16, [&](std::size_t begin, std::size_t end) {
+    kernels.round(job.x + begin * job.x_stride, job.x_stride, end - begin, w.columns, x + begin * stride,
+                  stride);
+  });
+  const auto* weights = reinterpret_cast<const BFloat16*>(w.values);
+  multiply_many(job, w, team, workspace, set, epilogue,
+                [&](float* /*panel*/, std::size_t begin, std::size_t n, std::size_t first, std::size_t m,
+                    std::size_t k, std::size_t depth, float* sums) {
+                  kernels.multiply(x + first * stride + k, stride, m, weights + begin * w.columns + k,
+                                   w.columns, n, depth, k != 0, sums);
+                });
+}
+
 }  // namespace
 
 LinearWorkspace::LinearWorkspace(const ThreadTeam& team, std::size_t most_rows, std::size_t most_columns)
     : most_rows_(most_rows),
       thread_elements_(panel_elements + std::min(most_rows, gemm_rows) * panel_rows),
       panels_(static_cast<std::size_t>(team.size()) * thread_elements_),
-      interleaved_(most_rows * rounded_up(most_columns)) {}
+      reordered_(most_rows * rounded_up(most_columns) * sizeof(float)) {}
 
 float* LinearWorkspace::sums(int thread) { return panel(thread) + panel_elements; }
 
 void linear(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,
-            InstructionSet set, const Epilogue& epilogue) {
+            InstructionSet set, const Epilogue& epilogue, Activations activations) {
+  if (w.type == DataType::bfloat16 && activations == Activations::bfloat16) {
+    return multiply_rounded(job, w, team, workspace, set, epilogue);
+  }
   LinearRows ordered = job;
   if (w.type == DataType::int4) {
     const GemmKernels& kernels = gemm_kernels(set);
