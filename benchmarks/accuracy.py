@@ -15,28 +15,20 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 import internvl_rt as ivl
-from internvl_rt.tabletop import Evaluation, checkpoint_folder, evaluate, held_out_questions
+from internvl_rt.tabletop import Evaluation, answers_of, checkpoint_folder, evaluate, held_out_questions
 
 ENGINES = ("native", "onnxruntime")
 # (weights of the language model, weights of the vision side)
 PRECISIONS = (("fp32", "fp32"), ("bf16", "bf16"), ("int8", "int8"), ("int4", "bf16"), ("int4", "int8"))
-MAX_TILES = 4
 
 
 def asked(bundle: Path, engine: str, every: int, threads: int | None) -> Evaluation:
     with ivl.load(bundle, engine=engine, threads=threads) as model:
-
-        def answer(question: str, images: list[Image.Image]) -> str:
-            return model.chat(
-                question, images, max_tiles=MAX_TILES, max_new_tokens=64, keep_special_tokens="grounding"
-            ).text
-
-        return evaluate(answer, held_out_questions()[::every])
+        return evaluate(answers_of(model), held_out_questions()[::every])
 
 
 def evaluations(

@@ -53,15 +53,18 @@ def falling(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / 50) * max(0.02, 1 - step / steps)
 
 
-def save(path: Path, model: TabletopModel, optimiser: Optimiser, **progress: Any) -> None:
-    tower = {n: v for n, v in model.state_dict().items() if n.startswith(("vision_model", "dense."))}
-    state = {"model": tower, "optimiser": optimiser.state_dict(), **progress}
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Never half of it: a run that is stopped while it writes has its last state."""
     torch.save(state, path.with_suffix(".new"))
     path.with_suffix(".new").replace(path)
 
 
+TOWER = ("vision_model", "dense.")
+"""How the names of what the tower's stage trains begin."""
+
+
 def train_tower(team: Team, run: Path, model: TabletopModel, pictures: int, batch: int, seed: int) -> None:
-    names = [n for n, _ in model.named_parameters() if n.startswith(("vision_model", "dense."))]
+    names = [n for n, _ in model.named_parameters() if n.startswith(TOWER)]
     optimiser = Optimiser(model, names, muon=0.02, adam=2e-3)
     steps, first = pictures // (batch * team.size), 0
     state_file = run / "tower.pt"
@@ -96,7 +99,8 @@ def train_tower(team: Team, run: Path, model: TabletopModel, pictures: int, batc
         if (step + 1) % 25 == 0:
             log.write("tower", seen)
         if time.time() - saved > 120 or step + 1 == steps:
-            save(state_file, model, optimiser, pictures=seen)
+            tower = {n: v for n, v in model.state_dict().items() if n.startswith(TOWER)}
+            write_state(state_file, {"model": tower, "optimiser": optimiser.state_dict(), "pictures": seen})
             saved = time.time()
 
 
@@ -113,7 +117,7 @@ def train_language(
 
     Early on, what language asks of the tower is noise that undoes what the dense targets taught.
     """
-    vision = [n for n, _ in model.named_parameters() if n.startswith(("vision_model", "dense."))]
+    vision = [n for n, _ in model.named_parameters() if n.startswith(TOWER)]
     heads = [n for n, _ in model.named_parameters() if n.startswith("dense_tokens")]
     language = [n for n, _ in model.named_parameters() if n not in {*vision, *heads}]
     optimisers = {
@@ -142,13 +146,10 @@ def train_language(
             left = max(0.0, until - time.time()) / (until - started)
             rate = max(0.01, min(1.0, 1.25 * left, (step + 1) / 50))
         joint = team.agreed(rate <= 1 - joint_from)
+        classes, edges = torch.as_tensor(drawn.classes).long(), torch.as_tensor(drawn.edges)
         with torch.set_grad_enabled(joint):
             features = model.vision_model(normalised(drawn.tiles))
-            dense, read = dense_loss(
-                model.dense(features),
-                torch.as_tensor(drawn.classes).long(),
-                torch.as_tensor(drawn.edges),
-            )
+            dense, read = dense_loss(model.dense(features), classes, edges)
         visual = model.mlp1(features)
         asked, tokens, looks = visual.new_zeros(()), 0, []
         for group in batch.groups:
@@ -158,12 +159,8 @@ def train_language(
             if looking is not None:
                 looks.append(looking)
         asked = asked / tokens
-        kept, told = dense_loss(
-            model.dense_tokens(visual),
-            torch.as_tensor(drawn.classes).long(),
-            torch.as_tensor(drawn.edges),
-        )
-        resemblance = words(model, visual, torch.as_tensor(drawn.classes).long())
+        kept, told = dense_loss(model.dense_tokens(visual), classes, edges)
+        resemblance = words(model, visual, classes)
         looked = torch.stack(looks).mean()
         log.add(word_loss=float(resemblance.detach()), attention_loss=float(looked.detach()))
         for optimiser in optimisers.values():
@@ -192,8 +189,7 @@ def train_language(
                 "pictures": pictures,
                 "started": started,
             }
-            torch.save(kept_state, state_file.with_suffix(".new"))
-            state_file.with_suffix(".new").replace(state_file)
+            write_state(state_file, kept_state)
             saved = time.time()
         if finished:
             break

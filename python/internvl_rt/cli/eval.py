@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
     from internvl_rt.tabletop import Evaluation
 
-MAX_TILES = 4
-"""Of a picture, as the table-top checkpoint was trained."""
-
 
 def command(
     bundle: Annotated[
@@ -33,7 +30,7 @@ def command(
 
     from internvl_rt.cli.output import console, print_json
     from internvl_rt.demo import demo_bundle
-    from internvl_rt.tabletop import evaluate, held_out_questions
+    from internvl_rt.tabletop import answers_of, evaluate, held_out_questions
 
     questions = held_out_questions()[::every]
     with (
@@ -42,19 +39,13 @@ def command(
         ) as model,
         console(stderr=True).status("asking") as status,
     ):
-        asked = 0
+        asked, ask = 0, answers_of(model)
 
         def answer(question: str, images: list[Image]) -> str:
             nonlocal asked
             asked += 1
             status.update(f"question {asked} of {len(questions)}")
-            return model.chat(
-                question,
-                images,
-                max_tiles=MAX_TILES,
-                max_new_tokens=64,
-                keep_special_tokens="grounding",
-            ).text
+            return ask(question, images)
 
         found = evaluate(answer, questions)
     if as_json:

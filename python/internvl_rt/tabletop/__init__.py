@@ -7,6 +7,7 @@ any engine wherever the package is installed.
 from internvl_rt.tabletop.held_out import (
     Evaluation,
     KindAccuracy,
+    answers_of,
     checkpoint_folder,
     evaluate,
     held_out_questions,
@@ -24,6 +25,7 @@ __all__ = [
     "Sampler",
     "Scene",
     "SceneObject",
+    "answers_of",
     "checkpoint_folder",
     "draw",
     "evaluate",

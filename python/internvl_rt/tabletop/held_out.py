@@ -12,14 +12,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from internvl_rt.tabletop.questions import KINDS, Question, Sampler
 
+if TYPE_CHECKING:
+    from internvl_rt.model import Model
+
 TRAINING_STREAM = 0
 HELD_OUT_STREAM = 1
+
+MAX_TILES = 4
+"""Of a picture, as the table-top checkpoint was trained."""
 
 _SIZES = {
     "objects": 80,
@@ -126,6 +133,17 @@ def iou(first: tuple[int, int, int, int], second: tuple[int, int, int, int]) -> 
     both = width * height
     areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second))
     return both / (areas - both)
+
+
+def answers_of(model: Model) -> Answer:
+    """How the held-out questions are put to a loaded model: greedily, its pictures tiled as in training."""
+
+    def answer(question: str, images: list[Image.Image]) -> str:
+        return model.chat(
+            question, images, max_tiles=MAX_TILES, max_new_tokens=64, keep_special_tokens="grounding"
+        ).text
+
+    return answer
 
 
 def evaluate(answer: Answer, questions: Iterable[Question] | None = None) -> Evaluation:
