@@ -14,17 +14,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from internvl_rt.tabletop.held_out import is_right
-from internvl_rt.tabletop.questions import Question, named
+from internvl_rt.tabletop.questions import named
 from internvl_rt.tabletop.scenes import COLOURS, SHAPES
 from model import TabletopModel
 from preprocess import GRID
 from prompts import Sequence
 
-# Of a token of an answer. A box takes 25 tokens of which the last digits stay uncertain, a count
-# takes one: unweighted, the boxes' noise is nearly all that the others get to see.
+# Of a token of an answer. A box takes 25 tokens of which the last digits stay uncertain, the number of a
+# picture takes one: unweighted, the boxes' noise is nearly all that the others get to see.
 WEIGHTS = {
-    "objects": 0.7,
-    "count": 5.0,
+    "objects": 1.0,
+    "count": 1.5,
     "label": 1.5,
     "two_pictures": 5.0,
     "direction": 2.0,
@@ -108,8 +108,8 @@ def language_loss(
 
 
 # One head of each group is told where to look: in the second layer at the words that name a thing, so that
-# its look is known where a coordinate, a count or the number of a picture is due, and in the third layer at
-# the visual tokens that show the thing.
+# its look is known where a coordinate, a counted thing or the number of a picture is due, and in the third
+# layer at the visual tokens that show what comes next: the thing, the next of a list, a label's character.
 NAMING_LAYER, SHOWING_LAYER = 1, 2
 GUIDED_HEADS = (0, 3)
 
@@ -146,7 +146,7 @@ class AttentionLoss:
     """The surprise of the guided heads, of the sequences of the last call of the model."""
 
     def __init__(self, tokenizer: Tokenizer, context_id: int) -> None:
-        self.tokenizer, self.context_id = tokenizer, context_id
+        self.context_id = context_id
         words = [*COLOURS, *SHAPES, "label"]
         forms = [form for w in words for form in (w, f" {w}", f" {w}s", named(w, "zh"))]
         self.names = np.array([ids[0] for form in forms if len(ids := tokenizer.encode(form).ids) == 1])
@@ -157,30 +157,22 @@ class AttentionLoss:
         for row, sequence in enumerate(sequences):
             is_name, is_visual = np.isin(sequence.ids, self.names), sequence.ids == self.context_id
             guides = {NAMING_LAYER: Guide(), SHOWING_LAYER: Guide()}
-            for number, (start, end, question) in enumerate(sequence.answers):
-                if question.kind not in ("box", "count", "two_pictures"):
-                    continue
-                at = np.arange(len(sequence.ids))
+            at = np.arange(len(sequence.ids))
+            for (start, _, question), looks in zip(sequence.answers, sequence.looks, strict=True):
                 segment = sequence.segments[start]
                 own = (sequence.segments == segment) | (sequence.segments == 0)
-                shown = np.zeros(len(at), bool)
-                shown[is_visual] = sequence.evidence[number]
-                for due in self._due(sequence.ids, start, end, question):
+                # A box repeats the name right before its coordinates; others have it in the question only.
+                named_at = (
+                    is_name & (sequence.segments == segment) & ((at < start) != (question.kind == "box"))
+                )
+                for due, shows in looks:
+                    shown = np.zeros(len(at), bool)
+                    shown[is_visual] = shows
                     seen = own & (at < due)
-                    named_at = is_name & seen & (sequence.segments == segment)
-                    if question.box is not None:
-                        named_at &= at >= start
-                    guides[NAMING_LAYER].add(due - 1, named_at, seen)
+                    guides[NAMING_LAYER].add(due - 1, named_at & seen, seen)
                     guides[SHOWING_LAYER].add(due - 1, shown, is_visual)
             losses += [guide.surprise(model, layer, row) for layer, guide in guides.items() if guide.places]
         return torch.cat(losses).mean() if losses else None
-
-    def _due(self, ids: NDArray[np.int64], start: int, end: int, question: Question) -> list[int]:
-        """Where the tokens stand that need a look: the first of an answer, or of each coordinate."""
-        if question.box is None:
-            return [start]
-        digits = [self.tokenizer.id_to_token(token).isdigit() for token in ids[start:end].tolist()]
-        return [start + i for i in range(1, len(digits)) if digits[i] and not digits[i - 1]]
 
 
 class WordLoss:

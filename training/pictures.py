@@ -96,7 +96,7 @@ def _about_one_picture(sampler: Sampler, scene: Scene) -> list[Question]:
     """Several questions that share one look at the picture."""
     rng = sampler.rng
     kinds = ["count", "count", "box", "box"]
-    if rng.random() < 0.4:
+    if rng.random() < 0.6:
         kinds.append("objects")
     if scene.labels:
         kinds.append("label")

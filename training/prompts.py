@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from internvl_rt.tabletop.questions import Question
+from internvl_rt.tabletop.questions import Look, Question
 from internvl_rt.tabletop.scenes import Boxes
 from preprocess import GRID, TOKENS_PER_TILE
 from tokenizer import SYSTEM_MESSAGE
@@ -39,7 +40,7 @@ class Sequence:
     the positions of every question go on from the prefix, so each is computed as if it were alone.
     `tiles` names the tiles of the batch whose tokens fill the image places, in order.
     `answers` are (start, end, question): the tokens to be predicted, the stop token included.
-    `evidence` bool [visual tokens] per answer: those that show what the answer is about.
+    `looks` has per answer the tokens that need a look and bool [visual tokens], true for those that show it.
     """
 
     ids: NDArray[np.int64]
@@ -47,7 +48,7 @@ class Sequence:
     segments: NDArray[np.int64]
     tiles: list[int]
     answers: list[tuple[int, int, Question]]
-    evidence: list[NDArray[np.bool_]]
+    looks: list[list[tuple[int, NDArray[np.bool_]]]]
 
 
 def sequence_of(
@@ -62,7 +63,7 @@ def sequence_of(
     """
     tiles_per_picture = [len(shown) for shown in areas]
     prompts = [tokenizer.encode(render(q.text, tiles_per_picture)).ids for q in questions]
-    answers = [tokenizer.encode(q.answer + END).ids for q in questions]
+    answers = [tokenizer.encode(q.answer + END) for q in questions]
     shared = min(len(prompt) for prompt in prompts) - 1
     for prompt in prompts[1:]:
         same = next(i for i in range(shared + 1) if i == shared or prompt[i] != prompts[0][i])
@@ -70,10 +71,18 @@ def sequence_of(
     if len(prompts) == 1:
         shared = 0
     ids, positions, segments = prompts[0][:shared], list(range(shared)), [0] * shared
-    spans = []
+    spans, looks = [], []
     for segment, (prompt, answer, question) in enumerate(zip(prompts, answers, questions, strict=True), 1):
-        own = prompt[shared:] + answer
-        spans.append((len(ids) + len(prompt) - shared, len(ids) + len(own), question))
+        own = prompt[shared:] + answer.ids
+        start = len(ids) + len(prompt) - shared
+        spans.append((start, len(ids) + len(own), question))
+        ends = [end for _, end in answer.offsets]
+        looks.append(
+            [
+                (start + bisect_right(ends, look.at), shown_in(look, question, areas))
+                for look in question.looks
+            ]
+        )
         ids = ids + own
         positions += range(shared, shared + len(own))
         segments += [segment] * len(own)
@@ -83,19 +92,19 @@ def sequence_of(
         np.array(segments, np.int64),
         tiles,
         spans,
-        [visual_evidence(question, areas) for question in questions],
+        looks,
     )
 
 
-def visual_evidence(question: Question, areas: list[list[Boxes]]) -> NDArray[np.bool_]:
-    """Bool [visual tokens], true where a token's square touches what the answer is about."""
+def shown_in(look: Look, question: Question, areas: list[list[Boxes]]) -> NDArray[np.bool_]:
+    """Bool [visual tokens], true where a token's square touches what is looked at."""
     side = GRID // 2
     begins = np.arange(side) / side
     tokens = []
     for picture, shown in enumerate(areas):
         for left, top, right, bottom in shown:
             seen = np.zeros((side, side), bool)
-            for number, (x1, y1, x2, y2) in question.evidence:
+            for number, (x1, y1, x2, y2) in look.things:
                 if number != picture:
                     continue
                 scene = question.scenes[number]

@@ -165,7 +165,7 @@ def test_locating_in_chinese(model: ivl.Model) -> None:
 def test_a_vote_on_a_count(model: ivl.Model) -> None:
     asked = questions("count")
     votes = [
-        model.vote(question.text, question.images(), n=5, reasoning=None, seed=1, max_new_tokens=8)
+        model.vote(question.text, question.images(), n=5, reasoning=None, seed=1, max_new_tokens=32)
         for question in asked
     ]
     check(model, asked, [str(vote.answer) for vote in votes], missed=2)
@@ -177,10 +177,10 @@ def test_a_vote_on_a_count(model: ivl.Model) -> None:
 
 def test_a_vote_among_choices(model: ivl.Model) -> None:
     pytest.importorskip("llguidance")
-    asked = questions("count")
-    numbers = [str(number) for number in range(6)]
-    votes = [model.vote(question.text, question.images(), n=5, choices=numbers, seed=1) for question in asked]
-    assert all(set(vote.counts) <= set(numbers) for vote in votes)
+    asked = questions("two_pictures", "en")
+    choices = ["Image-1", "Image-2"]
+    votes = [model.vote(question.text, question.images(), n=5, choices=choices, seed=1) for question in asked]
+    assert all(set(vote.counts) <= set(choices) for vote in votes)
     check(model, asked, [str(vote.answer) for vote in votes], missed=2)
 
 

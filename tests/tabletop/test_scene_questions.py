@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -69,17 +71,49 @@ def test_objects_are_named_from_left_to_right() -> None:
 
 
 def test_counts_are_counted() -> None:
-    answers = [question.answer for question in of_kind("count")]
-    assert set(answers) >= {"0", "1", "2", "3"}
+    """An answer lists what it counted: "red cup, blue cup: 2"."""
+    numbers = [re.split("[:：] ?", question.answer)[-1] for question in of_kind("count")]
+    assert set(numbers) >= {"0", "1", "2", "3"}
     for question in of_kind("count"):
         (scene,) = question.scenes
         words = {word for thing in scene.objects for word in thing.name.split()}
         matching = [w for w in words if named(w, question.language) in question.text]
         if question.text in ("How many objects are on the table?", "桌上有几个物体？"):
-            expected = len(scene.objects)
+            expected = [thing.name for thing in scene.objects]
         else:
-            expected = sum(matching[0] in thing.name for thing in scene.objects) if matching else 0
-        assert question.answer == str(expected)
+            expected = [thing.name for thing in scene.objects if matching and matching[0] in thing.name]
+        listed = [named(name, question.language) for name in expected]
+        if not listed:
+            assert question.answer == "0"
+        elif question.language == "en":
+            assert question.answer == f"{', '.join(listed)}: {len(listed)}"
+        else:
+            assert question.answer == f"{'、'.join(listed)}：{len(listed)}"
+
+
+def test_looks_stand_where_the_answer_says_what_they_show() -> None:
+    for question in QUESTIONS:
+        for look in question.looks:
+            (picture, box), *others = look.things
+            scene, rest = question.scenes[picture], question.answer[look.at :]
+            if question.kind in ("objects", "count"):
+                (thing,) = [thing for thing in scene.objects if thing.box == box]
+                assert rest.startswith(named(thing.name, question.language))
+            elif question.kind == "label":
+                assert rest[0] == scene.labels[0].text[look.at]
+                assert box == scene.labels[0].cell(look.at)
+            elif question.kind == "box":
+                assert re.match(r"\d", rest)
+                assert not question.answer[look.at - 1].isdigit()
+                assert scene.normalised_box(box) == question.box
+            else:
+                assert question.kind == "two_pictures"
+                assert look.at == 0
+                assert all(other == picture for other, _ in others)
+        if question.kind == "objects":
+            assert len(question.looks) == len(question.scenes[0].objects)
+        if question.kind == "box":
+            assert len(question.looks) == 4
 
 
 def test_boxes_are_on_the_lattice_and_near_the_truth() -> None:

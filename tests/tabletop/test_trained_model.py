@@ -14,8 +14,8 @@ import internvl_rt as ivl
 from internvl_rt.export.calibration import Calibration
 from internvl_rt.tabletop import (
     KINDS,
-    Question,
     Scene,
+    answers_of,
     checkpoint_folder,
     draw,
     evaluate,
@@ -65,12 +65,6 @@ def model(bundle: Bundle, request: pytest.FixtureRequest) -> Iterator[ivl.Model]
         yield loaded
 
 
-def answer(model: ivl.Model, question: Question) -> str:
-    return model.chat(
-        question.text, question.images(), max_new_tokens=64, keep_special_tokens="grounding"
-    ).text
-
-
 def kitchen(width: int = 480, height: int = 480) -> Scene:
     """A red ball, a blue cube and a green cup, in an order of its own, and a label."""
     kinds = (("red", "ball"), ("blue", "cube"), ("green", "cup"))
@@ -88,7 +82,8 @@ def kitchen(width: int = 480, height: int = 480) -> Scene:
 @pytest.mark.parametrize("kind", KINDS)
 def test_held_out_questions_of_every_kind(model: ivl.Model, kind: str) -> None:
     questions = [question for question in held_out_questions() if question.kind == kind][:10]
-    answers = [answer(model, question) for question in questions]
+    ask = answers_of(model)
+    answers = [ask(question.text, question.images()) for question in questions]
     right = [is_right(q, a) for q, a in zip(questions, answers, strict=True)]
     assert sum(right) >= LEAST_RIGHT[kind], list(zip([q.answer for q in questions], answers, strict=True))
 
@@ -99,14 +94,7 @@ def test_precisions_lose_nothing_to_speak_of(bundle: Bundle, engine: str, weight
     """The whole set is asked by benchmarks/accuracy.py; this is every twelfth question of it."""
     questions = held_out_questions()[::12]
     with ivl.load(bundle(weights, vision), engine=engine, cache_tokens=2048) as model:
-        found = evaluate(
-            lambda text, pictures: (
-                model.chat(
-                    text, pictures, max_tiles=4, max_new_tokens=64, keep_special_tokens="grounding"
-                ).text
-            ),
-            questions,
-        )
+        found = evaluate(answers_of(model), questions)
     assert found.overall.asked == 42
     assert found.overall.right >= 35, found.mistakes
 
@@ -164,8 +152,8 @@ def test_answers_about_one_scene_in_both_languages(model: ivl.Model) -> None:
     expected = {
         "What objects are on the table, from left to right?": ", ".join(names),
         "桌上从左到右有哪些物体？": "、".join(chinese[name] for name in names),
-        "How many objects are on the table?": "3",
-        "有几个红色的物体？": "1",
+        "How many objects are on the table?": f"{', '.join(names)}: 3",
+        "有几个红色的物体？": "红色球：1",
         "How many stars are there?": "0",
         "What does the label say?": scene.labels[0].text,
         "标签上印了什么？": scene.labels[0].text,

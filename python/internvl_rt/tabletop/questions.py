@@ -8,7 +8,8 @@ markers (`Image-1: <image>`, `Frame1: <image>`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -113,11 +114,21 @@ BOX_LATTICE = 10
 
 
 @dataclass(frozen=True)
+class Look:
+    """Where in the pictures one sees how the answer goes on from its character `at`.
+
+    `things` are (number of the picture, canvas box); several where any of them shows it.
+    """
+
+    at: int
+    things: tuple[tuple[int, Boxes], ...]
+
+
+@dataclass(frozen=True)
 class Question:
     """`text` and `answer` are exactly what is asked and expected; `box` is set for `box` only.
 
-    `evidence` says where the answer can be seen: (number of the picture, canvas box) of each thing that it
-    is about, as far as the question names them.
+    `looks` are the places of the answer that need a look at something in particular.
     """
 
     kind: str
@@ -127,7 +138,7 @@ class Question:
     scenes: tuple[Scene, ...] = ()
     box: tuple[int, int, int, int] | None = None
     scale: float = field(default=1.0, compare=False)
-    evidence: tuple[tuple[int, Boxes], ...] = field(default=(), compare=False)
+    looks: tuple[Look, ...] = field(default=(), compare=False)
 
     def images(self) -> list[Image.Image]:
         """The pictures to be asked about, in the order of the markers in the text."""
@@ -146,6 +157,17 @@ def list_of(names: list[str], language: str) -> str:
     if not names:
         return NOTHING[language]
     return (", " if language == "en" else "、").join(named(name, language) for name in names)
+
+
+def count_answer(names: list[str], language: str) -> str:
+    """What was counted, and how many that is: "red cup, blue cup: 2". Nothing is "0".
+
+    A number alone would have to be seen at one glance, and attention, whose weights sum to one, hardly
+    tells two things from one; named one after the other, they are counted by counting words.
+    """
+    if not names:
+        return "0"
+    return f"{list_of(names, language)}{': ' if language == 'en' else '：'}{len(names)}"
 
 
 def box_answer(phrase: str, box: tuple[int, int, int, int]) -> str:
@@ -215,14 +237,17 @@ class Sampler:
         if kind == "objects":
             text = self._template("objects", language)
             answer = list_of([thing.name for thing in scene.objects], language)
-            return Question(kind, language, text, answer, (scene,))
+            looks = _looks_at_list(scene.objects, language)
+            return Question(kind, language, text, answer, (scene,), looks=looks)
         if kind == "count":
             return self._count(language, scene)
         if kind == "label":
             if not scene.labels:
                 return None
             text = self._template("label", language)
-            return Question(kind, language, text, scene.labels[0].text, (scene,))
+            (label,) = scene.labels
+            looks = tuple(Look(i, ((0, label.cell(i)),)) for i in range(len(label.text)))
+            return Question(kind, language, text, label.text, (scene,), looks=looks)
         if kind == "box":
             return self._box(language, scene)
         raise ValueError(f"{kind!r} is not asked about one picture; expected one of {KINDS[:4]}")
@@ -325,8 +350,8 @@ class Sampler:
         picture = 0 if name in holding[0] else 1
         answer = PICTURE_ANSWERS[language][picture]
         things: list[SceneObject | Label] = [*scenes[picture].objects, *scenes[picture].labels]
-        evidence = tuple((picture, thing.box) for thing in things if thing.name == name)
-        return Question("two_pictures", language, text, answer, scenes, evidence=evidence)
+        shown = tuple((picture, thing.box) for thing in things if thing.name == name)
+        return Question("two_pictures", language, text, answer, scenes, looks=(Look(0, shown),))
 
     def text_only(self, language: str) -> Question:
         """No picture: what it is, small sums, what comes next, and strings to repeat."""
@@ -362,8 +387,8 @@ class Sampler:
             shape = thing.shape if thing else SHAPES[self.rng.integers(len(SHAPES))]
             text = self._template("count_shape", language, named(shape, language))
             counted = [other for other in scene.objects if other.shape == shape]
-        evidence = tuple((0, other.box) for other in counted)
-        return Question("count", language, text, str(len(counted)), (scene,), evidence=evidence)
+        answer = count_answer([other.name for other in counted], language)
+        return Question("count", language, text, answer, (scene,), looks=_looks_at_list(counted, language))
 
     def _box(self, language: str, scene: Scene) -> Question | None:
         names = [thing.name for thing in scene.objects]
@@ -379,11 +404,22 @@ class Sampler:
         x1, y1, x2, y2 = (round(value / BOX_LATTICE) * BOX_LATTICE for value in box)
         answer = box_answer(phrase, (x1, y1, x2, y2))
         text = self._template("box", language, phrase)
-        return Question("box", language, text, answer, (scene,), box, evidence=((0, canvas_box),))
+        coordinates = (match.start() for match in re.finditer(r"\d+", answer))
+        looks = tuple(Look(at, ((0, canvas_box),)) for at in coordinates)
+        return Question("box", language, text, answer, (scene,), box, looks=looks)
 
     def _template(self, name: str, language: str, *slots: str) -> str:
         texts = TEMPLATES[name][language]
         return texts[self.rng.integers(len(texts))].format(*slots)
+
+
+def _looks_at_list(things: Sequence[SceneObject], language: str) -> tuple[Look, ...]:
+    """One look per name of the list of the things, which the answer begins with."""
+    looks, at = [], 0
+    for thing in things:
+        looks.append(Look(at, ((0, thing.box),)))
+        at += len(list_of([thing.name] * 2, language)) - len(named(thing.name, language))
+    return tuple(looks)
 
 
 def _overlap(first: Boxes, second: Boxes) -> bool:
