@@ -3,6 +3,9 @@
 The tower is computed in float32 on a user's tiles, one layer of weights in memory at a time. Every matrix is
 then tried with int8 weights and int8 activations (a scale for each row of weights, and for each token), plain
 and smoothed, and the direction of its outputs compared with float32's.
+
+Engines that want to know the activations' scale before they see any (TensorRT) get one for all tokens, for
+the matrices whose outputs keep their direction with it too.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from internvl_rt.bundle.manifest import Manifest, Precision, Vision
+from internvl_rt.bundle.ranges import LEAST_INPUT_SCALE, MOST_INPUT_SCALE
 from internvl_rt.bundle.tensors import (
     CLASS_EMBEDDING,
     PATCH_EMBEDDING,
@@ -38,6 +42,10 @@ STRENGTHS = (0.35, 0.5, 0.65, 0.8)
 SAMPLED_TOKENS = 128
 """Of each tile, half of them those with the largest values: outliers live in few tokens."""
 
+CLIPS = (1.0, 0.8, 0.6, 0.45, 0.3)
+"""Shares of the greatest activation that a scale for all tokens may end at: what lies above is cut off, and
+all that lies below has finer steps."""
+
 MATRICES = ("qkv", "proj", "fc1", "fc2")
 
 
@@ -54,6 +62,11 @@ class MatrixReport:
     """SmoothQuant's alpha, or None where no smoothing is better."""
     precision: Precision
     """``int8``, or ``bf16`` where the cosine is too low."""
+    static: float
+    """The best cosine with one scale for all tokens, smoothed likewise."""
+    input_scale: float | None
+    """That scale, or None where its cosine is too low; such a matrix's inputs stay floats where scales have
+    to be known before."""
 
 
 @dataclass
@@ -67,6 +80,11 @@ class Calibration:
     def exceptions(self) -> dict[str, Precision]:
         """The matrices that stay in bf16."""
         return {f"{m.name}.weight": m.precision for m in self.matrices if m.precision != "int8"}
+
+    @property
+    def input_scales(self) -> dict[str, float]:
+        """The scales of inputs that are known before, by the names of weights."""
+        return {f"{m.name}.weight": m.input_scale for m in self.matrices if m.input_scale is not None}
 
 
 def calibrate(
@@ -110,8 +128,9 @@ def calibrate(
                 vit_layer(layer, name),
                 np.concatenate(samples.pop(name)),
                 weights[f"{name}.weight"],
-                None if name == "fc2" else greatest[name],
+                greatest[name],
                 least_cosine,
+                smooth=name != "fc2",
             )
             found.matrices.append(report)
             if factors is not None:
@@ -138,28 +157,39 @@ def calibrated(
     """The weights smoothed, the manifest with what stays in bf16, and why; arguments as for ``calibrate``."""
     found = calibrate(source, manifest, tiles, least_cosine=least_cosine, progress=progress)
     exceptions = {**manifest.precision.exceptions, **found.exceptions}
-    changed = replace(manifest, precision=replace(manifest.precision, exceptions=exceptions))
+    precision = replace(manifest.precision, exceptions=exceptions, input_scales=found.input_scales)
+    changed = replace(manifest, precision=precision)
     return SmoothedSource(source, found.smoothing), changed, found
 
 
 def _try(
-    name: str, x: Float32Array, w: Float32Array, greatest: Float32Array | None, least_cosine: float
+    name: str, x: Float32Array, w: Float32Array, greatest: Float32Array, least_cosine: float, *, smooth: bool
 ) -> tuple[MatrixReport, Float32Array | None]:
-    """What was measured of a matrix [n, k] on inputs [tokens, k], and the factors if smoothing is used."""
+    """What was measured of a matrix [n, k] on inputs [tokens, k], and the factors if smoothing is used.
+
+    ``greatest`` [k] are the greatest magnitudes of the inputs' channels, of all tokens and not just of x's.
+    """
     exact: Float32Array = x @ w.T
     plain = best = _cosine(_int8_product(x, w, name), exact)
     strength, factors = None, None
     # A matrix that is right as it is stays as it is.
-    if greatest is not None and plain < 1 - (1 - least_cosine) / 10:
+    if smooth and plain < 1 - (1 - least_cosine) / 10:
         columns = np.abs(w).max(axis=0)
         for alpha in STRENGTHS:
             tried = _factors(greatest, columns, alpha)
             cosine = _cosine(_int8_product(x / tried, w * tried, name), exact)
             if cosine > best:
                 best, strength, factors = cosine, alpha, tried
+    if factors is not None:
+        x, w, greatest = x / factors, w * factors, greatest / factors
+    static, scale = max(
+        (_cosine(_static_product(x, w, scale, name), exact), scale)
+        for scale in (float(greatest.max()) * clip / 127 for clip in CLIPS)
+    )
+    usable = static >= least_cosine and LEAST_INPUT_SCALE <= scale <= MOST_INPUT_SCALE
     if best < least_cosine:
-        return MatrixReport(name, plain, best, strength, "bf16"), None
-    return MatrixReport(name, plain, best, strength, "int8"), factors
+        return MatrixReport(name, plain, best, strength, "bf16", static, None), None
+    return MatrixReport(name, plain, best, strength, "int8", static, scale if usable else None), factors
 
 
 def _factors(inputs: Float32Array, columns: Float32Array, alpha: float) -> Float32Array:
@@ -177,6 +207,14 @@ def _int8_product(x: Float32Array, w: Float32Array, name: str) -> Float32Array:
     """X W^T with both rounded to int8, row by row."""
     rounded = [dequantise_int8(*quantise_int8(rows, name)) for rows in (x, w)]
     product: Float32Array = rounded[0] @ rounded[1].T
+    return product
+
+
+def _static_product(x: Float32Array, w: Float32Array, scale: float, name: str) -> Float32Array:
+    """X W^T with W rounded row by row, and x with one scale."""
+    step = np.float32(scale) if scale > 0 else np.float32(1)
+    rounded = np.clip(np.rint(x / step), -128, 127) * step
+    product: Float32Array = rounded @ dequantise_int8(*quantise_int8(w, name)).T
     return product
 
 

@@ -70,7 +70,8 @@ def write_graphs(
         made, compute = _DIALECTS[graphs.dialect], COMPUTE_TYPE[graphs.compute]
         vit, projector = (Graph(name, places, made.VISION_OPSET) for name in ("vit", "projector"))
         llm = Graph("llm", places, made.LANGUAGE_OPSET)
-        build_vit(made(vit, compute), manifest.vision)
+        scales = manifest.precision.input_scales
+        build_vit(made(vit, compute, input_scales=scales), manifest.vision)
         build_projector(made(projector, compute), manifest, shuffles)
         build_llm(made(llm, compute, capacity), manifest.llm, tied=LM_HEAD not in places)
         vit.write(folder / graphs.file("vit"))

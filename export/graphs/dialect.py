@@ -8,6 +8,7 @@ one after another.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from onnx import TensorProto
@@ -27,9 +28,17 @@ class Dialect(ABC):
     VISION_OPSET: ClassVar[int]
     LANGUAGE_OPSET: ClassVar[int]
 
-    def __init__(self, graph: Graph, compute: int = TensorProto.FLOAT, capacity: int | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        compute: int = TensorProto.FLOAT,
+        capacity: int | None = None,
+        input_scales: Mapping[str, float] | None = None,
+    ) -> None:
         self.graph = graph
         self.compute = compute
+        self.input_scales = input_scales or {}
+        """See ``PartPrecision.input_scales``."""
         self.capacity: int | str = CAPACITY if capacity is None else capacity
         """Tokens that the caches hold; the name if that is known only when the graph runs."""
         self._converted: dict[str, str] = {}
@@ -48,8 +57,11 @@ class Dialect(ABC):
         """The product x W^T of [tokens, in] with the weight ``weight`` [out, in].
 
         Gemm takes W as it is stored, [out, in]; MatMul would need a transposed copy, which ONNX Runtime makes
-        when it loads the graph.
+        when it loads the graph. Where the scale of x is known, x is rounded to int8: TensorRT multiplies
+        integers where both factors are dequantised.
         """
+        if weight in self.input_scales and self.compute != TensorProto.FLOAT:
+            x = self._rounded(x, self.input_scales[weight], name)
         inputs = [x, self.weight(weight)] + ([self.weight(bias)] if bias is not None else [])
         return self.graph.op("Gemm", inputs, name, transB=1)
 
@@ -84,6 +96,13 @@ class Dialect(ABC):
         """A convolution in steps of its kernel's size: the patch embedding."""
         inputs = [x, self.weight(weight), self.weight(bias)]
         return self.graph.op("Conv", inputs, name, kernel_shape=[stride] * 2, strides=[stride] * 2)
+
+    def _rounded(self, x: str, scale: float, name: str) -> str:
+        """A value as int8, and floats again."""
+        step = self.graph.scalar(scale, self.compute, f"{name}.input_scale")
+        zero = self.graph.scalar(0, TensorProto.INT8, "zero.int8")  # int8, where none would mean uint8
+        quantised = self.graph.op("QuantizeLinear", [x, step, zero], f"{name}.input.quantised")
+        return self.graph.op("DequantizeLinear", [quantised, step, zero], f"{name}.input")
 
     @abstractmethod
     def tile_attention(self, vision: Vision, q: str, k: str, v: str, name: str) -> str:

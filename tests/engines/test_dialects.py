@@ -21,8 +21,9 @@ from internvl_rt.engines.onnxruntime import OnnxEngine
 from internvl_rt.engines.onnxruntime.decoder import OnnxDecoder
 from internvl_rt.engines.onnxruntime.vision import OnnxVision
 from internvl_rt.errors import BundleError
+from internvl_rt.export.calibration import calibrated
 from internvl_rt.export.family import FAMILY
-from internvl_rt.export.synthetic import write_synthetic
+from internvl_rt.export.synthetic import RandomSource, write_synthetic
 
 Floats = npt.NDArray[np.float32]
 
@@ -183,6 +184,33 @@ def test_vision(tmp_path: Path, name: str, weights: str) -> None:
         assert least_cosine(native, exact) > 0.9999
     for graphs in HALF:
         assert least_cosine(features[graphs], exact) > (0.999 if weights == "int8" else 0.9999), graphs
+
+
+@pytest.mark.parametrize("name", ["300m", "6b"])
+def test_inputs_of_the_towers_matrices_are_int8_where_their_scales_are_known(
+    tmp_path: Path, name: str
+) -> None:
+    """In the graphs for TensorRT, which is to multiply integers; the others round token by token, or not."""
+    manifest = variant(name, "int8")
+    pixels = np.random.default_rng(0).standard_normal((2, 3, 56, 56), dtype=np.float32)
+    _, manifest, found = calibrated(RandomSource(0), manifest, pixels, least_cosine=0.99)
+    matrices = 4 * manifest.vision.layers
+    assert len(found.input_scales) == len(manifest.precision.input_scales) == matrices
+    plain = dataclasses.replace(manifest, precision=dataclasses.replace(manifest.precision, input_scales={}))
+    features = {}
+    for scaled, written in ((True, manifest), (False, plain)):
+        bundle = write(tmp_path / str(scaled), written, ["onnx24", *HALF])
+        for graphs in ("onnx24", "onnx24-fp16", "trt10-fp16"):
+            model = onnx.load(bundle.folder / GRAPH_SETS[graphs].file("vit"), load_external_data=False)
+            quantised = sum(node.op_type == "QuantizeLinear" for node in model.graph.node)
+            assert quantised == (matrices if scaled and graphs != "onnx24" else 0)
+            vision = OnnxVision(bundle, 1, graphs=GRAPH_SETS[graphs])
+            features[graphs, scaled] = vision.encode_tiles(pixels).features
+    exact = features["onnx24", False]
+    assert (features["onnx24", True] == exact).all()
+    for graphs in ("onnx24-fp16", "trt10-fp16"):
+        rounded, plain_cosine = (least_cosine(features[graphs, scaled], exact) for scaled in (True, False))
+        assert 0.999 < rounded < plain_cosine
 
 
 def test_how_a_prompt_is_cut_does_not_matter_to_ort(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from internvl_rt.export.calibration import (
     calibration_tiles,
 )
 from internvl_rt.export.calibration import pictures as calibration_pictures
+from internvl_rt.export.calibration.calibrate import CLIPS, _Tower
 from internvl_rt.export.quantise import encode_rows
 from internvl_rt.export.synthetic import RandomSource
 from internvl_rt.export.writer import EncodedRows, WeightSource, write_bundle
@@ -183,6 +184,35 @@ def test_outliers_in_every_layer_of_the_native_engine(tmp_path: Path, norm: str)
     assert 1 - calibrated_to < (1 - plain) / 20
 
 
+def test_one_scale_for_all_tokens_is_given_where_it_serves() -> None:
+    manifest = manifest_of(vision="int8")
+    tiles, source = tiles_of(manifest), PlantedSource(RandomSource(0), (0, 2))
+    statics = sorted(m.static for m in calibrate(source, manifest, tiles).matrices)
+    assert statics[0] > 0.99, "smoothing serves one scale too"
+    least = (statics[5] + statics[6]) / 2
+    smoothed, changed, found = calibrated(source, manifest, tiles, least_cosine=least)
+    served = {m.name for m in found.matrices if m.precision == "int8" and m.static >= least}
+    assert 0 < len(served) < 12
+    assert set(changed.precision.input_scales) == {f"{name}.weight" for name in served}
+    # fc2 reads what GELU makes of fc1's outputs, and nothing is smoothed there: its scale can be seen.
+    tower = _Tower(smoothed, manifest)
+    greatest = np.zeros(3)
+    for tile in tiles:
+        x = tower.embed(tile)
+        for layer in range(3):
+
+            def keep(name: str, inputs: np.ndarray, layer: int = layer) -> None:
+                if name == "fc2":
+                    greatest[layer] = max(greatest[layer], np.abs(inputs).max())
+
+            x = tower.forward(x, tower.layer(layer), keep)
+    for layer in range(3):
+        scale = changed.precision.input_scales.get(vit_layer(layer, "fc2.weight"))
+        if scale is not None:
+            shares = [abs(scale * 127 / greatest[layer] / clip - 1) for clip in CLIPS]
+            assert min(shares) < 0.02
+
+
 def test_progress_is_told_layer_by_layer() -> None:
     manifest = manifest_of()
     done: list[int] = []
@@ -275,6 +305,27 @@ def test_pictures_are_shown_whole_and_in_their_middle(
     assert tiles[0].min() < 0 < tiles[0].max()
     monkeypatch.setattr(calibration_pictures, "MOST_TILES", 2)
     assert len(calibration_tiles(tmp_path, tiling)) == 2
+
+
+def test_input_scales_are_of_int8_matrices_of_the_model(tmp_path: Path) -> None:
+    manifest = manifest_of(vision="int8")
+    folder = write(tmp_path / "bundle", manifest, RandomSource(0))
+    document = json.loads((folder / "manifest.json").read_text())
+    fc1 = vit_layer(0, "fc1.weight")
+    for scales, match in (
+        ({"vit.layers.9.fc1.weight": 0.1}, "not one of this model's int8 matrices"),
+        ({"llm.layers.0.qkv.weight": 0.1}, "not one of this model's int8 matrices"),
+        ({fc1: 0.0}, "from 6.1"),
+        ({fc1: 1e6}, "from 6.1"),
+        ({fc1: "0.1"}, "input_scales"),
+    ):
+        document["precision"]["input_scales"] = scales
+        (folder / "manifest.json").write_text(json.dumps(document))
+        with pytest.raises(BundleError, match=match):
+            open_bundle(folder)
+    document["precision"]["input_scales"] = {fc1: 0.1}
+    (folder / "manifest.json").write_text(json.dumps(document))
+    assert open_bundle(folder).manifest.precision.input_scales == {fc1: 0.1}
 
 
 def test_exceptions_are_matrices_of_the_model(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from internvl_rt.bundle.bundle import open_bundle
 from internvl_rt.bundle.graph_sets import GRAPH_SETS, GraphSet, Part
+from internvl_rt.bundle.tensors import vit_layer
 from internvl_rt.engines.tensorrt.profiles import Limits, Profile, Shape, profiles_of
 from internvl_rt.export.family import FAMILY
 from internvl_rt.export.graphs import write_graphs
@@ -86,6 +87,21 @@ def write_bundle(folder: Path, case: Case, layers: int | None) -> Path:
             manifest,
             precision=dataclasses.replace(manifest.precision, projector=case.weights),  # type: ignore[arg-type]
         )
+    if case.part == "vit" and case.weights == "int8":
+        matrices = [
+            vit_layer(layer, f"{name}.weight")
+            for layer in range(manifest.vision.layers)
+            for name in ("qkv", "proj", "fc1", "fc2")
+        ]
+        # As a calibration leaves it that keeps one matrix out of int8 and another one's inputs.
+        kept, dynamic, *scaled = matrices
+        manifest = dataclasses.replace(
+            manifest,
+            precision=dataclasses.replace(
+                manifest.precision, exceptions={kept: "bf16"}, input_scales=dict.fromkeys(scaled, 0.05)
+            ),
+        )
+        assert dynamic not in manifest.precision.input_scales
     if case.part != "llm":
         manifest = dataclasses.replace(manifest, llm=dataclasses.replace(manifest.llm, layers=1))
     if case.part != "vit":

@@ -198,6 +198,9 @@ class PartPrecision:
     exceptions: dict[str, Precision] = field(default_factory=dict)
     """Matrices that are stored in another precision than their part, by name: the layers of a vision tower
     that a calibration kept out of int8."""
+    input_scales: dict[str, float] = field(default_factory=dict)
+    """Of int8 matrices, by name: what one step of the inputs is worth when they are int8 too, with one scale
+    for all tokens and channels. A calibration measures it for graphs that compute in fp16 and bf16."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ MAX_EXPERTS = 4096
 MAX_STOP_IDS = 64
 MAX_FILE_BYTES = 1 << 42
 MAX_TEXT = 1 << 16
+LEAST_INPUT_SCALE, MOST_INPUT_SCALE = 2.0**-14, 65504 / 128
+"""Graphs hold it as fp16: its least normal number, and what 128 steps of do not overflow."""
 
 SOURCE_FORMATS = ("internvl_chat", "internvl", "synthetic")
 
@@ -248,6 +250,8 @@ def _check_precision(manifest: Manifest, check: _Checker) -> None:
         check.require(
             stored != "int4", f"precision.exceptions[{name[:100]!r}]", stored, "fp32, fp16, bf16 or int8"
         )
+    for name, scale in precision.input_scales.items():
+        check.within(f"precision.input_scales[{name[:100]!r}]", scale, LEAST_INPUT_SCALE, MOST_INPUT_SCALE)
     # int4 shares a scale between 32 elements along K, so K must be a multiple of 32 in every matrix.
     inner = {
         "vit": (vision.hidden_size, vision.intermediate_size),

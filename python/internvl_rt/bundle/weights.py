@@ -70,6 +70,12 @@ def read_places(folder: Path, manifest: Manifest) -> dict[str, TensorPlace]:
                 f"{path}: the manifest's precision.exceptions name {name[:200]!r}, which is not one of this "
                 "model's matrices. Export the bundle again."
             )
+    for name in manifest.precision.input_scales:
+        if name not in matrices or places[name].tensor.dtype != "int8":
+            raise BundleError(
+                f"{path}: the manifest's precision.input_scales name {name[:200]!r}, which is not one of "
+                "this model's int8 matrices. Export the bundle again."
+            )
     for name in header.entries:
         if name not in places:
             raise BundleError(

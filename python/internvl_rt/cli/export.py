@@ -118,7 +118,8 @@ def _print_calibration(found: Calibration) -> None:
     out = console()
     out.print(
         f"{len(found.matrices) - len(kept)} of {len(found.matrices)} matrices of the vision tower are int8, "
-        f"{len(smoothed)} of them smoothed; {len(kept)} stay in bf16."
+        f"{len(smoothed)} of them smoothed; {len(kept)} stay in bf16. TensorRT multiplies "
+        f"{len(found.input_scales)} of them in integers, those that take one scale for all tokens."
     )
     if kept:
         rows = [(m.name, f"{m.plain:.5f}", f"{m.smoothed:.5f}") for m in kept]
