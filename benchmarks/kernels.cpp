@@ -1,8 +1,9 @@
 // How near every kernel comes to what the machine can do: GFLOP/s and GB/s beside peaks that are measured in
 // the same run, with the same threads. Run it with benchmarks/kernels.sh on a quiet machine.
 //
-//   kernels [--threads N] [--seconds S]
+//   kernels [--threads N] [--seconds S] [--peaks]
 //
+// --peaks measures the machine's peaks alone and prints them as JSON, in operations and bytes per second.
 // INTERNVL_RT_ISA names the instruction set, as everywhere. Shapes are those of InternVL2_5-1B. Weights are
 // read from memory, not from a cache: every run takes the next place of an arena that no cache holds.
 #include <algorithm>
@@ -63,10 +64,18 @@ class Bench {
     half_scales_.assign(std::size_t{8} << 20U, 0x2000);
   }
 
+  void print_peaks() {
+    measure_peaks();
+    std::printf("{\"fp32\": %.4g, \"int8\": %.4g, \"bytes\": %.4g}\n", peaks_.fp32, peaks_.int8, peaks_.bytes);
+  }
+
   void run() {
     std::printf("instruction set %s, %d threads\n\n", std::string(name_of(instruction_set())).c_str(),
                 team_.size());
     measure_peaks();
+    std::printf("peaks: %.0f GFLOP/s fp32, %.0f GOP/s int8, %.1f GB/s read; fork and join %.2f us\n\n",
+                peaks_.fp32 * 1e-9, peaks_.int8 * 1e-9, peaks_.bytes * 1e-9,
+                median_time(seconds_, [&] { team_.run([](int) {}); }) * 1e6);
     std::printf("%-34s %9s %9s %7s %8s %7s\n", "", "us", "GFLOP/s", "of peak", "GB/s", "of peak");
     const struct {
       const char* name;
@@ -117,9 +126,6 @@ class Bench {
       });
     });
     peaks_.bytes = static_cast<double>(arena_.size()) / time;
-    time = median_time(seconds_, [&] { team_.run([](int) {}); });
-    std::printf("peaks: %.0f GFLOP/s fp32, %.0f GOP/s int8, %.1f GB/s read; fork and join %.2f us\n\n",
-                peaks_.fp32 * 1e-9, peaks_.int8 * 1e-9, peaks_.bytes * 1e-9, time * 1e6);
   }
 
   void report(const std::string& name, double time, double operations, double peak, double bytes) const {
@@ -257,16 +263,25 @@ class Bench {
 int main(int count, char** arguments) {
   int threads = 0;
   double seconds = 0.3;
-  for (int i = 1; i + 1 < count; i += 2) {
+  bool peaks = false;
+  for (int i = 1; i < count; ++i) {
     const std::string name = arguments[i];
-    if (name == "--threads") {
-      threads = std::atoi(arguments[i + 1]);
-    } else if (name == "--seconds") {
-      seconds = std::atof(arguments[i + 1]);
+    const bool valued = i + 1 < count;
+    if (name == "--peaks") {
+      peaks = true;
+    } else if (name == "--threads" && valued) {
+      threads = std::atoi(arguments[++i]);
+    } else if (name == "--seconds" && valued) {
+      seconds = std::atof(arguments[++i]);
     } else {
-      std::fprintf(stderr, "usage: kernels [--threads N] [--seconds S]\n");
+      std::fprintf(stderr, "usage: kernels [--threads N] [--seconds S] [--peaks]\n");
       return 2;
     }
   }
-  internvl::Bench(threads, seconds).run();
+  internvl::Bench bench(threads, seconds);
+  if (peaks) {
+    bench.print_peaks();
+  } else {
+    bench.run();
+  }
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the kernels and measures each against the machine's own peaks:
 #
-#   benchmarks/kernels.sh [--threads N] [--seconds S]
+#   benchmarks/kernels.sh [--threads N] [--seconds S] [--peaks]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cmake --preset benchmarks >/dev/null

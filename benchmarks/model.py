@@ -27,10 +27,13 @@ from rich.console import Console
 from rich.table import Table
 
 from contestants.contestant import PROMPT_TOKENS, Work
+from contestants.internvl_rt_engine import NATIVE_CACHE
 from internvl_rt import _core
+from internvl_rt.bundle.bundle import open_bundle
 from internvl_rt.bundle.manifest import Manifest
 from internvl_rt.doctor import cpu_name
 from internvl_rt.export.synthetic import export_synthetic, synthetic_manifest
+from necessary import necessary
 
 HERE = Path(__file__).parent
 # Of 1920 x 1080 pixels, at most 12 tiles: 4 x 2 and the thumbnail, and a short question.
@@ -38,6 +41,7 @@ PICTURE_TILES = 9
 TEXT_TOKENS = 84
 
 Samples = dict[str, list[float]]
+Peaks = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -73,10 +77,15 @@ class Running:
     """A loaded contestant that waits for its turn."""
 
     entry: Entry
+    bundle: Path
     process: subprocess.Popen[str]
     load_ms: float
     stages: tuple[str, ...]
     samples: Samples = field(default_factory=dict)
+
+    @property
+    def is_ours(self) -> bool:
+        return self.entry.name == "internvl-rt:native"
 
     def sample(self, stage: str) -> float:
         return float(_ask(self.process, {"stage": stage})["ms"])
@@ -96,7 +105,7 @@ def start(entry: Entry, work: Work, python: str) -> Running | None:
         loaded = _ask(process, {"name": entry.name, "work": dataclasses.asdict(work)})
     except EOFError:
         return None
-    return Running(entry, process, loaded["load_ms"], tuple(loaded["stages"]))
+    return Running(entry, Path(work.bundle), process, loaded["load_ms"], tuple(loaded["stages"]))
 
 
 def _ask(process: subprocess.Popen[str], message: dict[str, Any]) -> dict[str, Any]:
@@ -109,6 +118,29 @@ def _ask(process: subprocess.Popen[str], message: dict[str, Any]) -> dict[str, A
         raise EOFError(f"the process ended with status {process.wait()}")
     answer: dict[str, Any] = json.loads(line)
     return answer
+
+
+def machine_peaks(threads: int) -> Peaks:
+    """Operations and bytes per second, by the kernels' benchmark, with as many threads."""
+    command = [str(HERE / "kernels.sh"), "--peaks", "--threads", str(threads)]
+    peaks: Peaks = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return peaks
+
+
+def shares_of(runner: Running, peaks: Peaks) -> dict[str, dict[str, float]]:
+    """Per stage, the least time that its arithmetic and its reading would take at the peaks, by its time."""
+    bundle = open_bundle(runner.bundle)
+    found = {}
+    for stage, samples in runner.samples.items():
+        needed = necessary(bundle, stage, NATIVE_CACHE)
+        if needed is not None:
+            seconds = statistics.median(samples) / 1e3
+            arithmetic = (needed.operations - needed.integer) / peaks["fp32"] + needed.integer / peaks["int8"]
+            found[stage] = {
+                "arithmetic": arithmetic / seconds,
+                "bandwidth": needed.bytes / peaks["bytes"] / seconds,
+            }
+    return found
 
 
 def work_of(manifest: Manifest, bundle: Path, threads: int) -> Work:
@@ -173,6 +205,9 @@ def main() -> None:
     parser.add_argument("--stage", action="append", default=[], help="stages; all when left out")
     parser.add_argument("--bundles", type=Path, help="keep the bundles here for the next run")
     parser.add_argument("--python", action="append", default=[], metavar="PACKAGE=PATH")
+    parser.add_argument(
+        "--peaks", action="store_true", help="measure the machine's peaks too, and our share of them"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
@@ -200,9 +235,11 @@ def main() -> None:
                 continue
             runners.append(runner)
         load = os.getloadavg()[0]
+        peaks = machine_peaks(options.threads) if options.peaks else None
         take_turns(runners, stages_of(runners, options.stage), options.rounds)
         for runner in runners:
             runner.process.kill()
+        shares = {} if peaks is None else {r.entry.label: shares_of(r, peaks) for r in runners if r.is_ours}
     report = {
         "machine": {
             "cpu": cpu_name(),
@@ -214,9 +251,13 @@ def main() -> None:
         "model": options.model,
         "layers": options.layers,
         "rounds": options.rounds,
+        "peaks": peaks,
+        "shares_of_peaks": shares,
         "samples_ms": {r.entry.label: {"load": [r.load_ms], **r.samples} for r in runners},
     }
     print_table(report)
+    if shares:
+        print_shares(report)
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     if options.plot:
@@ -242,6 +283,22 @@ def print_table(report: dict[str, Any]) -> None:
         table.add_column(stage, justify="right")
     for label in report["samples_ms"]:
         table.add_row(label, *(shown(stage, by[label]) if label in by else "" for stage, by in found.items()))
+    Console(width=200).print(table)
+
+
+def print_shares(report: dict[str, Any]) -> None:
+    peaks = report["peaks"]
+    table = Table(
+        title=f"share of the peaks: {peaks['fp32'] / 1e9:.0f} GFLOP/s fp32, "
+        f"{peaks['int8'] / 1e9:.0f} GOP/s int8, {peaks['bytes'] / 1e9:.1f} GB/s"
+    )
+    stages = list(next(iter(report["shares_of_peaks"].values())))
+    for heading in ("", *stages):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for label, by in report["shares_of_peaks"].items():
+        cells = (f"{100 * by[s]['arithmetic']:.0f} % / {100 * by[s]['bandwidth']:.0f} %" for s in stages)
+        table.add_row(label, *cells)
+    table.caption = "arithmetic / reading of weights and cache"
     Console(width=200).print(table)
 
 

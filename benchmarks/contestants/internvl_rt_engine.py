@@ -12,6 +12,8 @@ from internvl_rt.generation import PREFILL_CHUNK
 from internvl_rt.loading import start_engine
 
 CACHE_TOKENS = 8192
+NATIVE_CACHE = "float16"
+"""How the native engine keeps keys and values of these models, whose weights are less precise than that."""
 
 
 class InternvlRt:
