@@ -10,7 +10,7 @@ from internvl_rt import _core
 from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.bundle.manifest import WEIGHTS_FILE, LanguageModel, Manifest
 from internvl_rt.bundle.tensors import SCALES_SUFFIX, tensor_specs
-from internvl_rt.engines.native import CacheType, vision_facts
+from internvl_rt.engines.native import CacheType, default_cache_type, vision_facts
 from internvl_rt.errors import PromptError
 
 KV_ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
@@ -56,18 +56,20 @@ class Inspection:
 
 
 def inspect_bundle(
-    bundle: Bundle, context_tokens: int | None = None, cache_type: CacheType = "float32"
+    bundle: Bundle, context_tokens: int | None = None, cache_type: CacheType | None = None
 ) -> Inspection:
     """Adds up what a bundle holds and needs.
 
     Args:
         bundle: an opened bundle.
         context_tokens: tokens of the KV cache to reckon with; what ``load`` takes where None.
-        cache_type: how the cache stores keys and values; see ``load``.
+        cache_type: how the cache stores keys and values; what ``load`` takes where None.
 
     Raises:
         PromptError: if ``context_tokens`` is not positive, or there is no such cache type.
     """
+    if cache_type is None:
+        cache_type = default_cache_type(bundle.manifest)
     if cache_type not in KV_ELEMENT_BYTES:
         raise PromptError(f"cache_type must be one of {', '.join(KV_ELEMENT_BYTES)}, not {cache_type!r}.")
     manifest = bundle.manifest
@@ -94,7 +96,7 @@ def inspect_bundle(
     )
 
 
-def kv_bytes_per_token(llm: LanguageModel, cache_type: CacheType = "float32") -> int:
+def kv_bytes_per_token(llm: LanguageModel, cache_type: CacheType) -> int:
     """Bytes of keys and values that one token leaves in the cache."""
     scale = 4 if cache_type == "int8" else 0
     return 2 * llm.layers * llm.kv_heads * (llm.head_dim * KV_ELEMENT_BYTES[cache_type] + scale)

@@ -48,8 +48,9 @@ def load(
         threads: that compute one answer; every usable physical core where None.
         cache_tokens: the size of the KV cache, which is fixed here and shared by all answers that are being
             written. Where None it is 8192, or the model's own limit if that is less.
-        cache_type: of ``engine="native"``, how keys and values are stored: ``float32`` (where None),
-            ``float16`` or ``bfloat16`` in half of the memory, ``int8`` in about a quarter.
+        cache_type: of ``engine="native"``, how keys and values are stored: ``float32``, ``float16`` or
+            ``bfloat16`` in half of the memory, ``int8`` in about a quarter. Where None, ``float32`` for a
+            language model in fp32, and ``float16``, which rounds less than their weights, for others.
         max_context: the most tokens that one prompt and its answer may have together; the smaller of
             ``cache_tokens`` and the trained length where None. More than the trained length is for models
             with dynamic rope scaling, up to its factor times as many.
@@ -140,8 +141,10 @@ def start_engine(
                 "out, or use engine='onnxruntime'."
             )
         options["providers"] = providers
-    if cache_type is not None:
-        options["cache_type"] = cache_type
+    if engine == "native":
+        from internvl_rt.engines.native import default_cache_type
+
+        options["cache_type"] = cache_type or default_cache_type(bundle.manifest)
     # An engine's libraries are imported when it is asked for, and not before.
     made = getattr(import_module(f"internvl_rt.engines.{engine}"), ENGINES[engine])
     started: Engine = made(bundle, cache_tokens=cache_tokens, threads=threads, **options)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import internvl_rt as ivl
+from bundle.tiny import write_tiny
 from internvl_rt.errors import DeviceError, PromptError
 from internvl_rt.tabletop import KINDS, checkpoint_folder, held_out_questions
 
@@ -24,6 +25,18 @@ def test_every_type_is_used(tiny_bundle: Path) -> None:
     assert peak_logit_difference(tiny_bundle, "float32") == 0.0
     assert 0.0 < found["float16"] < found["bfloat16"]
     assert found["float16"] < found["int8"] < 1.0
+
+
+def test_the_default_rounds_less_than_the_weights(tmp_path: Path) -> None:
+    ids = list(range(65, 91))
+    for weights, expected in (("fp32", "float32"), ("bf16", "float16"), ("int4", "float16")):
+        folder = write_tiny(tmp_path / weights, weights=weights)
+        logits = []
+        for cache_type in (None, "float32", "float16"):
+            with ivl.load(folder, cache_tokens=64, cache_type=cache_type) as model:  # type: ignore[arg-type]
+                logits.append(model.logits(ids))
+        assert (logits[0] == logits[1 if expected == "float32" else 2]).all()
+        assert (logits[1] != logits[2]).any()
 
 
 @pytest.mark.parametrize("wrong", ["float64", "", 16, ["int8"]])

@@ -32,7 +32,7 @@ def command(
     found = inspect_bundle(
         open_bundle(bundle, verify=verify),
         context,
-        cache_type or "float32",  # type: ignore[arg-type]  # inspect_bundle says what is wrong with it
+        cache_type,  # type: ignore[arg-type]  # inspect_bundle says what is wrong with it
     )
     if as_json:
         document = dataclasses.asdict(found)
