@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from internvl_rt.cli.options import (
-    EngineOption,
     JsonOption,
     MaxNewTokensOption,
-    ThreadsOption,
+    ModelOptions,
     answer_document,
-    load_model,
+    with_option_groups,
 )
 
 if TYPE_CHECKING:
@@ -26,7 +25,9 @@ PICTURE_STAGES = ("decode_image", "tile", "vit", "projector")
 QUESTION_STAGES = ("prefill", "first_token", "per_token", "total")
 
 
+@with_option_groups
 def command(
+    options: ModelOptions,
     question: Annotated[
         list[str] | None,
         typer.Argument(metavar="[QUESTION]...", help="Instead of the demo's own.", show_default=False),
@@ -41,8 +42,6 @@ def command(
         Path, typer.Option("--out", "-o", metavar="FILE", help="The picture with the answered boxes.")
     ] = Path("internvl-rt-demo.png"),
     max_new_tokens: MaxNewTokensOption = 64,
-    engine: EngineOption = "native",
-    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Look at a table top and answer questions, with no download."""
@@ -58,9 +57,7 @@ def command(
     picture = demo.demo_picture() if image is None else Image.fromarray(decode_image(image))
     if not as_json:
         print(demo.NOTE, file=sys.stderr)
-    with load_model(
-        demo.demo_bundle(), device="auto", engine=engine, threads=threads, cache_tokens=None
-    ) as model:
+    with options.load(demo.demo_bundle()) as model:
         shown = model.encode(picture)
         answers = dict(_answers(model, shown, question or [], max_new_tokens, as_json))
     boxes = [box for answer in answers.values() for box in answer.boxes()]

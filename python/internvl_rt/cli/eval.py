@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from internvl_rt.cli.options import EngineOption, JsonOption, ThreadsOption, load_model
+from internvl_rt.cli.options import JsonOption, ModelOptions, with_option_groups
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from internvl_rt.tabletop import Evaluation
 
 
+@with_option_groups
 def command(
+    options: ModelOptions,
     bundle: Annotated[
         Path | None,
         typer.Argument(metavar="[BUNDLE]", help="Left out: the demo's own model.", show_default=False),
     ] = None,
     every: Annotated[int, typer.Option("--every", min=1, help="Ask every n-th of the 500 questions.")] = 1,
-    engine: EngineOption = "native",
-    threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask the held-out questions about table-top scenes, and score the answers."""
@@ -34,9 +34,7 @@ def command(
 
     questions = held_out_questions()[::every]
     with (
-        load_model(
-            bundle or demo_bundle(), device="auto", engine=engine, threads=threads, cache_tokens=None
-        ) as model,
+        options.load(bundle or demo_bundle()) as model,
         console(stderr=True).status("asking") as status,
     ):
         asked, ask = 0, answers_of(model)

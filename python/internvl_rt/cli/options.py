@@ -260,18 +260,6 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
     return expanded
 
 
-def load_model(
-    bundle: Path,
-    *,
-    device: str,
-    engine: str,
-    threads: int | None,
-    cache_tokens: int | None,
-) -> Model:
-    """Loads a bundle as the options say."""
-    return ModelOptions(engine, None, device, threads, cache_tokens).load(bundle)
-
-
 def answer_document(answer: Any) -> dict[str, Any]:
     """An ``Answer`` as JSON."""
     import dataclasses
