@@ -95,7 +95,7 @@ class Shown:
 def _about_one_picture(sampler: Sampler, scene: Scene) -> list[Question]:
     """Several questions that share one look at the picture."""
     rng = sampler.rng
-    kinds = ["count", "count", "box", "box"]
+    kinds = ["count", "count", "count", "box"]
     if rng.random() < 0.6:
         kinds.append("objects")
     if scene.labels:

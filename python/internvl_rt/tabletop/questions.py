@@ -414,11 +414,17 @@ class Sampler:
 
 
 def _looks_at_list(things: Sequence[SceneObject], language: str) -> tuple[Look, ...]:
-    """One look per name of the list of the things, which the answer begins with."""
-    looks, at = [], 0
-    for thing in things:
-        looks.append(Look(at, ((0, thing.box),)))
-        at += len(list_of([thing.name] * 2, language)) - len(named(thing.name, language))
+    """For every name of the list that the answer begins with, and for the separators: what goes on there."""
+    looks: list[Look] = []
+    for number, thing in enumerate(things):
+        before = list_of([other.name for other in things[:number]], language) if number else ""
+        shown = ((0, thing.box),)
+        if number:
+            looks.append(Look(len(before), shown))
+        name = len(list_of([other.name for other in things[: number + 1]], language)) - len(
+            named(thing.name, language)
+        )
+        looks.append(Look(name, shown))
     return tuple(looks)
 
 
