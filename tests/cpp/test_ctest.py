@@ -24,7 +24,7 @@ def run(*command: str) -> None:
 def test_cpp_unit_tests(preset: str) -> None:
     run("cmake", "--preset", preset)
     run("cmake", "--build", "--preset", preset)
-    run("ctest", "--preset", preset)
+    run("ctest", "--preset", preset, "--parallel", str(os.cpu_count() or 1))
 
 
 @pytest.mark.cpp
@@ -33,6 +33,7 @@ def test_cpp_unit_tests(preset: str) -> None:
     reason="needs g++-aarch64-linux-gnu and qemu-user",
 )
 def test_cpp_unit_tests_on_arm() -> None:
+    """Whole models run with the last of the instruction sets only: each takes a minute there."""
     test_cpp_unit_tests("aarch64")
 
 
