@@ -23,7 +23,7 @@ double int8(std::size_t rounds, std::int32_t* sink) {
   std::int8_t bytes[4 * sum_lanes];
   for (std::size_t i = 0; i < sizeof(bytes); ++i)
     bytes[i] = static_cast<std::int8_t>(*sink + static_cast<int>(i));
-  const Int8Weights weights = int8_weights(load_int8(bytes));
+  const PanelWeights weights = load_panel(bytes);
   Int8Vector x = load_int8(bytes);
   Int32Vector sums[chains];
   for (Int32Vector& sum : sums) sum = zero_sums();
@@ -34,7 +34,7 @@ double int8(std::size_t rounds, std::int32_t* sink) {
     }
   }
   for (const Int32Vector& sum : sums) *sink += sum_of_lanes(sum) & 1;
-  return 2.0 * chains * 4 * sum_lanes * static_cast<double>(rounds);
+  return 2.0 * chains * (4 / panel_element_bytes) * sum_lanes * static_cast<double>(rounds);
 }
 
 void read(const std::byte* data, std::size_t bytes, std::int32_t* sink) {

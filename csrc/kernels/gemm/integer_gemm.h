@@ -13,9 +13,11 @@
 
 namespace internvl {
 
-// Rows of W in a panel, and the elements of k that it spans: 64 KB of int8 or of unpacked int4.
+// Rows of W in a panel, and the elements of k that it spans: 64 KB of unpacked int4, and of int8 where its
+// elements stay bytes.
 inline constexpr std::size_t integer_panel_columns = 64;
 inline constexpr std::size_t integer_panel_depth = 1024;
+inline constexpr std::size_t most_panel_element_bytes = 2;
 // Rows of x that are taken past a panel before it is unpacked again.
 inline constexpr std::size_t integer_gemm_rows = 512;
 // The longest row whose sum of products, 255 * 127 at most, fits 32 bits.
@@ -23,7 +25,7 @@ inline constexpr std::size_t most_integer_columns = 65536;
 
 // The memory of one thread.
 struct IntegerPanel {
-  std::int8_t* weights;  // [panel_depth / 4, panel_columns, 4]
+  std::int8_t* weights;  // [panel_depth * element_bytes / 4, panel_columns, 4], element_bytes 1 or 2
   float* scales;         // int4: [panel_depth / 32, panel_columns]
   std::int32_t* sums;    // int8: [gemm_rows, panel_columns]
   float* totals;         // int4: [gemm_rows, panel_columns]

@@ -10,7 +10,9 @@ constexpr std::size_t columns = integer_panel_columns;
 constexpr std::size_t unpack_rows = 8;
 constexpr std::size_t unpack_bytes = 32;
 
-static_assert(columns % (sum_lanes * integer_tile_vectors) == 0 && columns % unpack_rows == 0);
+static_assert(columns % (sum_lanes * int8_tile_vectors) == 0 &&
+              columns % (sum_lanes * int4_tile_vectors) == 0);
+static_assert(columns % unpack_rows == 0 && panel_element_bytes <= most_panel_element_bytes);
 static_assert(integer_panel_depth % (8 * int4_block) == 0 && unpack_bytes == int4_block);
 
 std::size_t smaller(std::size_t a, std::size_t b) { return a < b ? a : b; }
@@ -22,9 +24,9 @@ void unpack_int8(const Int8Rows& w, std::size_t n, std::size_t count, std::size_
   for (std::size_t c = 0; c < count; c += unpack_rows) {
     for (std::size_t i = 0; i < depth; i += unpack_bytes) {
       const std::int8_t* from = w.values + (n + c) * w.columns + k + i;
-      std::int8_t* to = panel + i * columns + 4 * c;
+      std::int8_t* to = panel + panel_element_bytes * i * columns + 4 * c;
       if (c + unpack_rows <= count && i + unpack_bytes <= depth) {
-        store_words_transposed(from, w.columns, to, 4 * columns);
+        store_panel(from, w.columns, to, 4 * columns);
         continue;
       }
       std::int8_t edge[unpack_rows][unpack_bytes] = {};
@@ -32,7 +34,7 @@ void unpack_int8(const Int8Rows& w, std::size_t n, std::size_t count, std::size_
         for (std::size_t j = 0; j < smaller(unpack_bytes, depth - i); ++j)
           edge[row][j] = from[row * w.columns + j];
       }
-      store_words_transposed(edge[0], unpack_bytes, to, 4 * columns);
+      store_panel(edge[0], unpack_bytes, to, 4 * columns);
     }
   }
 }
@@ -75,6 +77,8 @@ struct Tile {
   std::size_t depth;
   const std::int8_t* panel;
   const float* scales;
+  // The part of x that meets the panel, with elements as wide as an int8 panel's.
+  PanelInputs inputs;
 };
 
 template <int Rows, int Vectors>
@@ -87,16 +91,15 @@ void int8_tile(const Tile& tile, std::int32_t* out) {
                               : load_sums(out + row * columns + static_cast<std::size_t>(v) * sum_lanes);
     }
   }
-  const std::int8_t* x = tile.x.values + tile.k;
-  const std::size_t stride = tile.x.stride;
-  for (std::size_t i = 0; i < tile.depth; i += 4) {
-    Int8Weights weights[Vectors];
+  const std::size_t bytes = panel_element_bytes * tile.depth;
+  for (std::size_t i = 0; i < bytes; i += 4) {
+    PanelWeights weights[Vectors];
     for (int v = 0; v < Vectors; ++v) {
-      weights[v] =
-          int8_weights(load_int8(tile.panel + i * columns + 4 * sum_lanes * static_cast<std::size_t>(v)));
+      weights[v] = load_panel(tile.panel + i * columns + 4 * sum_lanes * static_cast<std::size_t>(v));
     }
     for (int r = 0; r < Rows; ++r) {
-      const Int8Vector four = broadcast_four(x + static_cast<std::size_t>(r) * stride + i);
+      const Int8Vector four =
+          broadcast_four(tile.inputs.values + static_cast<std::size_t>(r) * tile.inputs.stride + i);
       for (int v = 0; v < Vectors; ++v) sum[r][v] = dot(sum[r][v], weights[v], four);
     }
   }
@@ -165,20 +168,31 @@ void compute(const Tile& tile, float* out) {
   int4_tile<Rows, Vectors>(tile, out);
 }
 
+// Sums of int8 weights are int32, those of int4 weights fp32.
+template <class Sum>
+constexpr bool of_int8 = true;
+template <>
+constexpr bool of_int8<float> = false;
+template <class Sum>
+constexpr int tile_rows = of_int8<Sum> ? int8_tile_rows : int4_tile_rows;
+template <class Sum>
+constexpr int tile_vectors = of_int8<Sum> ? int8_tile_vectors : int4_tile_vectors;
+
 // `rows` <= Rows rows past `count` columns of the panel.
 template <int Rows, class Sum>
 void multiply_rows(std::size_t rows, Tile tile, std::size_t count, Sum* out) {
   if constexpr (Rows > 1) {
     if (rows < static_cast<std::size_t>(Rows)) return multiply_rows<Rows - 1>(rows, tile, count, out);
   }
-  constexpr std::size_t wide = sum_lanes * integer_tile_vectors;
+  constexpr int vectors = tile_vectors<Sum>;
+  constexpr std::size_t wide = sum_lanes * vectors;
   const std::int8_t* panel = tile.panel;
   const float* scales = tile.scales;
   std::size_t c = 0;
   for (; c + wide <= count; c += wide) {
     tile.panel = panel + 4 * c;
     tile.scales = scales + c;
-    compute<Rows, integer_tile_vectors>(tile, out + c);
+    compute<Rows, vectors>(tile, out + c);
   }
   for (; c < count; c += sum_lanes) {
     tile.panel = panel + 4 * c;
@@ -190,11 +204,18 @@ void multiply_rows(std::size_t rows, Tile tile, std::size_t count, Sum* out) {
 // Sums of `m` rows of x with the panel's `count` columns.
 template <class Sum>
 void multiply_panel(std::size_t m, const Tile& all, std::size_t count, Sum* out) {
-  constexpr std::size_t rows = integer_tile_rows;
-  for (std::size_t r = 0; r < m; r += rows) {
+  constexpr std::size_t most = tile_rows<Sum>;
+  constexpr bool widened = of_int8<Sum> && panel_element_bytes > 1;
+  constexpr std::size_t wide_stride = panel_element_bytes * integer_panel_depth;
+  std::int8_t wide[widened ? most * wide_stride : 1];
+  for (std::size_t r = 0; r < m; r += most) {
+    const std::size_t rows = smaller(most, m - r);
     Tile tile = all;
     tile.x = all.x.from(r);
-    multiply_rows<integer_tile_rows>(smaller(rows, m - r), tile, count, out + r * columns);
+    if constexpr (of_int8<Sum>)
+      tile.inputs =
+          panel_inputs({tile.x.values + tile.k, tile.x.stride}, rows, tile.depth, wide, wide_stride);
+    multiply_rows<tile_rows<Sum>>(rows, tile, count, out + r * columns);
   }
 }
 
@@ -208,7 +229,7 @@ void multiply(const QuantisedRows& x, const LinearRows& job, const WeightMatrix&
     const QuantisedRows rows = x.from(first);
     for (std::size_t k = 0; k < w.columns; k += integer_panel_depth) {
       const std::size_t depth = smaller(integer_panel_depth, w.columns - k);
-      const Tile tile{rows, k, depth, panel.weights, panel.scales};
+      const Tile tile{rows, k, depth, panel.weights, panel.scales, {}};
       if (wide) {
         unpack_int8(int8, begin, n, k, depth, panel.weights);
         multiply_panel(m, tile, n, panel.sums);

@@ -9,8 +9,8 @@
 namespace internvl {
 namespace {
 
-constexpr std::size_t panel_elements = integer_panel_columns * integer_panel_depth;
-constexpr std::size_t panel_scales = panel_elements / quantised_block;
+constexpr std::size_t panel_bytes = most_panel_element_bytes * integer_panel_columns * integer_panel_depth;
+constexpr std::size_t panel_scales = integer_panel_columns * integer_panel_depth / quantised_block;
 
 // Bytes of weights that a thread takes at a time in a GEMV: large enough that taking costs nothing, small
 // enough that threads end together. In whole groups of the rows that the kernel takes at once.
@@ -62,15 +62,15 @@ std::size_t QuantisedBuffer::bytes() const { return bytes_; }
 
 IntegerWorkspace::IntegerWorkspace(const ThreadTeam& team, std::size_t most_rows)
     : sums_(std::min(most_rows, integer_gemm_rows) * integer_panel_columns),
-      weights_(static_cast<std::size_t>(team.size()) * panel_elements),
+      weights_(static_cast<std::size_t>(team.size()) * panel_bytes),
       scales_(static_cast<std::size_t>(team.size()) * panel_scales),
       int8_sums_(static_cast<std::size_t>(team.size()) * sums_),
       int4_totals_(int8_sums_.size()) {}
 
 IntegerPanel IntegerWorkspace::panel(int thread) {
   const auto t = static_cast<std::size_t>(thread);
-  return {weights_.data() + t * panel_elements, scales_.data() + t * panel_scales,
-          int8_sums_.data() + t * sums_, int4_totals_.data() + t * sums_};
+  return {weights_.data() + t * panel_bytes, scales_.data() + t * panel_scales, int8_sums_.data() + t * sums_,
+          int4_totals_.data() + t * sums_};
 }
 
 std::size_t IntegerWorkspace::bytes() const {

@@ -18,6 +18,12 @@
 //   store_rounded(out, v)  32 fp32 as int8, to the nearest, ties to even; store_rounded_split(out, v): the
 //   even
 //                          ones, then the odd ones
+//   PanelWeights           what a GEMM makes of int8 weights, panel_element_bytes for each: four bytes a lane
+//   store_panel(rows, stride, out, out_stride)   eight rows of 32 int8 into a panel, whose rows of lanes lie
+//                          out_stride bytes apart; load_panel(p), dot(sum, panel_weights, x)
+//   panel_inputs(x, rows, depth, wide, wide_stride)   rows of x with elements as wide, which are put into
+//   `wide`
+//                          if they are wider than bytes; read up to a multiple of 16 elements
 //   ColumnFloats           sum_lanes of fp32, lane for lane beside an Int32Vector
 //
 // No sum overflows: at most most_integer_columns products of at most 255 * 127 are added up.
@@ -31,6 +37,12 @@
 #include "kernels/vector/float_vector.h"
 
 namespace internvl::INTERNVL_ISA {
+
+// Rows of x as a panel meets them, `stride` bytes apart.
+struct PanelInputs {
+  const std::int8_t* values;
+  std::size_t stride;
+};
 
 // int4 weights are computed with as 0 to 15: this much is added.
 constexpr int int4_weight_offset = 8;

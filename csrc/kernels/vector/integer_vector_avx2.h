@@ -1,5 +1,9 @@
 // Integer arithmetic on AVX2. Included by integer_vector.h, where the interface is described.
 //
+// In a GEMM, int8 weights are widened to 16 bits when their panel is unpacked, and activations before a row
+// of them meets it: VPMADDWD then takes half as many multiplications as the way through bytes and signs
+// below.
+//
 // VPMADDUBSW multiplies unsigned by signed bytes and adds two products in 16 bits, with saturation. Both uses
 // below stay clear of it: magnitudes of at most 128 times activations of at most 127, twice, are 32512; and
 // eight steps of two products of at most 15 * 127 are 30480.
@@ -12,8 +16,11 @@ namespace internvl::INTERNVL_ISA {
 constexpr std::size_t sum_lanes = 8;
 constexpr int int8_weight_offset = 0;
 // Rows of x and vectors of columns of W whose sums a GEMM keeps in registers at once.
-constexpr int integer_tile_rows = 4;
-constexpr int integer_tile_vectors = 2;
+constexpr int int4_tile_rows = 4;
+constexpr int int4_tile_vectors = 2;
+constexpr int int8_tile_rows = 6;
+constexpr int int8_tile_vectors = 2;
+constexpr std::size_t panel_element_bytes = 2;
 
 struct Int32Vector {
   __m256i value;
@@ -39,6 +46,12 @@ inline std::int32_t sum_of_lanes(Int32Vector v) {
   return _mm_cvtsi128_si32(sum);
 }
 
+// 16 int8 as 16 int16.
+inline void widen_16(const std::int8_t* p, std::int8_t* out) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_cvtepi8_epi16(bytes));
+}
+
 inline Int8Vector load_int8(const std::int8_t* p) { return {load_32_bytes(p)}; }
 inline Int8Vector broadcast_four(const std::int8_t* p) {
   std::int32_t four = 0;
@@ -49,6 +62,30 @@ inline Int8Weights int8_weights(Int8Vector w) { return {w.value, _mm256_abs_epi8
 [[gnu::always_inline]] inline Int32Vector dot(Int32Vector sum, Int8Weights w, Int8Vector x) {
   const __m256i pairs = _mm256_maddubs_epi16(w.magnitude, _mm256_sign_epi8(x.value, w.value));
   return {_mm256_add_epi32(sum.value, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))};
+}
+
+struct PanelWeights {
+  __m256i value;  // two int16 of each of eight columns
+};
+inline PanelInputs panel_inputs(PanelInputs x, std::size_t rows, std::size_t depth, std::int8_t* wide,
+                                std::size_t wide_stride) {
+  for (std::size_t r = 0; r < rows; ++r) {
+    for (std::size_t i = 0; i < depth; i += 16)
+      widen_16(x.values + r * x.stride + i, wide + r * wide_stride + panel_element_bytes * i);
+  }
+  return {wide, wide_stride};
+}
+inline PanelWeights load_panel(const std::int8_t* p) { return {load_32_bytes(p)}; }
+inline void store_panel(const std::int8_t* rows, std::size_t stride, std::int8_t* out,
+                        std::size_t out_stride) {
+  for (std::size_t half = 0; half < 2; ++half) {
+    std::int8_t wide[8][32];
+    for (std::size_t row = 0; row < 8; ++row) widen_16(rows + row * stride + 16 * half, wide[row]);
+    store_words_transposed(wide[0], 32, out + 8 * half * out_stride, out_stride);
+  }
+}
+[[gnu::always_inline]] inline Int32Vector dot(Int32Vector sum, PanelWeights w, Int8Vector x) {
+  return {_mm256_add_epi32(sum.value, _mm256_madd_epi16(w.value, x.value))};
 }
 
 struct NibbleSums {

@@ -13,8 +13,8 @@ namespace internvl::INTERNVL_ISA {
 constexpr std::size_t sum_lanes = 16;
 constexpr int int8_weight_offset = 128;
 // Rows of x and vectors of columns of W whose sums a GEMM keeps in registers at once: 24 of 32 registers.
-constexpr int integer_tile_rows = 6;
-constexpr int integer_tile_vectors = 4;
+constexpr int int4_tile_rows = 6;
+constexpr int int4_tile_vectors = 4;
 
 struct Int32Vector {
   __m512i value;
@@ -106,4 +106,5 @@ inline ColumnFloats fma(ColumnFloats a, ColumnFloats b, ColumnFloats c) {
 
 }  // namespace internvl::INTERNVL_ISA
 
+#include "kernels/vector/integer_panel_bytes.h"
 #include "kernels/vector/integer_vector_common.h"

@@ -9,8 +9,8 @@ namespace internvl::INTERNVL_ISA {
 constexpr std::size_t sum_lanes = 8;
 constexpr int int8_weight_offset = 0;
 // Rows of x and vectors of columns of W whose sums a GEMM keeps in registers at once: 16 of 32 registers.
-constexpr int integer_tile_rows = 4;
-constexpr int integer_tile_vectors = 2;
+constexpr int int4_tile_rows = 4;
+constexpr int int4_tile_vectors = 2;
 
 struct Int32Vector {
   int32x4_t low;
@@ -159,4 +159,5 @@ inline ColumnFloats to_float(Int32Vector v) { return {vcvtq_f32_s32(v.low), vcvt
 
 }  // namespace internvl::INTERNVL_ISA
 
+#include "kernels/vector/integer_panel_bytes.h"
 #include "kernels/vector/integer_vector_common.h"

@@ -5,8 +5,8 @@ namespace internvl::INTERNVL_ISA {
 
 constexpr std::size_t sum_lanes = 8;
 constexpr int int8_weight_offset = 0;
-constexpr int integer_tile_rows = 2;
-constexpr int integer_tile_vectors = 1;
+constexpr int int4_tile_rows = 2;
+constexpr int int4_tile_vectors = 1;
 
 struct Int32Vector {
   std::int32_t lane[8];
@@ -126,4 +126,5 @@ inline ColumnFloats to_float(Int32Vector v) {
 
 }  // namespace internvl::INTERNVL_ISA
 
+#include "kernels/vector/integer_panel_bytes.h"
 #include "kernels/vector/integer_vector_common.h"
