@@ -24,14 +24,13 @@ double int8(std::size_t rounds, std::int32_t* sink) {
   for (std::size_t i = 0; i < sizeof(bytes); ++i)
     bytes[i] = static_cast<std::int8_t>(*sink + static_cast<int>(i));
   const PanelWeights weights = load_panel(bytes);
-  Int8Vector x = load_int8(bytes);
+  Int8Vector x[chains];
+  for (Int8Vector& values : x) values = load_int8(bytes);
   Int32Vector sums[chains];
   for (Int32Vector& sum : sums) sum = zero_sums();
   for (std::size_t i = 0; i < rounds; ++i) {
-    for (Int32Vector& sum : sums) {
-      asm volatile("" : "+m"(x));  // or the products would be computed once
-      sum = dot(sum, weights, x);
-    }
+    asm volatile("" : : "r"(x) : "memory");  // or the products would be computed once
+    for (int c = 0; c < chains; ++c) sums[c] = dot(sums[c], weights, x[c]);
   }
   for (const Int32Vector& sum : sums) *sink += sum_of_lanes(sum) & 1;
   return 2.0 * chains * (4 / panel_element_bytes) * sum_lanes * static_cast<double>(rounds);

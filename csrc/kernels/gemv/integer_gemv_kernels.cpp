@@ -88,9 +88,15 @@ void int4_tile(const QuantisedRows& x, std::size_t first, const LinearRows& job,
         __builtin_prefetch(next);
         __builtin_prefetch(next + 64);
       }
+      // Their scales lie in one piece.
+      const Float16* scales = row.scales + int4_columns * (row_scales + begin);
+      __builtin_prefetch(scales);
+      __builtin_prefetch(scales + 32);
     }
+    // The end of a row that is not a whole eight: the last eight again, for loading fewer takes long.
+    const std::size_t from = count < 8 && blocks >= 8 ? blocks - 8 : begin;
     FloatVector scales[8];
-    load_block_scales(row.scales + begin, row_scales, count, scales);
+    load_block_scales(row.scales + from, row_scales, blocks - from < 8 ? blocks - from : 8, scales);
     for (std::size_t b = 0; b < count; ++b) {
       const std::size_t block = begin + b;
       const Int4Columns columns = load_int4_columns(row.values + block * int4_block / 2, row_bytes);
@@ -98,7 +104,7 @@ void int4_tile(const QuantisedRows& x, std::size_t first, const LinearRows& job,
         const std::size_t x_row = first + static_cast<std::size_t>(r);
         const FloatVector sum =
             dot(columns, x.values + x_row * x.stride + block * int4_block, int4_start(x, x_row, block));
-        totals[r] = fma(sum, broadcast(x.scales[x_row * x.groups + block]) * scales[b], totals[r]);
+        totals[r] = fma(sum, broadcast(x.scales[x_row * x.groups + block]) * scales[block - from], totals[r]);
       }
     }
   }
