@@ -66,7 +66,8 @@ class Bench {
 
   void print_peaks() {
     measure_peaks();
-    std::printf("{\"fp32\": %.4g, \"int8\": %.4g, \"bytes\": %.4g}\n", peaks_.fp32, peaks_.int8, peaks_.bytes);
+    std::printf("{\"fp32\": %.4g, \"int8\": %.4g, \"bytes\": %.4g}\n", peaks_.fp32, peaks_.int8,
+                peaks_.bytes);
   }
 
   void run() {
