@@ -332,6 +332,7 @@ void Decoder::forward(std::span<const Run> runs, std::size_t rows, std::size_t n
 
 void Decoder::feed_forward(const Layer& layer, std::size_t rows, float* stream) {
   if (mixture_) {
+    ExpertMixture& mixture = *mixture_;
     normalise(layer.mlp_norm, stream, rows, normed_.data());
     const auto one_expert = [&](const float* x, std::size_t x_stride, std::size_t count,
                                 const WeightMatrix& w, float* y) {
@@ -342,7 +343,7 @@ void Decoder::feed_forward(const Layer& layer, std::size_t rows, float* stream) 
         multiply(x, x_stride, count, w, nullptr, false, y);
       }
     };
-    mixture_->add(layer.experts, normed_.data(), rows, one_expert, *team_, set_, stream);
+    mixture.add(layer.experts, normed_.data(), rows, one_expert, *team_, set_, stream);
     return;
   }
   const std::size_t inner = facts_.intermediate_size;

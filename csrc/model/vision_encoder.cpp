@@ -295,7 +295,7 @@ void VisionEncoder::attend(std::size_t tiles) {
   const std::size_t blocks = blocks_of(tokens);
   // A piece is some rows of one head of one tile. Whoever takes it lays the head's keys and values out for
   // itself, so that they are in its cache: a hundredth of the work of a whole head.
-  const std::size_t heads = tiles * facts_.heads;
+  const std::size_t heads = std::max(tiles * facts_.heads, std::size_t{1});
   const auto threads = static_cast<std::size_t>(team_->size());
   const std::size_t groups = (tokens + attention_rows - 1) / attention_rows;
   const std::size_t parts =

@@ -85,6 +85,7 @@ def test_missing_folder_and_missing_files(tmp_path: Path, bundle: Path) -> None:
         ("llm.head_dim", 15, r"llm\.head_dim"),
         ("llm.vocab_size", -1, r"llm\.vocab_size"),
         ("llm.vocab_size", 10**12, r"llm\.vocab_size"),
+        ("vision.hidden_size", 10**400, r"vision\.hidden_size"),
         ("llm.layers", 3, "layers"),
         ("llm.hidden_size", True, "hidden_size"),
         ("llm.hidden_size", "64", "hidden_size"),

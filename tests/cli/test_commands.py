@@ -424,7 +424,7 @@ def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     asked = {answer["question"]: answer["text"] for answer in first["answers"]}
     things = asked[demo.QUESTIONS[0]].split(", ")
     assert sorted(things) == ["blue cube", "green cup", "red ball"]
-    assert asked["How many objects are on the table?"] == "3"
+    assert asked["How many objects are on the table?"] == f"{', '.join(things)}: 3"
     assert list(asked)[3:] == [f"Where is the {thing}?" for thing in things]
     assert [box["label"] for box in first["boxes"]] == things
     with Image.open(drawn) as picture:

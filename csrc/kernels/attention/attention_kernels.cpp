@@ -67,12 +67,9 @@ void score(const float* const* queries, const Block<T>& block, std::size_t head_
         sum[r][1] = fma(q, right, sum[r][1]);
       }
     }
-    FloatVector left = factor;
-    FloatVector right = factor;
-    if constexpr (Block<T>::scaled) {
-      left = left * load(block.key_scales + key);
-      right = right * load(block.key_scales + key + lanes);
-    }
+    constexpr bool scaled = Block<T>::scaled;
+    const FloatVector left = scaled ? factor * load(block.key_scales + key) : factor;
+    const FloatVector right = scaled ? factor * load(block.key_scales + key + lanes) : factor;
     for (int r = 0; r < Rows; ++r) {
       float* out = scores + static_cast<std::size_t>(r) * cache_block + key;
       store(out, sum[r][0] * left);

@@ -36,26 +36,28 @@ struct Int4Rows {
   float scale(std::size_t) const { return int4_unit; }
 };
 
+template <class T>
+const T* values_of(const std::byte* bytes) {
+  return reinterpret_cast<const T*>(bytes);
+}
+
 inline Int8Rows int8_rows(const WeightMatrix& w) {
-  return {static_cast<const std::int8_t*>(static_cast<const void*>(w.values)),
-          static_cast<const float*>(static_cast<const void*>(w.scales)), w.columns};
+  return {values_of<std::int8_t>(w.values), values_of<float>(w.scales), w.columns};
 }
 inline Int4Rows int4_rows(const WeightMatrix& w) {
-  return {static_cast<const std::uint8_t*>(static_cast<const void*>(w.values)),
-          static_cast<const Float16*>(static_cast<const void*>(w.scales)), w.columns};
+  return {values_of<std::uint8_t>(w.values), values_of<Float16>(w.scales), w.columns};
 }
 
 // Calls function(rows) with the rows of `w` as one of the above.
 template <class Function>
 inline void with_rows_of(const WeightMatrix& w, Function function) {
-  const void* values = w.values;
   switch (w.type) {
     case DataType::float32:
-      return function(PlainRows<float>{static_cast<const float*>(values), w.columns});
+      return function(PlainRows<float>{values_of<float>(w.values), w.columns});
     case DataType::float16:
-      return function(PlainRows<Float16>{static_cast<const Float16*>(values), w.columns});
+      return function(PlainRows<Float16>{values_of<Float16>(w.values), w.columns});
     case DataType::bfloat16:
-      return function(PlainRows<BFloat16>{static_cast<const BFloat16*>(values), w.columns});
+      return function(PlainRows<BFloat16>{values_of<BFloat16>(w.values), w.columns});
     case DataType::int8:
       return function(int8_rows(w));
     case DataType::int4:
