@@ -29,15 +29,15 @@ from parity.compare import cosines
 PRECISIONS = (("fp32", "fp32"), ("bf16", "bf16"), ("int8", "int8"), ("int4", "int8"))
 ENGINES = ("native", "onnxruntime")
 
-# Of the first ten held-out questions of a kind: what the checkpoint answers right, less one.
+# Of the first ten held-out questions of a kind, the fewest that may be answered right.
 LEAST_RIGHT = {
-    "objects": 7,
-    "count": 6,
-    "label": 8,
-    "box": 8,
-    "two_pictures": 8,
-    "direction": 9,
-    "text_only": 9,
+    "objects": 9,
+    "count": 7,
+    "label": 9,
+    "box": 9,
+    "two_pictures": 10,
+    "direction": 10,
+    "text_only": 10,
 }
 
 Bundle = Callable[[str, str], Path]
@@ -96,7 +96,7 @@ def test_precisions_lose_nothing_to_speak_of(bundle: Bundle, engine: str, weight
     with ivl.load(bundle(weights, vision), engine=engine, cache_tokens=2048) as model:
         found = evaluate(answers_of(model), questions)
     assert found.overall.asked == 42
-    assert found.overall.right >= 35, found.mistakes
+    assert found.overall.right >= 38, found.mistakes
 
 
 def test_a_tower_calibrated_on_pictures(bundle: Bundle, tmp_path: Path) -> None:
