@@ -182,8 +182,9 @@ def _try(
                 best, strength, factors = cosine, alpha, tried
     if factors is not None:
         x, w, greatest = x / factors, w * factors, greatest / factors
+    columns_of_int8 = dequantise_int8(*quantise_int8(w, name)).T
     static, scale = max(
-        (_cosine(_static_product(x, w, scale, name), exact), scale)
+        (_cosine(_with_one_scale(x, scale) @ columns_of_int8, exact), scale)
         for scale in (float(greatest.max()) * clip / 127 for clip in CLIPS)
     )
     usable = static >= least_cosine and LEAST_INPUT_SCALE <= scale <= MOST_INPUT_SCALE
@@ -210,12 +211,11 @@ def _int8_product(x: Float32Array, w: Float32Array, name: str) -> Float32Array:
     return product
 
 
-def _static_product(x: Float32Array, w: Float32Array, scale: float, name: str) -> Float32Array:
-    """X W^T with W rounded row by row, and x with one scale."""
+def _with_one_scale(x: Float32Array, scale: float) -> Float32Array:
+    """Rounded to int8, one scale for all of it."""
     step = np.float32(scale) if scale > 0 else np.float32(1)
-    rounded = np.clip(np.rint(x / step), -128, 127) * step
-    product: Float32Array = rounded @ dequantise_int8(*quantise_int8(w, name)).T
-    return product
+    rounded: Float32Array = np.clip(np.rint(x / step), -128, 127) * step
+    return rounded
 
 
 def _cosine(found: Float32Array, exact: Float32Array) -> float:

@@ -415,16 +415,16 @@ class Sampler:
 
 def _looks_at_list(things: Sequence[SceneObject], language: str) -> tuple[Look, ...]:
     """For every name of the list that the answer begins with, and for the separators: what goes on there."""
+    separator = len(list_of(["", ""], language))
     looks: list[Look] = []
-    for number, thing in enumerate(things):
-        before = list_of([other.name for other in things[:number]], language) if number else ""
+    at = 0
+    for thing in things:
         shown = ((0, thing.box),)
-        if number:
-            looks.append(Look(len(before), shown))
-        name = len(list_of([other.name for other in things[: number + 1]], language)) - len(
-            named(thing.name, language)
-        )
-        looks.append(Look(name, shown))
+        if looks:
+            looks.append(Look(at, shown))
+            at += separator
+        looks.append(Look(at, shown))
+        at += len(named(thing.name, language))
     return tuple(looks)
 
 
