@@ -1,11 +1,17 @@
 """Stage by stage: internvl_rt beside OpenVINO, llama.cpp and torch, at full size, alternating in one run.
 
     python benchmarks/model.py [--model InternVL2_5-1B] [--threads 2] [--rounds 5] [--json F] [--plot F]
+    python benchmarks/model.py --stages "prefill,decode 1024" --only int4 --only Q4_0 --rounds 3
 
 Every contestant loads once, in a process of its own, and then they take turns: round by round, stage by
 stage, one sample each, while the others wait. Medians are compared. Weights are random: times do not depend
 on them. Contestants whose Python packages are missing are left out, and named. The packages may live in
 another environment: --python openvino=/path/to/python.
+
+The last stage is "memory": every contestant that can tell about a picture loads once more, alone, in a new
+process, and is asked for that one answer; what is told is the most memory that the process had at any time.
+
+Where a contestant has no figure, its docstring in contestants/ says why.
 """
 
 from __future__ import annotations
@@ -26,22 +32,29 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from contestants.contestant import PROMPT_TOKENS, Work
+import internvl_rt as ivl
+from contestants.contestant import PROMPT_TOKENS, STAGES, Work
 from contestants.internvl_rt_engine import NATIVE_CACHE
 from internvl_rt import _core
+from internvl_rt.bench.measure import QUESTION, drawn_picture
 from internvl_rt.bundle.bundle import open_bundle
-from internvl_rt.bundle.manifest import Manifest
+from internvl_rt.bundle.manifest import WEIGHTS_FILE, Manifest
 from internvl_rt.doctor import cpu_name
 from internvl_rt.export.synthetic import export_synthetic, synthetic_manifest
 from necessary import necessary
 
 HERE = Path(__file__).parent
-# Of 1920 x 1080 pixels, at most 12 tiles: 4 x 2 and the thumbnail, and a short question.
+PICTURE_SIZE = (1920, 1080)
+MAX_TILES = 12
 PICTURE_TILES = 9
-TEXT_TOKENS = 84
+"""What that makes: 4 x 2 and the thumbnail."""
+MEMORY = "memory"
+"""Chosen like a stage."""
 
 Samples = dict[str, list[float]]
 Peaks = dict[str, float]
+Memory = dict[str, int]
+"""``Resident`` of contestants/memory.py, and ``weights_file``; bytes."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +76,9 @@ ENTRIES = (
     Entry("internvl-rt int8, vision bf16", "internvl-rt:native", "int8", "bf16"),
     Entry("internvl-rt bf16", "internvl-rt:native", "bf16", "bf16"),
     Entry("ONNX Runtime, our graphs, fp32", "internvl-rt:onnxruntime", "bf16", "bf16"),
+    Entry("OpenVINO, our graphs, int4, vision int8", "openvino", "int4", "int8"),
+    Entry("OpenVINO, our graphs, int8, vision bf16", "openvino", "int8", "bf16"),
     Entry("OpenVINO, our graphs, bf16", "openvino", "bf16", "bf16"),
-    Entry("OpenVINO, our graphs, int8", "openvino", "int4", "int8"),
     Entry("transformers fp32", "transformers:float32", "bf16", "bf16"),
     Entry("transformers bf16", "transformers:bfloat16", "bf16", "bf16"),
     Entry("llama.cpp Q4_0", "llama.cpp:Q4_0", "bf16", "bf16"),
@@ -77,9 +91,8 @@ class Running:
     """A loaded contestant that waits for its turn."""
 
     entry: Entry
-    bundle: Path
+    work: Work
     process: subprocess.Popen[str]
-    load_ms: float
     stages: tuple[str, ...]
     samples: Samples = field(default_factory=dict)
 
@@ -90,22 +103,39 @@ class Running:
     def sample(self, stage: str) -> float:
         return float(_ask(self.process, {"stage": stage})["ms"])
 
+    def peak_memory(self) -> Memory:
+        """Of a process that was started to be watched."""
+        weights = (Path(self.work.bundle) / WEIGHTS_FILE).stat().st_size
+        return {"weights_file": weights, **_ask(self.process, {"stage": MEMORY})}
 
-def start(entry: Entry, work: Work, python: str) -> Running | None:
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def start(entry: Entry, work: Work, python: str, *, watch_memory: bool = False) -> Running | None:
     """None where the contestant cannot be loaded; what it said is on stderr."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(work.threads)}
+    if python != sys.executable:
+        environment["PYTHONPATH"] = str(HERE.parent / "python")
     process = subprocess.Popen(
         [python, "-m", "contestants.worker"],
         cwd=HERE,
-        env={**os.environ, "OMP_NUM_THREADS": str(work.threads)},
+        env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
+    task = {"name": entry.name, "work": dataclasses.asdict(work), "watch_memory": watch_memory}
     try:
-        loaded = _ask(process, {"name": entry.name, "work": dataclasses.asdict(work)})
+        loaded = _ask(process, task)
     except EOFError:
+        Console(stderr=True).print(f"left out: {entry.label} (see above)", style="yellow")
         return None
-    return Running(entry, Path(work.bundle), process, loaded["load_ms"], tuple(loaded["stages"]))
+    running = Running(entry, work, process, tuple(loaded["stages"]))
+    if "load" in running.stages:
+        running.samples["load"] = [loaded["load_ms"]]
+    return running
 
 
 def _ask(process: subprocess.Popen[str], message: dict[str, Any]) -> dict[str, Any]:
@@ -129,7 +159,7 @@ def machine_peaks(threads: int) -> Peaks:
 
 def shares_of(runner: Running, peaks: Peaks) -> dict[str, dict[str, float]]:
     """Per stage, the least time that its arithmetic and its reading would take at the peaks, by its time."""
-    bundle = open_bundle(runner.bundle)
+    bundle = open_bundle(runner.work.bundle)
     found = {}
     for stage, samples in runner.samples.items():
         needed = necessary(bundle, stage, NATIVE_CACHE)
@@ -143,8 +173,10 @@ def shares_of(runner: Running, peaks: Peaks) -> dict[str, dict[str, float]]:
     return found
 
 
-def work_of(manifest: Manifest, bundle: Path, threads: int) -> Work:
+def work_of(manifest: Manifest, bundle: Path, picture: Path, threads: int) -> Work:
     llm, vision = manifest.llm, manifest.vision
+    with ivl.load(bundle, threads=1) as model:
+        prompt = model.render(QUESTION, [picture], max_tiles=MAX_TILES)
     return Work(
         bundle=str(bundle),
         threads=threads,
@@ -163,26 +195,73 @@ def work_of(manifest: Manifest, bundle: Path, threads: int) -> Work:
         vision_layers=vision.layers,
         vision_heads=vision.heads,
         patch_size=vision.patch_size,
+        picture=str(picture),
+        max_tiles=MAX_TILES,
         picture_tiles=PICTURE_TILES,
-        picture_tokens=PICTURE_TILES * manifest.tokens_per_tile + TEXT_TOKENS,
+        picture_tokens=len(prompt.input_ids),
     )
 
 
-def stages_of(runners: list[Running], chosen: list[str]) -> list[str]:
-    """In the order in which contestants name them."""
-    return list(dict.fromkeys(s for r in runners for s in r.stages if not chosen or s in chosen))
+def chosen_stages(text: str) -> list[str]:
+    """Of the command line: all where ``text`` is empty."""
+    known = [*STAGES, MEMORY]
+    chosen = [stage.strip() for stage in text.split(",") if stage.strip()]
+    for stage in chosen:
+        if stage not in known:
+            raise argparse.ArgumentTypeError(f"there is no stage {stage!r} among {', '.join(known)}")
+    return [stage for stage in known if not chosen or stage in chosen]
+
+
+def entry_work(entry: Entry, folder: Path, picture: Path, options: argparse.Namespace) -> Work:
+    """On the entry's bundle in ``folder``, which is written if it is not there."""
+    bundle = folder / f"{entry.weights}-{entry.vision}"
+    shape: dict[str, Any] = {"weights": entry.weights, "vision": entry.vision, "layers": options.layers}
+    if not bundle.exists():
+        export_synthetic(options.model, bundle, **shape)
+    return work_of(synthetic_manifest(options.model, **shape), bundle, picture, options.threads)
+
+
+def in_turns(contestants: list[tuple[Entry, Work, str]], stages: list[str], rounds: int) -> list[Running]:
+    """Measures everybody who can be loaded and has one of the stages."""
+    runners: list[Running] = []
+    try:
+        for entry, work, python in contestants:
+            runner = start(entry, work, python)
+            if runner is not None:
+                runners.append(runner)
+        take_turns(runners, stages, rounds)
+    finally:
+        for runner in runners:
+            runner.end()
+    return [runner for runner in runners if runner.samples]
 
 
 def take_turns(runners: list[Running], stages: list[str], rounds: int) -> None:
     console = Console(stderr=True)
     for stage in stages:
-        running = [runner for runner in runners if stage in runner.stages]
-        for number in range(rounds + 1):
+        running = [runner for runner in runners if stage in runner.stages and stage != "load"]
+        # The first round warms up. What a first time costs is lost in the minute that a picture takes.
+        for number in range(1 if stage == "picture" else 0, rounds + 1):
             for runner in running:
                 console.print(f"{stage}, round {number} of {rounds}: {runner.entry.label}", style="dim")
                 milliseconds = runner.sample(stage)
-                if number > 0:  # the first one warms up
+                if number > 0:
                     runner.samples.setdefault(stage, []).append(milliseconds)
+
+
+def request_memory(entry: Entry, work: Work, python: str) -> Memory | None:
+    """The peak of a process that loads and answers one question about a picture; None if it cannot."""
+    Console(stderr=True).print(f"memory: {entry.label}", style="dim")
+    runner = start(entry, work, python, watch_memory=True)
+    if runner is None:
+        return None
+    try:
+        if "picture" not in runner.stages:
+            return None
+        runner.sample("picture")
+        return runner.peak_memory()
+    finally:
+        runner.end()
 
 
 def shown(stage: str, milliseconds: float) -> str:
@@ -202,7 +281,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=_core.usable_cores())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", action="append", default=[], help="contestants, by a part of the label")
-    parser.add_argument("--stage", action="append", default=[], help="stages; all when left out")
+    parser.add_argument(
+        "--stages",
+        type=chosen_stages,
+        default=chosen_stages(""),
+        metavar="A,B,...",
+        help=f"all when left out: {', '.join([*STAGES, MEMORY])}",
+    )
     parser.add_argument("--bundles", type=Path, help="keep the bundles here for the next run")
     parser.add_argument("--python", action="append", default=[], metavar="PACKAGE=PATH")
     parser.add_argument(
@@ -212,33 +297,22 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     pythons = dict(choice.split("=", 1) for choice in options.python)
-    entries = [e for e in ENTRIES if not options.only or any(part in e.label for part in options.only)]
     with tempfile.TemporaryDirectory() as temporary:
-        runners = []
-        for entry in entries:
-            bundle = (options.bundles or Path(temporary)) / f"{entry.weights}-{entry.vision}"
-            manifest = synthetic_manifest(
-                options.model, weights=entry.weights, vision=entry.vision, layers=options.layers
-            )
-            if not bundle.exists():
-                export_synthetic(
-                    options.model,
-                    bundle,
-                    weights=entry.weights,
-                    vision=entry.vision,
-                    layers=options.layers,
-                )
-            work = work_of(manifest, bundle, options.threads)
-            runner = start(entry, work, pythons.get(entry.package, sys.executable))
-            if runner is None:
-                Console(stderr=True).print(f"left out: {entry.label} (see above)", style="yellow")
-                continue
-            runners.append(runner)
+        folder = options.bundles or Path(temporary)
+        picture = Path(temporary) / "picture.jpg"
+        picture.write_bytes(drawn_picture(PICTURE_SIZE))
+        contestants = []
+        for entry in ENTRIES:
+            if not options.only or any(part in entry.label for part in options.only):
+                work = entry_work(entry, folder, picture, options)
+                contestants.append((entry, work, pythons.get(entry.package, sys.executable)))
         load = os.getloadavg()[0]
         peaks = machine_peaks(options.threads) if options.peaks else None
-        take_turns(runners, stages_of(runners, options.stage), options.rounds)
-        for runner in runners:
-            runner.process.kill()
+        stages = [stage for stage in options.stages if stage != MEMORY]
+        runners = in_turns(contestants, stages, options.rounds) if stages else []
+        memory = {}
+        if MEMORY in options.stages:
+            memory = {entry.label: request_memory(entry, *how) for entry, *how in contestants}
         shares = {} if peaks is None else {r.entry.label: shares_of(r, peaks) for r in runners if r.is_ours}
     report = {
         "machine": {
@@ -253,11 +327,15 @@ def main() -> None:
         "rounds": options.rounds,
         "peaks": peaks,
         "shares_of_peaks": shares,
-        "samples_ms": {r.entry.label: {"load": [r.load_ms], **r.samples} for r in runners},
+        "samples_ms": {r.entry.label: r.samples for r in runners},
+        "memory_bytes": {label: found for label, found in memory.items() if found is not None},
     }
-    print_table(report)
+    if runners:
+        print_table(report)
     if shares:
         print_shares(report)
+    if memory:
+        print_memory(report)
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     if options.plot:
@@ -266,11 +344,16 @@ def main() -> None:
 
 def medians(report: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Per stage, the median milliseconds of everybody who has it."""
-    found: dict[str, dict[str, float]] = {}
-    for label, samples in report["samples_ms"].items():
-        for stage, values in samples.items():
-            found.setdefault(stage, {})[label] = statistics.median(values)
-    return found
+    measured = {stage for samples in report["samples_ms"].values() for stage in samples}
+    return {
+        stage: {
+            label: statistics.median(samples[stage])
+            for label, samples in report["samples_ms"].items()
+            if stage in samples
+        }
+        for stage in STAGES
+        if stage in measured
+    }
 
 
 def print_table(report: dict[str, Any]) -> None:
@@ -282,7 +365,26 @@ def print_table(report: dict[str, Any]) -> None:
     for stage in found:
         table.add_column(stage, justify="right")
     for label in report["samples_ms"]:
-        table.add_row(label, *(shown(stage, by[label]) if label in by else "" for stage, by in found.items()))
+        cells = (shown(stage, by[label]) if label in by else "-" for stage, by in found.items())
+        table.add_row(label, *cells)
+    if "picture" in found:
+        table.caption = (
+            f"picture: {PICTURE_TILES} tiles and a question, measured as a whole to the first token; "
+            "internvl-rt from the JPEG file, the others from pixel values"
+        )
+    Console(width=200).print(table)
+
+
+def print_memory(report: dict[str, Any]) -> None:
+    table = Table(title=f"the most memory of one answer about a picture of {PICTURE_TILES} tiles, MB")
+    columns = ("weights file", "peak", "mapped files", "own", "peak less weights file")
+    for heading in ("", *columns):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for label, found in report["memory_bytes"].items():
+        more = found["total"] - found["weights_file"]
+        sizes = (found["weights_file"], found["total"], found["files"], found["anonymous"], more)
+        table.add_row(label, *(f"{size / 1e6:.0f}" for size in sizes))
+    table.caption = "internvl-rt maps its weights; mapped files and own: at the fullest moment that was seen"
     Console(width=200).print(table)
 
 
@@ -292,7 +394,7 @@ def print_shares(report: dict[str, Any]) -> None:
         title=f"share of the peaks: {peaks['fp32'] / 1e9:.0f} GFLOP/s fp32, "
         f"{peaks['int8'] / 1e9:.0f} GOP/s int8, {peaks['bytes'] / 1e9:.1f} GB/s"
     )
-    stages = list(next(iter(report["shares_of_peaks"].values())))
+    stages = [stage for stage in STAGES if any(stage in by for by in report["shares_of_peaks"].values())]
     for heading in ("", *stages):
         table.add_column(heading, justify="left" if not heading else "right")
     for label, by in report["shares_of_peaks"].items():

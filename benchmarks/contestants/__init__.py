@@ -1,4 +1,5 @@
 """Who is measured in benchmarks/model.py: each in a process of its own, in whatever Python it lives in.
 
-Nothing here may import internvl_rt at module level: a peer's environment need not have it.
+A peer's environment need not have internvl_rt installed. What a peer imports of it, ``internvl_rt.openvino``
+and the names of the graphs' ports, needs none of its dependencies and is found in this repository.
 """
