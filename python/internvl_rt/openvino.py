@@ -69,7 +69,8 @@ def keep_cache(model: Any) -> None:
     This is the form whose attention OpenVINO fuses with the cache: nothing is copied, and its CPU plugin
     stores keys and values in int8 (``KV_CACHE_PRECISION``). The inputs and outputs for the caches go, and so
     does ``write_indices``: the n new positions of every sequence are appended. ``BEAMS`` is a new input, and
-    the mask's width is all that was appended before plus n. ``request.reset_state()`` empties the cache.
+    the mask's width is all that was appended before plus n; it has to let every position, of padding too,
+    look at one place at least. ``request.reset_state()`` empties the cache.
 
     Args:
         model: the ``llm.onnx`` of the dialect ``onnx24``, read and not compiled; it is changed.
@@ -89,14 +90,17 @@ def keep_cache(model: Any) -> None:
     beams = ops.parameter([-1], Type.i32)
     beams.output(0).tensor.set_names({BEAMS})
     model.add_parameters([beams])
-    mask = model.input(MASK).get_node()
+    # Booleans would do, but the CPU plugin's attention is slower with them. Made once, for all layers.
+    compute = attentions[0].get_output_element_type(0)
+    seen, unseen = (ops.constant(value, dtype=compute) for value in (0.0, float("-inf")))
+    mask = ops.select(model.input(MASK).get_node(), seen, unseen)
     batch = _extent(ops, model.input(EMBEDDINGS).get_node(), 0)
     for attention in attentions:
         queries, keys, values, _, scale = attention.input_values()
         past_and_new = [_appended(ops, model, _cache_update(old), batch, beams) for old in (keys, values)]
         heads = attention.get_output_partial_shape(0)[1].get_length()
         attended = [_for_all_heads(ops, cache, heads) for cache in past_and_new]
-        # Every position may look at itself, so the conversion's care for rows without any is not needed.
+        # Without what the conversion does for positions that look at nothing.
         guarded = (use.get_node() for use in attention.output(0).get_target_inputs())
         old = next((node for node in guarded if _is(node, "Select")), attention)
         old.output(0).replace(ops.scaled_dot_product_attention(queries, *attended, mask, scale).output(0))
