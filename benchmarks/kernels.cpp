@@ -4,6 +4,7 @@
 //   kernels [--threads N] [--seconds S] [--peaks]
 //
 // --peaks measures the machine's peaks alone and prints them as JSON, in operations and bytes per second.
+// What is bf16 is held against the peak of fp32, which a processor that multiplies bf16 may exceed.
 // INTERNVL_RT_ISA names the instruction set, as everywhere. Shapes are those of InternVL2_5-1B. Weights are
 // read from memory, not from a cache: every run takes the next place of an arena that no cache holds.
 #include <algorithm>
@@ -154,7 +155,9 @@ class Bench {
     const std::vector<float> x(m * k, 0.37F);
     std::vector<float> y(m * n);
     const bool integer = is_integer(type);
-    LinearWorkspace workspace(team_, m, 0);
+    const std::size_t row_bytes =
+        LinearWorkspace::row_bytes({type, nullptr, nullptr, n, k}, activations_for(type, instruction_set()));
+    LinearWorkspace workspace(team_, m, integer ? 0 : row_bytes);
     IntegerWorkspace integer_workspace(team_, m);
     QuantisedBuffer buffer(m, k);
     const void* scales = nullptr;

@@ -19,6 +19,7 @@ void register_runtime(py::module_& module) {
     for (const InstructionSet set : available_instruction_sets()) names.emplace_back(name_of(set));
     return names;
   });
+  module.def("multiplies_bfloat16", [] { return multiplies_bfloat16(instruction_set()); });
   module.def("usable_cores", &usable_cores);
   py::class_<ThreadTeam, std::shared_ptr<ThreadTeam>>(module, "ThreadTeam")
       .def(py::init<int>(), py::arg("threads") = 0)

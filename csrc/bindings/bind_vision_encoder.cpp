@@ -89,11 +89,12 @@ void register_vision_encoder(py::module_& module) {
   module.attr("DEFAULT_ACTIVATION_BYTES") = default_activation_bytes;
   module.def(
       "vision_batch",
-      [](const VisionFacts& facts, bool integers, std::size_t activation_bytes) {
-        const VisionBatch batch = vision_batch(facts, activation_bytes, integers);
+      [](const VisionFacts& facts, bool integers, std::size_t bfloat16_columns,
+         std::size_t activation_bytes) {
+        const VisionBatch batch = vision_batch(facts, activation_bytes, {integers, bfloat16_columns});
         return std::make_pair(batch.tiles, batch.bytes);
       },
-      py::arg("facts"), py::kw_only(), py::arg("integers"),
+      py::arg("facts"), py::kw_only(), py::arg("integers"), py::arg("bfloat16_columns"),
       py::arg("activation_bytes") = default_activation_bytes);
   py::class_<VisionEncoder>(module, "VisionEncoder")
       .def(py::init([](const VisionFacts& facts, std::shared_ptr<WeightFile> weights,

@@ -51,6 +51,14 @@ std::string layer_name(std::size_t layer, const char* name) {
   return "llm.layers." + std::to_string(layer) + "." + name;
 }
 
+// In fp32, for which activations are never rounded: rounding might send a token to another expert.
+WeightMatrix router_of(const WeightFile& weights, const std::string& name, std::size_t experts,
+                       std::size_t hidden) {
+  const float* values = vector_of(
+      weights, name, std::array{static_cast<std::int64_t>(experts), static_cast<std::int64_t>(hidden)});
+  return {DataType::float32, reinterpret_cast<const std::byte*>(values), nullptr, experts, hidden};
+}
+
 // Floats of the state of one tile of attention.
 constexpr std::size_t state_elements(std::size_t head_dim) { return attention_rows * (2 + head_dim); }
 
@@ -89,7 +97,7 @@ Decoder::Decoder(const DecoderFacts& facts, std::shared_ptr<const WeightFile> we
       layers_(load_layers()),
       rope_(facts.rope, facts.head_dim),
       cache_(options.cache_type, facts.layers, facts.kv_heads, facts.head_dim, options.cache_tokens),
-      linear_(*team_, chunk_, facts.experts.count > 0 ? facts.hidden_size : 0),  // for a router in int4
+      linear_(*team_, chunk_, linear_row_bytes()),
       integer_(*team_, chunk_),
       quantised_(chunk_, longest_row(facts)),
       hidden_(chunk_ * facts.hidden_size),
@@ -136,12 +144,24 @@ std::vector<Decoder::Layer> Decoder::load_layers() const {
     });
     if (experts == 0) continue;
     layers.back().experts = {
-        .router = matrix(name("router.weight"), experts, hidden),
+        .router = router_of(*weights_, name("router.weight"), experts, hidden),
         .gate_up = matrix(name("experts.gate_up.weight"), experts * 2 * inner, hidden),
         .down = matrix(name("experts.down.weight"), experts * hidden, inner),
     };
   }
   return layers;
+}
+
+std::size_t Decoder::linear_row_bytes() const {
+  const auto bytes = [this](const WeightMatrix& w) {
+    return is_integer(w.type) ? 0 : LinearWorkspace::row_bytes(w, activations_for(w.type, set_));
+  };
+  std::size_t most = bytes(head_);
+  for (const Layer& layer : layers_) {
+    most = std::max({most, bytes(layer.qkv), bytes(layer.o_proj), bytes(layer.gate_up), bytes(layer.down),
+                     bytes(layer.experts.gate_up), bytes(layer.experts.down)});
+  }
+  return most;
 }
 
 std::size_t Decoder::free_tokens() {
@@ -335,14 +355,8 @@ void Decoder::feed_forward(const Layer& layer, std::size_t rows, float* stream) 
     ExpertMixture& mixture = *mixture_;
     normalise(layer.mlp_norm, stream, rows, normed_.data());
     const auto one_expert = [&](const float* x, std::size_t x_stride, std::size_t count,
-                                const WeightMatrix& w, float* y) {
-      if (&w == &layer.experts.router) {
-        // A choice, not a sum: its activations are not rounded, or a token might get another expert.
-        linear({x, x_stride, count, nullptr, false, y, w.rows}, w, *team_, linear_, set_);
-      } else {
-        multiply(x, x_stride, count, w, nullptr, false, y);
-      }
-    };
+                                const WeightMatrix& w,
+                                float* y) { multiply(x, x_stride, count, w, nullptr, false, y); };
     mixture.add(layer.experts, normed_.data(), rows, one_expert, *team_, set_, stream);
     return;
   }

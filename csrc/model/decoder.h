@@ -29,7 +29,8 @@ struct DecoderOptions {
 };
 
 // Computes from the weights where they lie in the file. Activations are fp32; where they meet int8 or int4
-// weights they are quantised to int8 (QuantisedRows) and multiplied as integers.
+// weights they are quantised to int8 (QuantisedRows) and multiplied as integers; where they meet bf16 weights
+// they are rounded to bf16 if the processor multiplies that (activations_for() in kernels/gemm/linear.h).
 //
 // The logits after a token depend on the tokens before it and on nothing else, bit for bit: not on how they
 // were cut into calls or chunks, on the sequences decoded beside, or on the number of threads. The one
@@ -110,6 +111,8 @@ class Decoder {
   WeightMatrix matrix(const std::string& name, std::size_t rows, std::size_t columns) const;
   const float* vector(const std::string& name, std::size_t size) const;
   std::vector<Layer> load_layers() const;
+  // What linear() makes of a row at most.
+  std::size_t linear_row_bytes() const;
   void look_up(std::int64_t token, float* out) const;
   // Takes the first `rows` rows of hidden_ through all layers and appends their keys and values. Afterwards
   // only the rows from `needed` on are right: the last layer computes no others.

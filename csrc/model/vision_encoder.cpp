@@ -59,6 +59,12 @@ std::size_t longest_row(const VisionFacts& facts) {
   return std::max({facts.hidden_size, facts.intermediate_size, facts.block_channels(), facts.output_size});
 }
 
+// Bytes of the longest row that is rounded to bf16.
+std::size_t rounded_row_bytes(const VisionStorage& storage, InstructionSet set) {
+  const WeightMatrix widest{DataType::bfloat16, nullptr, nullptr, 0, storage.bfloat16_columns};
+  return LinearWorkspace::row_bytes(widest, activations_for(widest.type, set));
+}
+
 // Floats of the keys and values of one head of one tile.
 std::size_t head_elements(const VisionFacts& facts) {
   return blocks_of(facts.tokens()) * attention_block_elements(facts.head_dim());
@@ -98,8 +104,10 @@ void patchify(const float* pixels, std::size_t size, std::size_t side, std::size
 
 }  // namespace
 
-VisionBatch vision_batch(const VisionFacts& facts, std::size_t activation_bytes, bool integers) {
-  const std::size_t row = integers ? QuantisedBuffer::row_bytes(longest_row(facts)) : 0;
+VisionBatch vision_batch(const VisionFacts& facts, std::size_t activation_bytes, const VisionStorage& storage,
+                         InstructionSet set) {
+  const std::size_t row = (storage.integers ? QuantisedBuffer::row_bytes(longest_row(facts)) : 0) +
+                          rounded_row_bytes(storage, set);
   const std::size_t tile =
       (2 * stream_elements(facts) + wide_elements(facts)) * sizeof(float) + facts.tokens() * row;
   const std::size_t tiles = std::clamp(activation_bytes / tile, std::size_t{1}, most_batch_tiles);
@@ -125,11 +133,11 @@ VisionEncoder::VisionEncoder(const VisionFacts& facts, std::shared_ptr<const Wei
       projector_norm_(load_norm("projector.norm", facts.block_channels(), true)),
       projector_fc1_(load_linear("projector.fc1", facts.output_size, facts.block_channels(), true)),
       projector_fc2_(load_linear("projector.fc2", facts.output_size, facts.output_size, true)),
-      integers_(has_integers()),
-      batch_(vision_batch(facts, activation_bytes, integers_)),
-      linear_(*team_, batch_.tiles * facts.tokens(), 0),
-      integer_(*team_, integers_ ? batch_.tiles * facts.tokens() : 0),
-      quantised_(integers_ ? batch_.tiles * facts.tokens() : 0, longest_row(facts)),
+      storage_(storage()),
+      batch_(vision_batch(facts, activation_bytes, storage_, set_)),
+      linear_(*team_, batch_.tiles * facts.tokens(), rounded_row_bytes(storage_, set_)),
+      integer_(*team_, storage_.integers ? batch_.tiles * facts.tokens() : 0),
+      quantised_(storage_.integers ? batch_.tiles * facts.tokens() : 0, longest_row(facts)),
       hidden_(reserved(batch_.tiles * stream_elements(facts))),
       normed_(reserved(batch_.tiles * stream_elements(facts))),
       wide_(reserved(batch_.tiles * wide_elements(facts))),
@@ -169,19 +177,25 @@ std::vector<VisionEncoder::Layer> VisionEncoder::load_layers() const {
   return layers;
 }
 
-bool VisionEncoder::has_integers() const {
+VisionStorage VisionEncoder::storage() const {
   if (is_integer(patch_embedding_.weight.type)) {
     throw BundleError("tensor 'vit.patch_embedding.weight' is " +
                       std::string(name_of(patch_embedding_.weight.type)) +
                       ", which a patch embedding never is. Export the bundle again.");
   }
-  bool found = is_integer(projector_fc1_.weight.type) || is_integer(projector_fc2_.weight.type);
+  VisionStorage found;
+  const auto add = [&found](const Linear& linear) {
+    const WeightMatrix& w = linear.weight;
+    found.integers = found.integers || is_integer(w.type);
+    if (w.type == DataType::bfloat16) found.bfloat16_columns = std::max(found.bfloat16_columns, w.columns);
+  };
+  add(patch_embedding_);
   for (const Layer& layer : layers_) {
-    for (const Linear* linear : {&layer.qkv, &layer.proj, &layer.fc1, &layer.fc2}) {
-      found = found || is_integer(linear->weight.type);
-    }
+    for (const Linear* linear : {&layer.qkv, &layer.proj, &layer.fc1, &layer.fc2}) add(*linear);
   }
-  if (found && longest_row(facts_) > most_integer_columns) {
+  add(projector_fc1_);
+  add(projector_fc2_);
+  if (found.integers && longest_row(facts_) > most_integer_columns) {
     throw BundleError("the vision side's matrices have rows of " + std::to_string(longest_row(facts_)) +
                       " elements, and some are integers; the native engine takes at most " +
                       std::to_string(most_integer_columns) + ". Export with vision=\"bf16\".");

@@ -18,8 +18,15 @@
 namespace internvl {
 
 // Activations that a vision encoder may keep, unless a single tile needs more. Two tiles of InternViT-300M
-// take 52 MB; on more at once the matrices are no faster.
-inline constexpr std::size_t default_activation_bytes = std::size_t{64} << 20U;
+// take 50 to 67 MB, by how its matrices are stored; on more at once they are no faster.
+inline constexpr std::size_t default_activation_bytes = std::size_t{70} << 20U;
+
+// How the matrices of the vision side are stored: rows that they multiply are rounded to int8 or bf16, beside
+// which the fp32 ones are kept.
+struct VisionStorage {
+  bool integers = false;             // of some
+  std::size_t bfloat16_columns = 0;  // of the widest that is bf16
+};
 
 // How many tiles are computed at once, and what their activations take.
 struct VisionBatch {
@@ -27,9 +34,9 @@ struct VisionBatch {
   std::size_t bytes;
 };
 
-// As many tiles as fit into `activation_bytes`, at least one and at most 64; with room for int8 rows beside
-// the fp32 ones if the tower has `integers`.
-VisionBatch vision_batch(const VisionFacts& facts, std::size_t activation_bytes, bool integers);
+// As many tiles as fit into `activation_bytes`, at least one and at most 64.
+VisionBatch vision_batch(const VisionFacts& facts, std::size_t activation_bytes, const VisionStorage& storage,
+                         InstructionSet set = instruction_set());
 
 // Wall-clock milliseconds of one call; the pixel shuffle counts to the projector.
 struct VisionTimes {
@@ -38,7 +45,9 @@ struct VisionTimes {
 };
 
 // Computes from the weights where they lie in the file. Activations are fp32; where a matrix is int8 they are
-// rounded to int8 for it, with a scale for each token, and the products are summed in integers.
+// rounded to int8 for it, with a scale for each token, and the products are summed in integers; where it is
+// bf16 they are rounded to bf16 if the processor multiplies that (activations_for() in
+// kernels/gemm/linear.h).
 //
 // The features of a tile depend on its pixels alone, bit for bit: not on the other tiles, on how they are cut
 // into batches, or on the number of threads.
@@ -89,8 +98,8 @@ class VisionEncoder {
   Norm load_norm(const std::string& name, std::size_t size, bool bias) const;
   Linear load_linear(const std::string& name, std::size_t rows, std::size_t columns, bool bias) const;
   std::vector<Layer> load_layers() const;
-  // Throws BundleError if an integer matrix is wider than sums are exact.
-  bool has_integers() const;
+  // Throws BundleError if an integer matrix is wider than sums are exact, or the patch embedding is one.
+  VisionStorage storage() const;
 
   void encode_batch(const float* pixel_values, std::size_t tiles, float* features, VisionTimes& times);
   // Takes tiles through the tower: hidden_ [tiles, tokens, hidden_size].
@@ -122,7 +131,7 @@ class VisionEncoder {
   Norm projector_norm_;
   Linear projector_fc1_;
   Linear projector_fc2_;
-  bool integers_;
+  VisionStorage storage_;
   VisionBatch batch_;
   TurnLock turn_;
 

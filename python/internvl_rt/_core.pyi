@@ -13,6 +13,9 @@ _Channels = tuple[float, float, float]
 
 def instruction_set() -> str: ...
 def available_instruction_sets() -> list[str]: ...
+
+# Whether activations are rounded to bf16 where weights are: with the instruction set in use.
+def multiplies_bfloat16() -> bool: ...
 def usable_cores() -> int: ...
 
 class ThreadTeam:
@@ -131,9 +134,14 @@ class VisionFacts:
 
 DEFAULT_ACTIVATION_BYTES: int
 
-# (tiles at once, bytes of their activations)
+# (tiles at once, bytes of their activations). `integers`: some matrices are int8; `bfloat16_columns`: of the
+# widest in bf16.
 def vision_batch(
-    facts: VisionFacts, *, integers: bool, activation_bytes: int = DEFAULT_ACTIVATION_BYTES
+    facts: VisionFacts,
+    *,
+    integers: bool,
+    bfloat16_columns: int,
+    activation_bytes: int = DEFAULT_ACTIVATION_BYTES,
 ) -> tuple[int, int]: ...
 
 class VisionEncoder:

@@ -78,11 +78,14 @@ def inspect_bundle(
     if context_tokens < 1:
         raise PromptError(f"the context must be at least 1 token, not {context_tokens}.")
     per_token = kv_bytes_per_token(manifest.llm, cache_type)
-    integers = any(
-        name.startswith(("vit.", "projector.")) and place.tensor.dtype in ("int8", "int4")
-        for name, place in bundle.places.items()
+    stored = [
+        place.tensor for name, place in bundle.places.items() if name.startswith(("vit.", "projector."))
+    ]
+    batch_tiles, activation_bytes = _core.vision_batch(
+        vision_facts(manifest),
+        integers=any(tensor.dtype in ("int8", "int4") for tensor in stored),
+        bfloat16_columns=max((prod(t.shape[1:]) for t in stored if t.dtype == "bfloat16"), default=0),
     )
-    batch_tiles, activation_bytes = _core.vision_batch(vision_facts(manifest), integers=integers)
     return Inspection(
         manifest=manifest,
         parts=_parts(bundle),

@@ -39,7 +39,9 @@ std::vector<float> added(const DecoderFacts& facts, const Weights& weights, cons
                          int threads) {
   const std::size_t rows = x.size() / hidden;
   ThreadTeam team(threads);
-  LinearWorkspace workspace(team, rows, std::max(hidden, inner));
+  const std::size_t row_bytes = LinearWorkspace::row_bytes(
+      {weights.down.matrix.type, nullptr, nullptr, 1, std::max(hidden, inner)}, Activations::bfloat16);
+  LinearWorkspace workspace(team, rows, row_bytes);
   ExpertMixture mixture(facts, rows);
   std::vector<float> stream = test::random_floats(x.size(), 9);
   const auto multiply = [&](const float* in, std::size_t stride, std::size_t count, const WeightMatrix& w,
@@ -96,7 +98,18 @@ TEST("every token gets what its experts make of it, for every weight type") {
       const std::vector<float> found = added(facts, weights, x, 2);
       const std::vector<double> wanted = expected(facts, weights, x);
       double squares = 0;
-      for (const double value : wanted) squares += value * value;
+      double found_squares = 0;
+      double product = 0;
+      for (std::size_t i = 0; i < found.size(); ++i) {
+        const double value = found[i];
+        squares += wanted[i] * wanted[i];
+        found_squares += value * value;
+        product += value * wanted[i];
+      }
+      if (activations_for(type, instruction_set()) == Activations::bfloat16) {
+        CHECK(product >= 0.9999 * std::sqrt(squares * found_squares));
+        continue;
+      }
       const double size = std::sqrt(squares / static_cast<double>(wanted.size()));
       for (std::size_t i = 0; i < found.size(); ++i) {
         CHECK(std::abs(static_cast<double>(found[i]) - wanted[i]) < 1e-4 * size);
@@ -107,13 +120,15 @@ TEST("every token gets what its experts make of it, for every weight type") {
 
 TEST("a token gets the same bits alone and in company, from any number of threads") {
   const DecoderFacts facts = facts_of(7, 3, true);
-  const Weights weights(DataType::int4, 7);
-  const std::vector<float> x = test::random_floats(21 * hidden, 4, 0.3F);
-  const std::vector<float> together = added(facts, weights, x, 3);
-  CHECK(together == added(facts, weights, x, 1));
-  const std::vector<float> first(x.begin(), x.begin() + static_cast<std::ptrdiff_t>(hidden));
-  const std::vector<float> alone = added(facts, weights, first, 2);
-  CHECK(std::equal(alone.begin(), alone.end(), together.begin()));
+  for (const DataType type : {DataType::bfloat16, DataType::int4}) {
+    const Weights weights(type, 7);
+    const std::vector<float> x = test::random_floats(21 * hidden, 4, 0.3F);
+    const std::vector<float> together = added(facts, weights, x, 3);
+    CHECK(together == added(facts, weights, x, 1));
+    const std::vector<float> first(x.begin(), x.begin() + static_cast<std::ptrdiff_t>(hidden));
+    const std::vector<float> alone = added(facts, weights, first, 2);
+    CHECK(std::equal(alone.begin(), alone.end(), together.begin()));
+  }
 }
 
 TEST("all experts, one expert, and numbers of them that cannot be") {

@@ -20,7 +20,7 @@ std::vector<float> computed(const std::vector<float>& x, std::size_t m, const We
                             const float* layer_scale = nullptr,
                             Activations activations = Activations::exact) {
   ThreadTeam team(threads);
-  LinearWorkspace workspace(team, m, w.columns);
+  LinearWorkspace workspace(team, m, LinearWorkspace::row_bytes(w, activations));
   const std::size_t stride = w.rows + 3;
   std::vector<float> y(m * stride, -7.0F);
   if (addend != nullptr) {
@@ -203,7 +203,8 @@ TEST("rounded activations: the same bits whatever the other rows, their number a
       CHECK(std::isfinite(all[i]) || i / n == 3 || i / n == 4);
       if (i / n == 3) CHECK(std::isnan(all[i]));
     }
-    for (const std::size_t m : {1, 2, 3, 5, 6, 7, 8}) {
+    for (const std::size_t m : {1, 2, 3, 5, 6, 7, 8, 16, 17}) {
+      if (m > rows) continue;
       for (const std::size_t first : {std::size_t{0}, std::size_t{1}, rows - m}) {
         const std::vector<float> some(x.begin() + first * k, x.begin() + (first + m) * k);
         const std::vector<float> y =
@@ -215,6 +216,46 @@ TEST("rounded activations: the same bits whatever the other rows, their number a
       }
     }
   }
+}
+
+TEST("activations are rounded for bf16 weights where the processor multiplies those, and nowhere else") {
+  const std::size_t n = 50;
+  const std::size_t k = 96;
+  for (const InstructionSet set : available_instruction_sets()) {
+    for (const DataType type : test::weight_types) {
+      const test::RandomWeights w(type, n, k, 71);
+      for (const std::size_t m : {1, 40}) {
+        const std::vector<float> x = test::random_floats(m * k, 72);
+        ThreadTeam team(2);
+        std::vector<float> chosen(m * n);
+        const bool rounds = type == DataType::bfloat16 && multiplies_bfloat16(set);
+        LinearWorkspace workspace(team, m, LinearWorkspace::row_bytes(w.matrix, activations_for(type, set)));
+        linear({x.data(), k, m, nullptr, false, chosen.data(), n}, w.matrix, team, workspace, set);
+        for (const Activations activations : {Activations::exact, Activations::bfloat16}) {
+          if (type != DataType::bfloat16 && activations == Activations::bfloat16) continue;
+          std::vector<float> y(m * n);
+          LinearWorkspace other(team, m, LinearWorkspace::row_bytes(w.matrix, activations));
+          linear({x.data(), k, m, nullptr, false, y.data(), n}, w.matrix, team, other, set, {}, activations);
+          CHECK(same_bits(chosen.data(), y.data(), m * n) == (rounds == (activations != Activations::exact)));
+        }
+      }
+    }
+  }
+}
+
+TEST("what linear() makes of a row is what there is memory for: none, fp32 for int4, bf16 where it rounds") {
+  const auto bytes = [](DataType type, std::size_t columns, Activations activations) {
+    return LinearWorkspace::row_bytes({type, nullptr, nullptr, 1, columns}, activations);
+  };
+  for (const DataType type : {DataType::float32, DataType::float16, DataType::bfloat16, DataType::int8}) {
+    CHECK(bytes(type, 100, Activations::exact) == 0);
+  }
+  CHECK(bytes(DataType::int4, 96, Activations::exact) == 128 * sizeof(float));
+  CHECK(bytes(DataType::bfloat16, 100, Activations::bfloat16) == 128 * 2);
+  CHECK(bytes(DataType::float16, 100, Activations::bfloat16) == 0);
+  ThreadTeam team(1);
+  const std::size_t without = LinearWorkspace(team, 7, 0).bytes();
+  CHECK(LinearWorkspace(team, 7, 256).bytes() == without + std::size_t{7} * 256);
 }
 
 TEST("a NaN in one row stays in that row") {

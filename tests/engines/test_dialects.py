@@ -24,6 +24,7 @@ from internvl_rt.errors import BundleError
 from internvl_rt.export.calibration import calibrated
 from internvl_rt.export.family import FAMILY
 from internvl_rt.export.synthetic import RandomSource, write_synthetic
+from parity.compare import rounding
 
 Floats = npt.NDArray[np.float32]
 
@@ -146,9 +147,14 @@ def test_language_models(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("weights", ["fp16", "bf16"])
 def test_stored_floats(tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = write(tmp_path, manifest_of(LANGUAGE_MODELS["qwen2-group7-none"], weights), EXACT)
-    wanted = native_answers(bundle)
+    native = native_answers(bundle)
+    exact = onnx_answers(bundle, "onnx24", monkeypatch)
     for graphs in EXACT:
-        assert relative(onnx_answers(bundle, graphs, monkeypatch), wanted) < 1e-4, graphs
+        assert relative(onnx_answers(bundle, graphs, monkeypatch), exact) < 1e-4, graphs
+    if bounds := rounding("native", weights):
+        assert least_cosine(native, exact) > bounds.cosine
+    else:
+        assert relative(native, exact) < 1e-4
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])

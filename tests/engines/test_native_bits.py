@@ -15,10 +15,10 @@ from engines.native_bundles import manifest_of, write_bundle
 from internvl_rt import _core
 from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.engines.native import CacheType, load_decoder
-from parity.compare import QUANTISED_COSINE, cosine
+from parity.compare import BFLOAT16, INTEGERS, cosine
 
 
-@pytest.fixture(scope="module", params=["fp32", "int8", "int4"])
+@pytest.fixture(scope="module", params=["fp32", "bf16", "int8", "int4"])
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return write_bundle(tmp_path_factory.mktemp("bits"), manifest_of("qwen2", request.param))
 
@@ -158,12 +158,13 @@ rows = [decoder.prefill(sequence, embeddings, True)]
 for token in range(5):
     rows.append(decoder.decode([sequence], [token]))
 np.save(sys.argv[2], np.concatenate(rows))
-print(_core.instruction_set())
+print(_core.instruction_set(), _core.multiplies_bfloat16())
 """
 
 
 def test_every_instruction_set_computes_the_same_model(bundle: Bundle, tmp_path: Path) -> None:
-    results = []
+    stored = bundle.manifest.precision.llm
+    exact, rounded = [], []
     for name in _core.available_instruction_sets():
         out = tmp_path / f"{name}.npy"
         done = subprocess.run(
@@ -178,16 +179,19 @@ def test_every_instruction_set_computes_the_same_model(bundle: Bundle, tmp_path:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        assert done.stdout.split() == [name]
-        results.append(np.load(out))
+        used, multiplies_bfloat16 = done.stdout.split()
+        assert used == name
+        rounds = stored == "bf16" and multiplies_bfloat16 == "True"
+        (rounded if rounds else exact).append(np.load(out))
     # The portable set rounds a multiply-add twice. Where activations are rounded to int8, one that lies
     # between two integers may fall to the other side: a fraction of the rounding's noise.
-    integers = bundle.manifest.precision.llm in ("int8", "int4")
-    for result in results[1:]:
-        if integers:
-            assert cosine(result, results[0]) > QUANTISED_COSINE
+    for result in exact[1:]:
+        if stored in ("int8", "int4"):
+            assert cosine(result, exact[0]) > INTEGERS.cosine
         else:
-            assert np.abs(result - results[0]).max() < 1e-5 * np.abs(results[0]).max()
-    # All others compute the same bits.
-    for result in results[2:]:
-        np.testing.assert_array_equal(result, results[1])
+            assert np.abs(result - exact[0]).max() < 1e-5 * np.abs(exact[0]).max()
+    # All others compute the same bits, but where they round activations to bf16.
+    for result in exact[2:]:
+        np.testing.assert_array_equal(result, exact[1])
+    for result in rounded:
+        assert cosine(result, exact[0]) > BFLOAT16.cosine

@@ -13,7 +13,7 @@ from internvl_rt._core import Decoder
 from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.bundle.manifest import Rope
 from internvl_rt.engines.native import CacheType, load_decoder
-from parity.compare import assert_quantised_agrees, rounds_activations
+from parity.compare import assert_rounded_agrees, rounding
 from reference.stored import reference_of_bundle
 
 IMAGE = 7
@@ -86,9 +86,9 @@ def test_equals_the_reference_at_every_precision(tmp_path: Path, architecture: s
     logits = decoder.prefill(sequence, embeddings, True)
     expected = reference.logits(embeddings)
     tokens, margins = reference.greedy(embeddings, 12)
-    if rounds_activations("native", weights):
-        assert_quantised_agrees(
-            logits, expected, lambda token: decoder.decode([sequence], [token]), tokens, margins
+    if bounds := rounding("native", weights):
+        assert_rounded_agrees(
+            bounds, logits, expected, lambda token: decoder.decode([sequence], [token]), tokens, margins
         )
         return
     found = greedy(decoder, sequence, logits, 12)

@@ -6,11 +6,13 @@ import contextlib
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from internvl_rt import _core
 from internvl_rt.bundle.bundle import open_bundle
 from internvl_rt.engines.engine import Engine
 
@@ -73,22 +75,40 @@ def assert_greedy_agrees(found: list[int], expected: list[int], margins: list[fl
         assert mine == theirs, f"token {step} differs where the reference leads by {margin:.2e}"
 
 
-QUANTISED_COSINE = 0.999
-QUANTISED_ERROR = 0.2
-"""How near the native engine comes to float64 where weights are int8 or int4, and activations are rounded to
-int8 for them. A row whose greatest element is three times its root mean square gets a noise of
-3 / 127 / sqrt(12) = 0.7 % from that. The nine roundings on the way through two layers and the output matrix
-add up to 2 %, and to 4.5 % where a row has twice the noise: a cosine of 0.999. The largest of some thousand
-errors is four and a half times their root mean square: 0.2 of the logits'.
+@dataclass(frozen=True)
+class Rounding:
+    """How near the native engine comes to float64 where it rounds activations for their weights."""
+
+    cosine: float
+    """At least, between features or logits of one token."""
+    error: float
+    """At most, in units of the logits' root mean square."""
+
+
+INTEGERS = Rounding(0.999, 0.2)
+"""For int8 and int4, to int8. A row whose greatest element is three times its root mean square gets a noise
+of 3 / 127 / sqrt(12) = 0.7 % from that. The nine roundings on the way through two layers and the output
+matrix add up to 2 %, and to 4.5 % where a row has twice the noise: a cosine of 0.999. The largest of some
+thousand errors is four and a half times their root mean square: 0.2 of the logits'.
+"""
+
+BFLOAT16 = Rounding(0.9999, 0.06)
+"""For bf16, to bf16, where the processor multiplies that. Eight significant bits are a noise of 0.16 %; nine
+roundings add up to 0.5 %. The contract's cosine allows 1.4 %, and 0.06 for the largest error.
 """
 
 
-def rounds_activations(engine: str, weights: str) -> bool:
-    """Whether an engine computes in integers at a precision."""
-    return engine == "native" and weights in ("int8", "int4")
+def rounding(engine: str, weights: str) -> Rounding | None:
+    """How an engine rounds activations at a precision; None where it does not."""
+    if engine == "native" and weights in ("int8", "int4"):
+        return INTEGERS
+    if engine == "native" and weights == "bf16" and _core.multiplies_bfloat16():
+        return BFLOAT16
+    return None
 
 
-def assert_quantised_agrees(
+def assert_rounded_agrees(
+    bounds: Rounding,
     found: npt.NDArray[np.floating],
     expected: npt.NDArray[np.floating],
     decode: Callable[[int], npt.NDArray[np.floating]],
@@ -96,9 +116,10 @@ def assert_quantised_agrees(
     margins: list[float],
     experts: bool = False,
 ) -> None:
-    """Logits are within the bounds above, and tokens are equal wherever those bounds leave no doubt.
+    """Logits are within the bounds, and tokens are equal wherever those leave no doubt.
 
     Args:
+        bounds: of the rounding.
         found: logits of a prompt [n, vocab].
         expected: the reference's.
         decode: appends a token and returns the logits after it [1, vocab].
@@ -108,11 +129,11 @@ def assert_quantised_agrees(
             between two experts get the other one: what is said of noise holds for the median token.
     """
     if experts:
-        assert np.median(cosines(found, expected)) > QUANTISED_COSINE
+        assert np.median(cosines(found, expected)) > bounds.cosine
         return
-    assert cosine(found, expected) > QUANTISED_COSINE
-    assert relative_error(found, expected) < QUANTISED_ERROR
-    doubt = 2 * QUANTISED_ERROR * float(np.sqrt((expected.astype(np.float64) ** 2).mean()))
+    assert cosine(found, expected) > bounds.cosine
+    assert relative_error(found, expected) < bounds.error
+    doubt = 2 * bounds.error * float(np.sqrt((expected.astype(np.float64) ** 2).mean()))
     assert max(margins) > doubt
     for token, margin in zip(tokens, margins, strict=True):
         if margin > doubt:

@@ -2,7 +2,8 @@
 
 Where only weights are integers or half floats, and activations are float32, the reference with the stored
 numbers is what an engine must compute, to 1e-4. The native engine rounds activations to int8 where they meet
-integers: what that may change follows from the rounding (``parity.compare.QUANTISED_COSINE``).
+integers, and to bf16 where they meet bf16 and the processor multiplies that: what that may change follows
+from the rounding (``parity.compare.Rounding``).
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from internvl_rt.export.synthetic import write_synthetic
 from parity.compare import (
     ENGINES,
     assert_greedy_agrees,
-    assert_quantised_agrees,
+    assert_rounded_agrees,
     cosine,
     greedy,
     opened,
     relative_error,
-    rounds_activations,
+    rounding,
 )
 from reference.stored import reference_of_bundle
 
@@ -61,8 +62,8 @@ def test_engine_computes_what_is_stored(tmp_path: Path, engine: str, weights: st
     pixels = rng.standard_normal((3, 3, size, size), dtype=np.float32)
     with opened(engine, folder) as model:
         features = model.encode_tiles(pixels).features
-        if rounds_activations(engine, manifest.precision.vit):
-            assert cosine(features, reference.features(pixels)) >= 0.999
+        if bounds := rounding(engine, manifest.precision.vit):
+            assert cosine(features, reference.features(pixels)) >= bounds.cosine
         else:
             assert relative_error(features, reference.features(pixels)) < 1e-4
 
@@ -75,8 +76,9 @@ def test_engine_computes_what_is_stored(tmp_path: Path, engine: str, weights: st
         sequence = model.new_sequence()
         logits = model.prefill(sequence, embeddings, all_logits=True)
         expected = reference.logits(embeddings)
-        if rounds_activations(engine, weights):
-            assert_quantised_agrees(
+        if bounds := rounding(engine, weights):
+            assert_rounded_agrees(
+                bounds,
                 logits,
                 expected,
                 lambda token: model.decode([sequence], [token]),

@@ -17,6 +17,12 @@ std::size_t rounded_up(std::size_t k) { return (k + int4_step - 1) / int4_step *
 // threads end together.
 constexpr std::size_t gemv_bytes = 32768;
 
+// Rows of x for which reading bf16 weights takes longer than multiplying by them. Panels are then as small as
+// the kernels' tiles allow (of three or four rows of W), so that threads end together and the other rows of x
+// find the panel in the first cache.
+constexpr std::size_t few_rows = 16;
+constexpr std::size_t few_panel_rows = 12;
+
 void multiply_few(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, InstructionSet set) {
   const GemvKernels& kernels = gemv_kernels(set);
   const std::size_t row_bytes = std::max<std::size_t>(w.columns * (w.type == DataType::float32 ? 4 : 1), 1);
@@ -25,20 +31,21 @@ void multiply_few(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team
                       [&](std::size_t begin, std::size_t end) { kernels.multiply(job, w, begin, end); });
 }
 
-// multiply(panel, begin, n, first, m, k, depth, sums) computes the sums [m, n] of elements [k, k + depth), or
-// adds them where k is not 0.
+// Takes `width` <= panel_rows rows of W at a time. multiply(panel, begin, n, first, m, k, depth, sums)
+// computes the sums [m, n] of elements [k, k + depth), or adds them where k is not 0.
 template <class Multiply>
-void multiply_many(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,
-                   InstructionSet set, const Epilogue& epilogue, Multiply multiply) {
+void multiply_panels(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
+                     LinearWorkspace& workspace, InstructionSet set, const Epilogue& epilogue,
+                     std::size_t width, Multiply multiply) {
   const GemmKernels& kernels = gemm_kernels(set);
   std::atomic<std::size_t> next{0};
   team.run([&](int thread) {
     float* panel = workspace.panel(thread);
     float* sums = workspace.sums(thread);
     for (;;) {
-      const std::size_t begin = next.fetch_add(panel_rows, std::memory_order_relaxed);
+      const std::size_t begin = next.fetch_add(width, std::memory_order_relaxed);
       if (begin >= w.rows) return;
-      const std::size_t n = std::min(panel_rows, w.rows - begin);
+      const std::size_t n = std::min(width, w.rows - begin);
       for (std::size_t first = 0; first < job.rows; first += gemm_rows) {
         const std::size_t m = std::min(gemm_rows, job.rows - first);
         for (std::size_t k = 0; k < w.columns; k += panel_depth) {
@@ -55,13 +62,13 @@ void multiply_many(const LinearRows& job, const WeightMatrix& w, ThreadTeam& tea
 void multiply_many(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,
                    InstructionSet set, const Epilogue& epilogue) {
   const GemmKernels& kernels = gemm_kernels(set);
-  multiply_many(job, w, team, workspace, set, epilogue,
-                [&](float* panel, std::size_t begin, std::size_t n, std::size_t first, std::size_t m,
-                    std::size_t k, std::size_t depth, float* sums) {
-                  kernels.unpack(w, begin, n, k, depth, panel);
-                  kernels.multiply(job.x + first * job.x_stride + k, job.x_stride, m, panel, n,
-                                   w.type == DataType::int4 ? rounded_up(depth) : depth, k != 0, sums);
-                });
+  multiply_panels(job, w, team, workspace, set, epilogue, panel_rows,
+                  [&](float* panel, std::size_t begin, std::size_t n, std::size_t first, std::size_t m,
+                      std::size_t k, std::size_t depth, float* sums) {
+                    kernels.unpack(w, begin, n, k, depth, panel);
+                    kernels.multiply(job.x + first * job.x_stride + k, job.x_stride, m, panel, n,
+                                     w.type == DataType::int4 ? rounded_up(depth) : depth, k != 0, sums);
+                  });
 }
 
 void multiply_rounded(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
@@ -75,21 +82,28 @@ void multiply_rounded(const LinearRows& job, const WeightMatrix& w, ThreadTeam& 
                   stride);
   });
   const auto* weights = reinterpret_cast<const BFloat16*>(w.values);
-  multiply_many(job, w, team, workspace, set, epilogue,
-                [&](float* /*panel*/, std::size_t begin, std::size_t n, std::size_t first, std::size_t m,
-                    std::size_t k, std::size_t depth, float* sums) {
-                  kernels.multiply(x + first * stride + k, stride, m, weights + begin * w.columns + k,
-                                   w.columns, n, depth, k != 0, sums);
-                });
+  multiply_panels(job, w, team, workspace, set, epilogue, job.rows <= few_rows ? few_panel_rows : panel_rows,
+                  [&](float* /*panel*/, std::size_t begin, std::size_t n, std::size_t first, std::size_t m,
+                      std::size_t k, std::size_t depth, float* sums) {
+                    kernels.multiply(x + first * stride + k, stride, m, weights + begin * w.columns + k,
+                                     w.columns, n, depth, k != 0, sums);
+                  });
 }
 
 }  // namespace
 
-LinearWorkspace::LinearWorkspace(const ThreadTeam& team, std::size_t most_rows, std::size_t most_columns)
+LinearWorkspace::LinearWorkspace(const ThreadTeam& team, std::size_t most_rows, std::size_t most_row_bytes)
     : most_rows_(most_rows),
+      rows_bytes_(most_rows * most_row_bytes),
       thread_elements_(panel_elements + std::min(most_rows, gemm_rows) * panel_rows),
       panels_(static_cast<std::size_t>(team.size()) * thread_elements_),
-      reordered_(most_rows * rounded_up(most_columns) * sizeof(float)) {}
+      rows_(std::make_unique_for_overwrite<std::byte[]>(rows_bytes_)) {}
+
+std::size_t LinearWorkspace::row_bytes(const WeightMatrix& w, Activations activations) {
+  if (w.type == DataType::int4) return rounded_up(w.columns) * sizeof(float);
+  const bool rounds = w.type == DataType::bfloat16 && activations == Activations::bfloat16;
+  return rounds ? rounded_up(w.columns) * sizeof(BFloat16) : 0;
+}
 
 float* LinearWorkspace::sums(int thread) { return panel(thread) + panel_elements; }
 

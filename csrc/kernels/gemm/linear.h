@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <vector>
 
 #include "kernels/gemm/gemm.h"
@@ -13,31 +14,41 @@
 
 namespace internvl {
 
-// How x meets weights in bf16; others always meet it as it is.
+// How x meets the weights.
 enum class Activations {
   exact,
-  bfloat16,  // rounded to bf16: twice as fast where multiplies_bfloat16() (runtime/instruction_set.h)
+  bfloat16,  // rounded to bf16, for weights in bf16
 };
+
+// Weights in bf16 meet rounded activations where the processor multiplies bf16 twice as fast as fp32: what is
+// lost by that is of the size that storing the weights in bf16 has lost already. All others meet exact ones.
+constexpr Activations activations_for(DataType weights, InstructionSet set) {
+  return weights == DataType::bfloat16 && multiplies_bfloat16(set) ? Activations::bfloat16
+                                                                   : Activations::exact;
+}
 
 // The memory that linear layers compute in, allocated once.
 class LinearWorkspace {
  public:
-  // For at most `most_rows` rows of x at a time, of up to `most_columns` elements where weights are int4 or x
-  // is rounded.
-  LinearWorkspace(const ThreadTeam& team, std::size_t most_rows, std::size_t most_columns);
+  // For at most `most_rows` rows of x at a time, of which linear() makes at most `most_row_bytes` each.
+  LinearWorkspace(const ThreadTeam& team, std::size_t most_rows, std::size_t most_row_bytes);
 
   float* panel(int thread) { return panels_.data() + thread * thread_elements_; }
   float* sums(int thread);
-  float* interleaved() { return reinterpret_cast<float*>(reordered_.data()); }
-  BFloat16* rounded() { return reinterpret_cast<BFloat16*>(reordered_.data()); }
+  float* interleaved() { return reinterpret_cast<float*>(rows_.get()); }
+  BFloat16* rounded() { return reinterpret_cast<BFloat16*>(rows_.get()); }
   std::size_t most_rows() const { return most_rows_; }
-  std::size_t bytes() const { return panels_.size() * sizeof(float) + reordered_.size(); }
+  std::size_t bytes() const { return panels_.size() * sizeof(float) + rows_bytes_; }
+
+  // What linear() makes of a row of x before it multiplies: reordered for int4, rounded for bf16, else none.
+  static std::size_t row_bytes(const WeightMatrix& w, Activations activations);
 
  private:
   std::size_t most_rows_;
+  std::size_t rows_bytes_;  // of all that linear() makes
   std::size_t thread_elements_;
   std::vector<float> panels_;
-  std::vector<std::byte> reordered_;
+  std::unique_ptr<std::byte[]> rows_;  // not touched before it is used
 };
 
 // Computes job.y from job.x (in its natural order) and w. job.rows is at most workspace.most_rows().
@@ -45,7 +56,12 @@ class LinearWorkspace {
 // A row of y depends on its row of x and on w alone, bit for bit: not on the other rows, on how many there
 // are, or on the number of threads.
 void linear(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,
-            InstructionSet set = instruction_set(), const Epilogue& epilogue = {},
-            Activations activations = Activations::exact);
+            InstructionSet set, const Epilogue& epilogue, Activations activations);
+
+// The same with the activations that suit w and the set.
+inline void linear(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,
+                   InstructionSet set = instruction_set(), const Epilogue& epilogue = {}) {
+  linear(job, w, team, workspace, set, epilogue, activations_for(w.type, set));
+}
 
 }  // namespace internvl
