@@ -28,7 +28,7 @@ std::size_t place(std::size_t k, ScaleGroup group) {
 struct Quantised {
   std::vector<std::int8_t> values;
   std::vector<float> scales;
-  std::vector<std::int32_t> sums;
+  std::vector<std::int32_t> starts;
 };
 
 Quantised quantised(const std::vector<float>& x, ScaleGroup group) {
@@ -37,15 +37,19 @@ Quantised quantised(const std::vector<float>& x, ScaleGroup group) {
               std::vector<std::int32_t>(groups)};
   const QuantiseKernels& kernels = quantise_kernels(instruction_set());
   (group == ScaleGroup::row ? kernels.by_row : kernels.by_block)(x.data(), x.size(), q.values.data(),
-                                                                 q.scales.data(), q.sums.data());
+                                                                 q.scales.data(), q.starts.data());
   return q;
 }
 
 TEST("activations are quantised to the nearest, with the greatest magnitude of a group as 127") {
+  const bool unsigned_int8 =
+      instruction_set() == InstructionSet::avx512 || instruction_set() == InstructionSet::avx512_bf16;
   for (const ScaleGroup group : {ScaleGroup::row, ScaleGroup::block}) {
     for (std::size_t n : {1, 7, 8, 31, 32, 33, 64, 95, 96, 100, 896, 4864}) {
       if (group == ScaleGroup::block) n = (n + 31) / 32 * 32;
       const std::size_t size = group == ScaleGroup::row ? n : 32;
+      // What is added to weights.
+      const int offset = group == ScaleGroup::block ? 8 : unsigned_int8 ? 128 : 0;
       for (const float deviation : {1e-20F, 1.0F, 3e30F}) {
         const std::vector<float> x = test::random_floats(n, 1, deviation);
         const Quantised q = quantised(x, group);
@@ -63,7 +67,7 @@ TEST("activations are quantised to the nearest, with the greatest magnitude of a
             // x / scale is rounded at 127 / greatest, at the product, and to the integer.
             CHECK(std::abs(x[i] / static_cast<double>(q.scales[g]) - value) <= 0.5 + 127 * 4 * unit);
           }
-          CHECK(q.sums[g] == sum);
+          CHECK(q.starts[g] == -offset * sum);
         }
         for (std::size_t i = n; i < q.values.size(); ++i) CHECK(q.values[i] == 0);
       }

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "kernels/vector/float_vector.h"
+#include "kernels/vector/prefetch.h"
 
 namespace internvl::INTERNVL_ISA {
 
@@ -29,7 +30,7 @@ struct PlainRow {
   }
   FloatVector tail(std::size_t k, std::size_t remaining) const { return load(values + k, remaining); }
   PlainRow from(std::size_t k) const { return {values + k}; }
-  const void* address(std::size_t k) const { return values + k; }
+  const char* address() const { return reinterpret_cast<const char*>(values); }
   static constexpr std::size_t step_bytes = int4_step * sizeof(T);
 };
 
@@ -49,7 +50,7 @@ struct Int4Row {
     return nibbles<J>(load_int4_half(values + k / 2)) * load_int4_scales_half(scales + k / 32);
   }
   Int4Row from(std::size_t k) const { return {values + k / 2, scales + k / 32}; }
-  const void* address(std::size_t k) const { return values + k / 2; }
+  const char* address() const { return reinterpret_cast<const char*>(values); }
   static constexpr std::size_t step_bytes = int4_step / 2;
 };
 
@@ -100,26 +101,17 @@ struct DotTile {
     step<7>(x, stride, rows, k);
   }
 
-  // Asks for the memory that lies `ahead` bytes behind the next step of every row.
-  template <class Row>
-  [[gnu::always_inline]] static void prefetch(const Row (&rows)[Columns], std::size_t k, std::size_t ahead) {
-    for (int c = 0; c < Columns; ++c) {
-      const auto* line = static_cast<const char*>(rows[c].address(k)) + ahead;
-      for (std::size_t i = 0; i < Row::step_bytes; i += 64) __builtin_prefetch(line + i);
-    }
-  }
-
-  // Adds the products of `count` elements: one block of a sum, or less. With `ahead`, weights are asked for
-  // so many bytes before they are needed.
+  // Adds the products of `count` elements: one block of a sum, or less. As many bytes as are read are asked
+  // for at `next`, where it is not null.
   template <class Row>
   [[gnu::always_inline]] void run(const float* x, std::size_t stride, const Row (&rows)[Columns],
-                                  std::size_t count, std::size_t ahead = 0) {
+                                  std::size_t count, const char* next = nullptr) {
     for (int r = 0; r < Rows; ++r) {
       for (int c = 0; c < Columns; ++c) sum[r][c] = broadcast(0.0F);
     }
     std::size_t k = 0;
     for (; k + int4_step <= count; k += int4_step) {
-      if (ahead != 0) prefetch(rows, k, ahead);
+      if (next != nullptr) next = ask_for(next, Columns * Row::step_bytes);
       eight_steps(x, stride, rows, k);
     }
     if constexpr (Row::interleaved) {

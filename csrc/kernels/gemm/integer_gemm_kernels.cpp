@@ -87,7 +87,7 @@ void int8_tile(const Tile& tile, std::int32_t* out) {
   for (int r = 0; r < Rows; ++r) {
     for (int v = 0; v < Vectors; ++v) {
       const std::size_t row = static_cast<std::size_t>(r);
-      sum[r][v] = tile.k == 0 ? broadcast_sum(int8_start(tile.x, row))
+      sum[r][v] = tile.k == 0 ? broadcast_sum(tile.x.starts[row])
                               : load_sums(out + row * columns + static_cast<std::size_t>(v) * sum_lanes);
     }
   }
@@ -130,6 +130,7 @@ void int4_tile(const Tile& tile, float* out) {
     for (int r = 0; r < Rows; ++r) {
       for (int v = 0; v < Vectors; ++v) sum[r][v] = zero_nibble_sums();
     }
+#pragma GCC unroll 8
     for (std::size_t i = 0; i < int4_block; i += 4) {
       Int8Vector weights[Vectors];
       for (int v = 0; v < Vectors; ++v) {
@@ -142,8 +143,9 @@ void int4_tile(const Tile& tile, float* out) {
     }
     for (int r = 0; r < Rows; ++r) {
       const std::size_t row = static_cast<std::size_t>(r);
-      const std::int32_t start = int4_start(tile.x, row, first + b);
-      const ColumnFloats scale = broadcast_columns(tile.x.scales[row * tile.x.groups + first + b]);
+      const std::size_t group = row * tile.x.groups + first + b;
+      const std::int32_t start = tile.x.starts[group];
+      const ColumnFloats scale = broadcast_columns(tile.x.scales[group]);
       for (int v = 0; v < Vectors; ++v) {
         const ColumnFloats w =
             load_columns(tile.scales + b * columns + static_cast<std::size_t>(v) * sum_lanes);

@@ -33,7 +33,7 @@ QuantisedBuffer::QuantisedBuffer(std::size_t most_rows, std::size_t most_columns
     : bytes_(most_rows * row_bytes(most_columns)),
       values_(std::make_unique_for_overwrite<std::int8_t[]>(most_rows * row_values(most_columns))),
       scales_(std::make_unique_for_overwrite<float[]>(most_rows * most_groups(most_columns))),
-      sums_(std::make_unique_for_overwrite<std::int32_t[]>(most_rows * most_groups(most_columns))) {}
+      starts_(std::make_unique_for_overwrite<std::int32_t[]>(most_rows * most_groups(most_columns))) {}
 
 std::size_t QuantisedBuffer::row_bytes(std::size_t most_columns) {
   return row_values(most_columns) + most_groups(most_columns) * (sizeof(float) + sizeof(std::int32_t));
@@ -44,14 +44,14 @@ void QuantisedBuffer::quantise(const float* x, std::size_t columns, ScaleGroup g
   const QuantiseKernels& kernels = quantise_kernels(set);
   const std::size_t groups = groups_of(columns, group);
   const auto kernel = group == ScaleGroup::row ? kernels.by_row : kernels.by_block;
-  kernel(x, columns, &values_[row * row_values(columns)], &scales_[row * groups], &sums_[row * groups]);
+  kernel(x, columns, &values_[row * row_values(columns)], &scales_[row * groups], &starts_[row * groups]);
 }
 
 QuantisedRows QuantisedBuffer::rows(std::size_t rows, std::size_t columns, ScaleGroup group) const {
   return {values_.get(),
           row_values(columns),
           scales_.get(),
-          sums_.get(),
+          starts_.get(),
           groups_of(columns, group),
           rows,
           columns,

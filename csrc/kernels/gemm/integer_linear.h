@@ -41,7 +41,7 @@ class QuantisedBuffer {
   std::size_t bytes_;
   std::unique_ptr<std::int8_t[]> values_;
   std::unique_ptr<float[]> scales_;
-  std::unique_ptr<std::int32_t[]> sums_;
+  std::unique_ptr<std::int32_t[]> starts_;
 };
 
 // The memory that each thread computes in, allocated once.

@@ -18,15 +18,6 @@
 
 namespace internvl::INTERNVL_ISA {
 
-// What the int8 sums of row r begin with: dot() adds the products of w + int8_weight_offset.
-inline std::int32_t int8_start(const QuantisedRows& x, std::size_t r) {
-  return -int8_weight_offset * x.sums[r];
-}
-
-inline std::int32_t int4_start(const QuantisedRows& x, std::size_t r, std::size_t block) {
-  return -int4_weight_offset * x.sums[r * x.groups + block];
-}
-
 // The fp32 scales of `count` <= 8 blocks of eight rows of W: scales[block][row].
 inline void load_block_scales(const Float16* p, std::size_t row_scales, std::size_t count,
                               FloatVector (&scales)[8]) {

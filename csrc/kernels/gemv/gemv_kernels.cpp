@@ -18,17 +18,17 @@ void multiply_columns(const LinearRows& job, const Source& source, std::size_t n
   using Row = Source::Row;
   Row rows[Columns];
   for (std::size_t c = 0; c < Columns; ++c) rows[c] = source.row(n + (c < count ? c : count - 1));
-  // The same place in the next rows is asked for where rows are short: there, the processor's own prefetchers
-  // lose a third of the speed at every new row. On long ones they do better alone.
   const std::size_t row_bytes = source.columns / int4_step * Row::step_bytes;
-  const std::size_t ahead = Row::step_bytes <= 128 && row_bytes <= 8192 ? Columns * row_bytes : 0;
+  const bool ask = Row::step_bytes <= 128 && worth_asking(Columns * row_bytes);
+  const char* const next = rows[0].address() + Columns * row_bytes;
   float totals[Rows * Columns] = {};
   for (std::size_t k = 0; k < source.columns; k += sum_block) {
     const std::size_t depth = source.columns - k < sum_block ? source.columns - k : sum_block;
     Row block[Columns];
     for (int c = 0; c < Columns; ++c) block[c] = rows[c].from(k);
     DotTile<Rows, Columns> tile;
-    tile.run(job.x + k, job.x_stride, block, depth, ahead);
+    tile.run(job.x + k, job.x_stride, block, depth,
+             ask ? next + Columns * (k / int4_step * Row::step_bytes) : nullptr);
     float sums[Rows * Columns];
     tile.reduce(sums);
     for (int i = 0; i < Rows * Columns; ++i) totals[i] += sums[i];

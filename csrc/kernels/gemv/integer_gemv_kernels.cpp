@@ -1,5 +1,6 @@
 #include "kernels/gemm/integer_sums.h"
 #include "kernels/gemv/integer_gemv.h"
+#include "kernels/vector/prefetch.h"
 
 namespace internvl::INTERNVL_ISA {
 namespace {
@@ -15,10 +16,6 @@ constexpr std::size_t most_int8_columns = 4;
 // An Int4Columns has as many.
 constexpr std::size_t int4_columns = 8;
 
-// The same place in the rows that come next is asked for where rows are short: there, the processor's own
-// prefetchers lose time at every new row. On long ones they do better alone.
-constexpr std::size_t short_row_bytes = 8192;
-
 template <int Rows, int Columns>
 void int8_tile(const QuantisedRows& x, std::size_t first, const LinearRows& job, const Int8Rows& w,
                std::size_t n) {
@@ -31,13 +28,14 @@ void int8_tile(const QuantisedRows& x, std::size_t first, const LinearRows& job,
   for (int r = 0; r < Rows; ++r) {
     for (int c = 0; c < Columns; ++c) sum[r][c] = zero_sums();
   }
-  const bool ask = first == 0 && w.columns <= short_row_bytes;
+  const bool ask = first == 0 && worth_asking(Columns * w.columns);
+  const char* next = reinterpret_cast<const char*>(w_row[0] + Columns * w.columns);
   std::size_t k = 0;
   for (; k + step <= w.columns; k += step) {
     Int8Vector xs[Rows];
     for (int r = 0; r < Rows; ++r) xs[r] = load_int8(x_row[r] + k);
+    if (ask) next = ask_for(next, Columns * step);
     for (int c = 0; c < Columns; ++c) {
-      if (ask) __builtin_prefetch(w_row[c] + k + Columns * w.columns);
       const Int8Weights weights = int8_weights(load_int8(w_row[c] + k));
       for (int r = 0; r < Rows; ++r) sum[r][c] = dot(sum[r][c], weights, xs[r]);
     }
@@ -55,7 +53,7 @@ void int8_tile(const QuantisedRows& x, std::size_t first, const LinearRows& job,
     const std::size_t row = first + static_cast<std::size_t>(r);
     float totals[Columns];
     for (int c = 0; c < Columns; ++c) {
-      totals[c] = static_cast<float>(sum_of_lanes(sum[r][c]) + int8_start(x, row)) * x.scales[row];
+      totals[c] = static_cast<float>(sum_of_lanes(sum[r][c]) + x.starts[row]) * x.scales[row];
     }
     finish_totals(totals, w, job, row, n, Columns);
   }
@@ -77,34 +75,28 @@ void int4_tile(const QuantisedRows& x, std::size_t first, const LinearRows& job,
   const std::size_t row_bytes = lone ? 0 : w.columns / 2;
   const std::size_t row_scales = lone ? 0 : blocks;
   const Int4Row row = w.row(n);
-  const bool ask = first == 0 && !lone && row_bytes <= short_row_bytes;
+  const bool ask = first == 0 && !lone && worth_asking(int4_columns * row_bytes);
+  const char* next = row.address() + int4_columns * row_bytes;
+  const char* next_scales = reinterpret_cast<const char*>(row.scales + int4_columns * row_scales);
   FloatVector totals[Rows];
   for (int r = 0; r < Rows; ++r) totals[r] = broadcast(0.0F);
   for (std::size_t begin = 0; begin < blocks; begin += 8) {
     const std::size_t count = blocks - begin < 8 ? blocks - begin : 8;
-    if (ask) {
-      for (std::size_t c = 0; c < int4_columns; ++c) {
-        const std::uint8_t* next = row.values + begin * int4_block / 2 + (c + int4_columns) * row_bytes;
-        __builtin_prefetch(next);
-        __builtin_prefetch(next + 64);
-      }
-      // Their scales lie in one piece.
-      const Float16* scales = row.scales + int4_columns * (row_scales + begin);
-      __builtin_prefetch(scales);
-      __builtin_prefetch(scales + 32);
-    }
+    if (ask) next_scales = ask_for(next_scales, int4_columns * 8 * sizeof(Float16));
     // The end of a row that is not a whole eight: the last eight again, for loading fewer takes long.
     const std::size_t from = count < 8 && blocks >= 8 ? blocks - 8 : begin;
     FloatVector scales[8];
     load_block_scales(row.scales + from, row_scales, blocks - from < 8 ? blocks - from : 8, scales);
     for (std::size_t b = 0; b < count; ++b) {
       const std::size_t block = begin + b;
+      if (ask) next = ask_for(next, int4_columns * int4_block / 2);
       const Int4Columns columns = load_int4_columns(row.values + block * int4_block / 2, row_bytes);
       for (int r = 0; r < Rows; ++r) {
         const std::size_t x_row = first + static_cast<std::size_t>(r);
+        const std::size_t group = x_row * x.groups + block;
         const FloatVector sum =
-            dot(columns, x.values + x_row * x.stride + block * int4_block, int4_start(x, x_row, block));
-        totals[r] = fma(sum, broadcast(x.scales[x_row * x.groups + block]) * scales[block - from], totals[r]);
+            dot(columns, x.values + x_row * x.stride + block * int4_block, x.starts[group]);
+        totals[r] = fma(sum, broadcast(x.scales[group]) * scales[block - from], totals[r]);
       }
     }
   }

@@ -11,10 +11,10 @@ namespace internvl {
 
 struct QuantiseKernels {
   // Quantises one row of k elements, as QuantisedRows describes it: values [k rounded up to quantised_step],
-  // scales and sums [groups]. A group that holds a NaN or an infinity gets NaN for its scale, so that every
+  // scales and starts [groups]. A group that holds a NaN or an infinity gets NaN for its scale, so that every
   // result it enters is NaN; one whose magnitudes are all below 2^-100 is zero.
   using Quantise = void (*)(const float* x, std::size_t k, std::int8_t* values, float* scales,
-                            std::int32_t* sums);
+                            std::int32_t* starts);
   Quantise by_row;
   Quantise by_block;  // k is a multiple of quantised_block
 };

@@ -47,7 +47,7 @@ void zero_end(std::size_t from, std::size_t k, std::int8_t* values) {
   for (; from < end; ++from) values[from] = 0;
 }
 
-void by_row(const float* x, std::size_t k, std::int8_t* values, float* scales, std::int32_t* sums) {
+void by_row(const float* x, std::size_t k, std::int8_t* values, float* scales, std::int32_t* starts) {
   Range range;
   std::size_t i = 0;
   for (; i + lanes <= k; i += lanes) range.add(load(x + i));
@@ -71,10 +71,10 @@ void by_row(const float* x, std::size_t k, std::int8_t* values, float* scales, s
   }
   zero_end(i, k, values);
   *scales = scale.scale;
-  *sums = sum_of(values, k);
+  *starts = -int8_weight_offset * sum_of(values, k);
 }
 
-void by_block(const float* x, std::size_t k, std::int8_t* values, float* scales, std::int32_t* sums) {
+void by_block(const float* x, std::size_t k, std::int8_t* values, float* scales, std::int32_t* starts) {
   for (std::size_t i = 0; i < k; i += quantised_block) {
     FloatVector v[4];
     Range range;
@@ -86,7 +86,7 @@ void by_block(const float* x, std::size_t k, std::int8_t* values, float* scales,
     for (FloatVector& part : v) part = scaled(part, broadcast(scale.inverse));
     store_rounded_split(values + i, v);
     *scales++ = scale.scale;
-    *sums++ = sum_of(values + i, quantised_block);
+    *starts++ = -int4_weight_offset * sum_of(values + i, quantised_block);
   }
   zero_end(k, k, values);
 }

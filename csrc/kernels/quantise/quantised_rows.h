@@ -22,8 +22,10 @@ inline constexpr std::size_t quantised_step = 64;
 struct QuantisedRows {
   const std::int8_t* values;  // [rows, stride], -127 to 127
   std::size_t stride;
-  const float* scales;       // [rows, groups]
-  const std::int32_t* sums;  // [rows, groups], of a group's values
+  const float* scales;  // [rows, groups]
+  const std::int32_t*
+      starts;  // [rows, groups], what a group's sum of products begins with: kernels add a number
+               // to weights that makes them unsigned, and its products are taken away here
   std::size_t groups;
   std::size_t rows;
   std::size_t columns;
@@ -33,7 +35,7 @@ struct QuantisedRows {
     return {values + row * stride,
             stride,
             scales + row * groups,
-            sums + row * groups,
+            starts + row * groups,
             groups,
             rows - row,
             columns,

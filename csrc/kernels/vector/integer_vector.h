@@ -7,7 +7,8 @@
 //   Int8Weights, int8_weights(v)    weights of -128 to 127 as dot() wants them
 //   dot(sum, weights, x)   adds to every lane its four products, x being -127 to 127. Where the processor
 //                          multiplies unsigned by signed bytes alone, weights are taken as w +
-//                          int8_weight_offset: the caller takes that times the sum of x away.
+//                          int8_weight_offset: the sum begins with what takes that away
+//                          (QuantisedRows::starts)
 //   NibbleSums, dot_nibbles(sum, weights, x), total(sum, offset)
 //                          as above for weights of 0 to 15, eight steps at most
 //   Int4Columns            32 int4 elements of eight rows of weights; load_int4_columns(p, row_bytes)

@@ -6,7 +6,7 @@
 //
 // VPMADDUBSW multiplies unsigned by signed bytes and adds two products in 16 bits, with saturation. Both uses
 // below stay clear of it: magnitudes of at most 128 times activations of at most 127, twice, are 32512; and
-// eight steps of two products of at most 15 * 127 are 30480.
+// sixteen products of at most 15 * 127 are 30480.
 #pragma once
 
 #include "kernels/vector/integer_vector_avx2_shared.h"
@@ -16,7 +16,7 @@ namespace internvl::INTERNVL_ISA {
 constexpr std::size_t sum_lanes = 8;
 constexpr int int8_weight_offset = 0;
 // Rows of x and vectors of columns of W whose sums a GEMM keeps in registers at once.
-constexpr int int4_tile_rows = 4;
+constexpr int int4_tile_rows = 6;
 constexpr int int4_tile_vectors = 2;
 constexpr int int8_tile_rows = 6;
 constexpr int int8_tile_vectors = 2;
@@ -93,7 +93,10 @@ struct NibbleSums {
 };
 inline NibbleSums zero_nibble_sums() { return {_mm256_setzero_si256()}; }
 [[gnu::always_inline]] inline NibbleSums dot_nibbles(NibbleSums sum, Int8Vector w, Int8Vector x) {
-  return {_mm256_add_epi16(sum.pairs, _mm256_maddubs_epi16(w.value, x.value))};
+  __m256i pairs = _mm256_add_epi16(sum.pairs, _mm256_maddubs_epi16(w.value, x.value));
+  // Without this, GCC 12 reorders the additions of a block, and keeps all of its products in memory before.
+  asm("" : "+x"(pairs));
+  return {pairs};
 }
 inline Int32Vector total(NibbleSums sum, std::int32_t offset) {
   return {_mm256_add_epi32(_mm256_madd_epi16(sum.pairs, _mm256_set1_epi16(1)), _mm256_set1_epi32(offset))};
@@ -102,13 +105,15 @@ inline Int32Vector total(NibbleSums sum, std::int32_t offset) {
 [[gnu::always_inline]] inline FloatVector dot(const Int4Columns& w, const std::int8_t* x, int offset) {
   const __m256i even = broadcast_16_bytes(x);
   const __m256i odd = broadcast_16_bytes(x + 16);
-  __m256i quarters[4];
+  __m256i pairs[4];
   for (int i = 0; i < 4; ++i) {
-    const __m256i pairs =
-        _mm256_add_epi16(_mm256_maddubs_epi16(w.low[i], even), _mm256_maddubs_epi16(w.high[i], odd));
-    quarters[i] = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    pairs[i] = _mm256_add_epi16(_mm256_maddubs_epi16(w.low[i], even), _mm256_maddubs_epi16(w.high[i], odd));
   }
-  return row_sums(quarters, offset);
+  // Halves of a row's sum: sixteen products each.
+  const __m256i halves =
+      _mm256_hadd_epi16(_mm256_hadd_epi16(pairs[0], pairs[1]), _mm256_hadd_epi16(pairs[2], pairs[3]));
+  const __m256i sums = _mm256_madd_epi16(halves, _mm256_set1_epi16(1));
+  return {_mm256_cvtepi32_ps(_mm256_add_epi32(sums, _mm256_set1_epi32(offset)))};
 }
 
 using ColumnFloats = FloatVector;

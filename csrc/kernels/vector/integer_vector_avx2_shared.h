@@ -62,23 +62,16 @@ struct Int4Columns {
 [[gnu::always_inline]] inline Int4Columns load_int4_columns(const std::uint8_t* p, std::size_t row_bytes) {
   Int4Columns columns;
   const __m256i mask = _mm256_set1_epi8(0x0F);
+  const std::uint8_t* fifth = p + 4 * row_bytes;
   for (std::size_t i = 0; i < 4; ++i) {
-    const std::uint8_t* first = p + i * row_bytes;
     const __m256i bytes = _mm256_inserti128_si256(
-        _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(first))),
-        _mm_loadu_si128(reinterpret_cast<const __m128i*>(first + 4 * row_bytes)), 1);
+        _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + i * row_bytes))),
+        _mm_loadu_si128(reinterpret_cast<const __m128i*>(fifth + i * row_bytes)), 1);
     const __m256i biased = _mm256_xor_si256(bytes, _mm256_set1_epi8(-0x78));
     columns.low[i] = _mm256_and_si256(biased, mask);
     columns.high[i] = _mm256_and_si256(_mm256_srli_epi16(biased, 4), mask);
   }
   return columns;
-}
-
-// From four sums for each of the rows of a pair to eight sums, one a row.
-inline FloatVector row_sums(const __m256i (&quarters)[4], int offset) {
-  const __m256i sums = _mm256_hadd_epi32(_mm256_hadd_epi32(quarters[0], quarters[1]),
-                                         _mm256_hadd_epi32(quarters[2], quarters[3]));
-  return {_mm256_cvtepi32_ps(_mm256_add_epi32(sums, _mm256_set1_epi32(offset)))};
 }
 
 inline __m256i broadcast_16_bytes(const std::int8_t* p) {

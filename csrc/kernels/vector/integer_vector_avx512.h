@@ -73,6 +73,13 @@ inline Int32Vector total(NibbleSums sum, std::int32_t offset) {
   return {_mm512_add_epi32(sum.value, _mm512_set1_epi32(offset))};
 }
 
+// From four sums for each of the rows of a pair to eight sums, one a row.
+inline FloatVector row_sums(const __m256i (&quarters)[4], int offset) {
+  const __m256i sums = _mm256_hadd_epi32(_mm256_hadd_epi32(quarters[0], quarters[1]),
+                                         _mm256_hadd_epi32(quarters[2], quarters[3]));
+  return {_mm256_cvtepi32_ps(_mm256_add_epi32(sums, _mm256_set1_epi32(offset)))};
+}
+
 [[gnu::always_inline]] inline FloatVector dot(const Int4Columns& w, const std::int8_t* x, int offset) {
   const __m256i even = broadcast_16_bytes(x);
   const __m256i odd = broadcast_16_bytes(x + 16);

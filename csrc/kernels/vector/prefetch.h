@@ -1,0 +1,23 @@
+// Asking for memory before it is needed. Included by kernel sources only.
+//
+// A GEMV takes a few rows of W together, which lie in one piece. Where they are short, it asks for the next
+// piece in the order of its addresses: the processor's own prefetchers follow that order, but not the one in
+// which the rows are read, a little of each in turn. On long rows they do better alone.
+#pragma once
+
+#include <cstddef>
+
+namespace internvl::INTERNVL_ISA {
+
+// Whether a piece is small enough: what is asked for must stay in the first-level cache until it is read.
+constexpr bool worth_asking(std::size_t piece_bytes) { return piece_bytes <= 24576; }
+
+// Asks for `bytes` bytes at p, and gives their end. They need not exist. (Inlined by force: GCC takes a call
+// for one without effects.)
+[[gnu::always_inline]] inline const char* ask_for(const char* p, std::size_t bytes) {
+  constexpr std::size_t cache_line = 64;
+  for (std::size_t i = 0; i < bytes; i += cache_line) __builtin_prefetch(p + i);
+  return p + bytes;
+}
+
+}  // namespace internvl::INTERNVL_ISA
