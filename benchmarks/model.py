@@ -237,14 +237,21 @@ def in_turns(contestants: list[tuple[Entry, Work, str]], stages: list[str], roun
 
 
 def take_turns(runners: list[Running], stages: list[str], rounds: int) -> None:
+    """Adds samples to the runners'. Who fails is left out from then on."""
     console = Console(stderr=True)
     for stage in stages:
-        running = [runner for runner in runners if stage in runner.stages and stage != "load"]
         # The first round warms up. What a first time costs is lost in the minute that a picture takes.
         for number in range(1 if stage == "picture" else 0, rounds + 1):
-            for runner in running:
+            for runner in runners:
+                if stage not in runner.stages or stage == "load":
+                    continue
                 console.print(f"{stage}, round {number} of {rounds}: {runner.entry.label}", style="dim")
-                milliseconds = runner.sample(stage)
+                try:
+                    milliseconds = runner.sample(stage)
+                except EOFError as error:
+                    console.print(f"left out from here: {runner.entry.label}, {error}", style="yellow")
+                    runner.stages = ()
+                    continue
                 if number > 0:
                     runner.samples.setdefault(stage, []).append(milliseconds)
 
@@ -260,6 +267,9 @@ def request_memory(entry: Entry, work: Work, python: str) -> Memory | None:
             return None
         runner.sample("picture")
         return runner.peak_memory()
+    except EOFError as error:
+        Console(stderr=True).print(f"left out: {entry.label}, {error}", style="yellow")
+        return None
     finally:
         runner.end()
 

@@ -29,7 +29,7 @@ class Transformers:
             num_attention_heads=work.heads,
             num_key_value_heads=work.kv_heads,
             vocab_size=work.vocab_size,
-            rope_theta=work.rope_theta,
+            rope_parameters={"rope_type": "default", "rope_theta": work.rope_theta},
             rms_norm_eps=work.norm_eps,
             max_position_embeddings=32768,
         )
@@ -46,7 +46,7 @@ class Transformers:
         config._attn_implementation = "sdpa"
         previous = torch.get_default_dtype()
         torch.set_default_dtype(getattr(torch, dtype))
-        self.model = transformers.InternVLForConditionalGeneration(config).eval()
+        self.model = transformers.InternVLForConditionalGeneration(config).eval()  # type: ignore[no-untyped-call]
         torch.set_default_dtype(previous)
         self.caches: dict[int, Any] = {}
 
@@ -74,7 +74,7 @@ class Transformers:
         for token in range(STEPS):
             self._step([token], cache)
         elapsed = 1e3 * (perf_counter() - begun) / STEPS
-        cache.crop(max(1, fill))
+        cache.crop(-STEPS)
         return elapsed
 
     def _step(self, ids: list[int], cache: Any) -> None:

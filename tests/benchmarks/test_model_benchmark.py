@@ -9,6 +9,7 @@ import mmap
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -84,6 +85,20 @@ def test_the_peak_is_told_apart(benchmark: ModuleType, tmp_path: Path) -> None:
 
 def test_who_cannot_be_loaded_is_left_out(benchmark: ModuleType, work: Any) -> None:
     assert benchmark.start(entry(benchmark, "nobody"), work, sys.executable) is None
+
+
+def test_who_fails_is_left_out_from_then_on(benchmark: ModuleType, work: Any) -> None:
+    running = [
+        benchmark.start(benchmark.Entry(label, "internvl-rt:native", "", ""), given, sys.executable)
+        for label, given in (("well", work), ("without its picture", replace(work, picture="/nowhere.jpg")))
+    ]
+    try:
+        benchmark.take_turns(running, ["vit", "picture", "decode 0"], 1)
+    finally:
+        for runner in running:
+            runner.end()
+    well, ill = (runner.samples.keys() for runner in running)
+    assert (well, ill) == ({"load", "vit", "picture", "decode 0"}, {"load", "vit"})
 
 
 def test_chosen_stages(benchmark: ModuleType) -> None:
