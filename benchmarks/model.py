@@ -230,6 +230,8 @@ def in_turns(contestants: list[tuple[Entry, Work, str]], stages: list[str], roun
             if runner is not None:
                 runners.append(runner)
         take_turns(runners, stages, rounds)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted: what was measured before is told", style="yellow")
     finally:
         for runner in runners:
             runner.end()
@@ -320,35 +322,40 @@ def main() -> None:
         peaks = machine_peaks(options.threads) if options.peaks else None
         stages = [stage for stage in options.stages if stage != MEMORY]
         runners = in_turns(contestants, stages, options.rounds) if stages else []
-        memory = {}
-        if MEMORY in options.stages:
-            memory = {entry.label: request_memory(entry, *how) for entry, *how in contestants}
         shares = {} if peaks is None else {r.entry.label: shares_of(r, peaks) for r in runners if r.is_ours}
-    report = {
-        "machine": {
-            "cpu": cpu_name(),
-            "instruction_set": _core.instruction_set(),
-            "threads": options.threads,
-            "load_average_before": load,
-            "python": platform.python_version(),
-        },
-        "model": options.model,
-        "layers": options.layers,
-        "rounds": options.rounds,
-        "peaks": peaks,
-        "shares_of_peaks": shares,
-        "samples_ms": {r.entry.label: r.samples for r in runners},
-        "memory_bytes": {label: found for label, found in memory.items() if found is not None},
-    }
-    if runners:
-        print_table(report)
-    if shares:
-        print_shares(report)
-    if memory:
-        print_memory(report)
+        report = {
+            "machine": {
+                "cpu": cpu_name(),
+                "instruction_set": _core.instruction_set(),
+                "threads": options.threads,
+                "load_average_before": load,
+                "python": platform.python_version(),
+            },
+            "model": options.model,
+            "layers": options.layers,
+            "rounds": options.rounds,
+            "peaks": peaks,
+            "shares_of_peaks": shares,
+            "samples_ms": {r.entry.label: r.samples for r in runners},
+            "memory_bytes": {},
+        }
+        if runners:
+            print_table(report)
+            tell(report, options)
+        if shares:
+            print_shares(report)
+        if MEMORY in options.stages:
+            found = {entry.label: request_memory(entry, *how) for entry, *how in contestants}
+            report["memory_bytes"] = {label: memory for label, memory in found.items() if memory is not None}
+            print_memory(report)
+            tell(report, options)
+
+
+def tell(report: dict[str, Any], options: argparse.Namespace) -> None:
+    """Writes the files that were asked for."""
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
-    if options.plot:
+    if options.plot and report["samples_ms"]:
         plot(report, options.plot)
 
 
