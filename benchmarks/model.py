@@ -355,8 +355,9 @@ def tell(report: dict[str, Any], options: argparse.Namespace) -> None:
     """Writes the files that were asked for."""
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
-    if options.plot and report["samples_ms"]:
-        plot(report, options.plot)
+    compared = {stage: by for stage, by in medians(report).items() if len(by) > 1 and stage != "load"}
+    if options.plot and compared:
+        plot(compared, options.plot)
 
 
 def medians(report: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -421,22 +422,24 @@ def print_shares(report: dict[str, Any]) -> None:
     Console(width=200).print(table)
 
 
-def plot(report: dict[str, Any], file: Path) -> None:
+def plot(found: dict[str, dict[str, float]], file: Path) -> None:
+    """Of every stage, the milliseconds by contestant."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    found = {stage: by for stage, by in medians(report).items() if len(by) > 1 and stage != "load"}
-    figure, axes = pyplot.subplots(1, len(found), figsize=(3.2 * len(found), 3.6), squeeze=False)
+    labels = list(dict.fromkeys(label for by in found.values() for label in by))[::-1]
+    colours = ["tab:blue" if label.startswith("internvl-rt") else "lightgrey" for label in labels]
+    size = (3.2 * len(found), 1 + 0.3 * len(labels))
+    figure, axes = pyplot.subplots(1, len(found), figsize=size, sharey=True, squeeze=False)
     for axis, (stage, by) in zip(axes[0], found.items(), strict=True):
-        labels = list(by)[::-1]
-        colours = ["tab:blue" if label.startswith("internvl-rt") else "lightgrey" for label in labels]
-        axis.barh(labels, [by[label] for label in labels], color=colours)
+        axis.barh(labels, [by.get(label, 0.0) for label in labels], color=colours)
+        for label in labels:
+            if label not in by:
+                axis.text(0, label, " -", va="center")
         axis.set_title(stage)
         axis.set_xlabel("ms, less is better")
-        if axis is not axes[0][0]:
-            axis.set_yticklabels([])
     figure.tight_layout()
     figure.savefig(file, dpi=110)
 
