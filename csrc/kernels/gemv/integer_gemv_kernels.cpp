@@ -67,19 +67,33 @@ void int8_columns_of(const QuantisedRows& x, std::size_t first, const LinearRows
   for (; n < end; ++n) int8_tile<Rows, 1>(x, first, job, w, n);
 }
 
-// With `lone`, row n of W alone: all eight columns are the same one.
+// Fewer rows of x than this meet Int4Columns, more meet Int4ColumnWords.
+constexpr int many_rows = 4;
+
+template <bool Many>
+[[gnu::always_inline]] inline auto weights_of(const std::uint8_t* p, std::size_t row_bytes) {
+  if constexpr (Many) {
+    return load_int4_column_words(p, row_bytes);
+  } else {
+    return load_int4_columns(p, row_bytes);
+  }
+}
+
+// All rows of x, of which there are Rows, or many_rows and more. With `lone`, row n of W alone: all eight
+// columns are the same one.
 template <int Rows>
-void int4_tile(const QuantisedRows& x, std::size_t first, const LinearRows& job, const Int4Rows& w,
-               std::size_t n, bool lone) {
+void int4_tile(const QuantisedRows& x, const LinearRows& job, const Int4Rows& w, std::size_t n, bool lone) {
+  constexpr bool many = Rows == many_rows;
+  const std::size_t rows = many ? job.rows : Rows;
   const std::size_t blocks = w.columns / int4_block;
   const std::size_t row_bytes = lone ? 0 : w.columns / 2;
   const std::size_t row_scales = lone ? 0 : blocks;
   const Int4Row row = w.row(n);
-  const bool ask = first == 0 && !lone && worth_asking(int4_columns * row_bytes);
+  const bool ask = !lone && worth_asking(int4_columns * row_bytes);
   const char* next = row.address() + int4_columns * row_bytes;
   const char* next_scales = reinterpret_cast<const char*>(row.scales + int4_columns * row_scales);
-  FloatVector totals[Rows];
-  for (int r = 0; r < Rows; ++r) totals[r] = broadcast(0.0F);
+  FloatVector totals[many ? integer_gemv_rows : Rows];
+  for (std::size_t r = 0; r < rows; ++r) totals[r] = broadcast(0.0F);
   for (std::size_t begin = 0; begin < blocks; begin += 8) {
     const std::size_t count = blocks - begin < 8 ? blocks - begin : 8;
     if (ask) next_scales = ask_for(next_scales, int4_columns * 8 * sizeof(Float16));
@@ -90,28 +104,42 @@ void int4_tile(const QuantisedRows& x, std::size_t first, const LinearRows& job,
     for (std::size_t b = 0; b < count; ++b) {
       const std::size_t block = begin + b;
       if (ask) next = ask_for(next, int4_columns * int4_block / 2);
-      const Int4Columns columns = load_int4_columns(row.values + block * int4_block / 2, row_bytes);
-      for (int r = 0; r < Rows; ++r) {
-        const std::size_t x_row = first + static_cast<std::size_t>(r);
-        const std::size_t group = x_row * x.groups + block;
-        const FloatVector sum =
-            dot(columns, x.values + x_row * x.stride + block * int4_block, x.starts[group]);
+      const auto weights = weights_of<many>(row.values + block * int4_block / 2, row_bytes);
+      for (std::size_t r = 0; r < rows; ++r) {
+        const std::size_t group = r * x.groups + block;
+        const FloatVector sum = dot(weights, x.values + r * x.stride + block * int4_block, x.starts[group]);
         totals[r] = fma(sum, broadcast(x.scales[group]) * scales[block - from], totals[r]);
       }
     }
   }
-  for (int r = 0; r < Rows; ++r) {
+  for (std::size_t r = 0; r < rows; ++r) {
     float sums[int4_columns];
     store(sums, totals[r]);
-    finish_totals(sums, w, job, first + static_cast<std::size_t>(r), n, lone ? 1 : int4_columns);
+    finish_totals(sums, w, job, r, n, lone ? 1 : int4_columns);
   }
 }
 
 template <int Rows>
-void int4_columns_of(const QuantisedRows& x, std::size_t first, const LinearRows& job, const Int4Rows& w,
-                     std::size_t n, std::size_t end) {
-  if (n + int4_columns <= end) return int4_tile<Rows>(x, first, job, w, n, false);
-  for (; n < end; ++n) int4_tile<Rows>(x, first, job, w, n, true);
+void int4_rows_of(const QuantisedRows& x, const LinearRows& job, const Int4Rows& w, std::size_t begin,
+                  std::size_t end) {
+  std::size_t n = begin;
+  for (; n + int4_columns <= end; n += int4_columns) int4_tile<Rows>(x, job, w, n, false);
+  for (; n < end; ++n) int4_tile<Rows>(x, job, w, n, true);
+}
+
+void multiply_int4(const QuantisedRows& x, const LinearRows& job, const Int4Rows& w, std::size_t begin,
+                   std::size_t end) {
+  static_assert(many_rows == 4);
+  switch (job.rows) {
+    case 1:
+      return int4_rows_of<1>(x, job, w, begin, end);
+    case 2:
+      return int4_rows_of<2>(x, job, w, begin, end);
+    case 3:
+      return int4_rows_of<3>(x, job, w, begin, end);
+    default:
+      return int4_rows_of<many_rows>(x, job, w, begin, end);
+  }
 }
 
 // Calls function(first row, rows) with groups of rows, the number of rows a template's argument.
@@ -146,13 +174,7 @@ void multiply(const QuantisedRows& x, const LinearRows& job, const WeightMatrix&
       });
     }
   } else {
-    const Int4Rows rows = int4_rows(w);
-    for (std::size_t n = begin; n < end; n += int4_columns) {
-      const std::size_t n_end = end - n < int4_columns ? end : n + int4_columns;
-      in_row_groups(job.rows, [&]<int Rows>(std::size_t first) {
-        int4_columns_of<Rows>(x, first, job, rows, n, n_end);
-      });
-    }
+    multiply_int4(x, job, int4_rows(w), begin, end);
   }
 }
 

@@ -14,7 +14,8 @@
 //   Int4Columns            32 int4 elements of eight rows of weights; load_int4_columns(p, row_bytes)
 //   dot(columns, x, offset)   eight sums as fp32: their products, int4 taken as w + int4_weight_offset, and
 //                          offset
-//   expand_int4(p, out)    32 elements, + int4_weight_offset: the sixteen even ones, then the odd ones
+//   Int4ColumnWords, load_int4_column_words(p, row_bytes)   the same, in the form that many rows of x meet
+//   faster expand_int4(p, out)    32 elements, + int4_weight_offset: the sixteen even ones, then the odd ones
 //   store_words_transposed(rows, stride, out, out_stride)   the 32-bit words of eight rows of 32 bytes
 //   store_rounded(out, v)  32 fp32 as int8, to the nearest, ties to even; store_rounded_split(out, v): the
 //   even

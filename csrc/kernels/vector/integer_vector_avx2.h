@@ -53,11 +53,7 @@ inline void widen_16(const std::int8_t* p, std::int8_t* out) {
 }
 
 inline Int8Vector load_int8(const std::int8_t* p) { return {load_32_bytes(p)}; }
-inline Int8Vector broadcast_four(const std::int8_t* p) {
-  std::int32_t four = 0;
-  __builtin_memcpy(&four, p, sizeof(four));
-  return {_mm256_set1_epi32(four)};
-}
+inline Int8Vector broadcast_four(const std::int8_t* p) { return {broadcast_4_bytes(p)}; }
 inline Int8Weights int8_weights(Int8Vector w) { return {w.value, _mm256_abs_epi8(w.value)}; }
 [[gnu::always_inline]] inline Int32Vector dot(Int32Vector sum, Int8Weights w, Int8Vector x) {
   const __m256i pairs = _mm256_maddubs_epi16(w.magnitude, _mm256_sign_epi8(x.value, w.value));
@@ -114,6 +110,12 @@ inline Int32Vector total(NibbleSums sum, std::int32_t offset) {
       _mm256_hadd_epi16(_mm256_hadd_epi16(pairs[0], pairs[1]), _mm256_hadd_epi16(pairs[2], pairs[3]));
   const __m256i sums = _mm256_madd_epi16(halves, _mm256_set1_epi16(1));
   return {_mm256_cvtepi32_ps(_mm256_add_epi32(sums, _mm256_set1_epi32(offset)))};
+}
+
+[[gnu::always_inline]] inline FloatVector dot(const Int4ColumnWords& w, const std::int8_t* x, int offset) {
+  NibbleSums sum = zero_nibble_sums();
+  for (int j = 0; j < 8; ++j) sum = dot_nibbles(sum, {w.word[j]}, {broadcast_4_bytes(x + 4 * j)});
+  return {_mm256_cvtepi32_ps(total(sum, offset).value)};
 }
 
 using ColumnFloats = FloatVector;

@@ -74,6 +74,38 @@ struct Int4Columns {
   return columns;
 }
 
+// word[j]: elements 4 j to 4 j + 3 of each of the eight rows, the even elements of a row before its odd ones.
+struct Int4ColumnWords {
+  __m256i word[8];
+};
+
+// Four rows of four words, in both halves of the registers.
+inline void transpose_fours(const __m256i (&rows)[4], __m256i* out) {
+  const __m256i low_pairs[2] = {_mm256_unpacklo_epi32(rows[0], rows[1]),
+                                _mm256_unpacklo_epi32(rows[2], rows[3])};
+  const __m256i high_pairs[2] = {_mm256_unpackhi_epi32(rows[0], rows[1]),
+                                 _mm256_unpackhi_epi32(rows[2], rows[3])};
+  out[0] = _mm256_unpacklo_epi64(low_pairs[0], low_pairs[1]);
+  out[1] = _mm256_unpackhi_epi64(low_pairs[0], low_pairs[1]);
+  out[2] = _mm256_unpacklo_epi64(high_pairs[0], high_pairs[1]);
+  out[3] = _mm256_unpackhi_epi64(high_pairs[0], high_pairs[1]);
+}
+
+[[gnu::always_inline]] inline Int4ColumnWords load_int4_column_words(const std::uint8_t* p,
+                                                                     std::size_t row_bytes) {
+  const Int4Columns columns = load_int4_columns(p, row_bytes);
+  Int4ColumnWords words;
+  transpose_fours(columns.low, words.word);
+  transpose_fours(columns.high, words.word + 4);
+  return words;
+}
+
+inline __m256i broadcast_4_bytes(const std::int8_t* p) {
+  std::int32_t four = 0;
+  __builtin_memcpy(&four, p, sizeof(four));
+  return _mm256_set1_epi32(four);
+}
+
 inline __m256i broadcast_16_bytes(const std::int8_t* p) {
   return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }

@@ -88,6 +88,12 @@ struct Int4Columns {
   for (std::size_t i = 0; i < 8; ++i) split_int4(p + i * row_bytes, columns.even[i], columns.odd[i]);
   return columns;
 }
+// Rows of x are few enough for the same form.
+using Int4ColumnWords = Int4Columns;
+[[gnu::always_inline]] inline Int4ColumnWords load_int4_column_words(const std::uint8_t* p,
+                                                                     std::size_t row_bytes) {
+  return load_int4_columns(p, row_bytes);
+}
 [[gnu::always_inline]] inline FloatVector dot(const Int4Columns& w, const std::int8_t* x, int offset) {
   const int8x16_t even = vld1q_s8(x);
   const int8x16_t odd = vld1q_s8(x + 16);

@@ -79,6 +79,11 @@ inline Int4Columns load_int4_columns(const std::uint8_t* p, std::size_t row_byte
   for (std::size_t i = 0; i < 8; ++i) expand_int4(p + i * row_bytes, columns.row[i]);
   return columns;
 }
+// Rows of x are few enough for the same form.
+using Int4ColumnWords = Int4Columns;
+inline Int4ColumnWords load_int4_column_words(const std::uint8_t* p, std::size_t row_bytes) {
+  return load_int4_columns(p, row_bytes);
+}
 inline FloatVector dot(const Int4Columns& w, const std::int8_t* x, int offset) {
   return each_lane([&](int row) {
     std::int32_t sum = offset;
