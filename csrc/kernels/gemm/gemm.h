@@ -6,6 +6,7 @@
 
 #include "kernels/dispatch.h"
 #include "kernels/gemm/epilogue.h"
+#include "kernels/gemm/row_pieces.h"
 #include "kernels/gemm/weight_matrix.h"
 
 namespace internvl {
@@ -14,8 +15,8 @@ namespace internvl {
 inline constexpr std::size_t panel_rows = 48;
 inline constexpr std::size_t panel_depth = 1024;
 inline constexpr std::size_t panel_elements = panel_rows * panel_depth;
-// Rows of x that are taken past a panel before it is unpacked again.
-inline constexpr std::size_t gemm_rows = 256;
+// The most rows of x that are taken past a panel before it is unpacked again.
+inline constexpr std::size_t gemm_rows = 24 * row_piece_step;
 
 struct GemmKernels {
   // Elements of k in an interleaved row of k int4 activations: k rounded up to a multiple of 64.

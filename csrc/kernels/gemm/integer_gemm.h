@@ -7,6 +7,7 @@
 
 #include "kernels/dispatch.h"
 #include "kernels/gemm/epilogue.h"
+#include "kernels/gemm/row_pieces.h"
 #include "kernels/gemm/weight_matrix.h"
 #include "kernels/gemv/gemv.h"
 #include "kernels/quantise/quantised_rows.h"
@@ -18,8 +19,8 @@ namespace internvl {
 inline constexpr std::size_t integer_panel_columns = 64;
 inline constexpr std::size_t integer_panel_depth = 1024;
 inline constexpr std::size_t most_panel_element_bytes = 2;
-// Rows of x that are taken past a panel before it is unpacked again.
-inline constexpr std::size_t integer_gemm_rows = 512;
+// The most rows of x that are taken past a panel before it is unpacked again.
+inline constexpr std::size_t integer_gemm_rows = 54 * row_piece_step;
 // The longest row whose sum of products, 255 * 127 at most, fits 32 bits.
 inline constexpr std::size_t most_integer_columns = 65536;
 

@@ -12,6 +12,7 @@ constexpr std::size_t unpack_bytes = 32;
 
 static_assert(columns % (sum_lanes * int8_tile_vectors) == 0 &&
               columns % (sum_lanes * int4_tile_vectors) == 0);
+static_assert(row_piece_step % int8_tile_rows == 0 && row_piece_step % int4_tile_rows == 0);
 static_assert(columns % unpack_rows == 0 && panel_element_bytes <= most_panel_element_bytes);
 static_assert(integer_panel_depth % (8 * int4_block) == 0 && unpack_bytes == int4_block);
 
@@ -226,8 +227,9 @@ void multiply(const QuantisedRows& x, const LinearRows& job, const WeightMatrix&
   const bool wide = w.type == DataType::int8;
   const Int8Rows int8 = int8_rows(w);
   const Int4Rows int4 = int4_rows(w);
-  for (std::size_t first = 0; first < job.rows; first += integer_gemm_rows) {
-    const std::size_t m = smaller(integer_gemm_rows, job.rows - first);
+  const std::size_t piece = rows_of_a_piece(job.rows, integer_gemm_rows);
+  for (std::size_t first = 0; first < job.rows; first += piece) {
+    const std::size_t m = smaller(piece, job.rows - first);
     const QuantisedRows rows = x.from(first);
     for (std::size_t k = 0; k < w.columns; k += integer_panel_depth) {
       const std::size_t depth = smaller(integer_panel_depth, w.columns - k);

@@ -38,6 +38,7 @@ void multiply_panels(const LinearRows& job, const WeightMatrix& w, ThreadTeam& t
                      LinearWorkspace& workspace, InstructionSet set, const Epilogue& epilogue,
                      std::size_t width, Multiply multiply) {
   const GemmKernels& kernels = gemm_kernels(set);
+  const std::size_t piece = rows_of_a_piece(job.rows, gemm_rows);
   std::atomic<std::size_t> next{0};
   team.run([&](int thread) {
     float* panel = workspace.panel(thread);
@@ -46,8 +47,8 @@ void multiply_panels(const LinearRows& job, const WeightMatrix& w, ThreadTeam& t
       const std::size_t begin = next.fetch_add(width, std::memory_order_relaxed);
       if (begin >= w.rows) return;
       const std::size_t n = std::min(width, w.rows - begin);
-      for (std::size_t first = 0; first < job.rows; first += gemm_rows) {
-        const std::size_t m = std::min(gemm_rows, job.rows - first);
+      for (std::size_t first = 0; first < job.rows; first += piece) {
+        const std::size_t m = std::min(piece, job.rows - first);
         for (std::size_t k = 0; k < w.columns; k += panel_depth) {
           const std::size_t depth = std::min(panel_depth, w.columns - k);
           multiply(panel, begin, n, first, m, k, depth, sums);
