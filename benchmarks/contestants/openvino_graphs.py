@@ -20,8 +20,10 @@ class OpenVino:
     """Satisfies Contestant.
 
     Precisions are OpenVINO's defaults. It computes in bf16 where the processor can, else in fp32, and weights
-    in bf16 become fp32 then while it loads. Weights in int4 and int8 stay integers in memory: its matrix
-    products take them with their scales. Keys and values are kept in int8.
+    in bf16 become fp32 then while it loads. Weights in int4 and int8 stay integers in memory, and its matrix
+    products take them with their scales; but of the tower's four matrices in a layer the two before a layer
+    scale are multiplied by it, and so become floats. Activations stay floats: nothing here was quantised by
+    OpenVINO's own tools (NNCF). Keys and values are kept in int8.
 
     The language model is the graph of the dialect onnx24 with the cache inside
     (``internvl_rt.openvino.keep_cache``), which is the form of OpenVINO's own exports and its fastest:
