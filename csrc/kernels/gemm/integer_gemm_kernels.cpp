@@ -1,6 +1,7 @@
 #include "kernels/gemm/finish_row.h"
 #include "kernels/gemm/integer_gemm.h"
 #include "kernels/gemm/integer_sums.h"
+#include "kernels/vector/prefetch.h"
 
 namespace internvl::INTERNVL_ISA {
 namespace {
@@ -23,7 +24,10 @@ std::size_t smaller(std::size_t a, std::size_t b) { return a < b ? a : b; }
 void unpack_int8(const Int8Rows& w, std::size_t n, std::size_t count, std::size_t k, std::size_t depth,
                  std::int8_t* panel) {
   for (std::size_t c = 0; c < count; c += unpack_rows) {
+    const auto* next = reinterpret_cast<const char*>(w.values + (n + c + unpack_rows) * w.columns + k);
+    RowsAhead ahead{next, w.columns, depth};
     for (std::size_t i = 0; i < depth; i += unpack_bytes) {
+      ahead.ask(unpack_rows * unpack_bytes);
       const std::int8_t* from = w.values + (n + c) * w.columns + k + i;
       std::int8_t* to = panel + panel_element_bytes * i * columns + 4 * c;
       if (c + unpack_rows <= count && i + unpack_bytes <= depth) {
@@ -45,7 +49,9 @@ void unpack_int4(const Int4Rows& w, std::size_t n, std::size_t count, std::size_
   for (std::size_t c = 0; c < count; c += unpack_rows) {
     const std::size_t rows = smaller(unpack_rows, count - c);
     const std::size_t blocks = depth / int4_block;
+    RowsAhead ahead{w.row(n + c + unpack_rows).from(k).address(), w.columns / 2, depth / 2};
     for (std::size_t b = 0; b < blocks; ++b) {
+      ahead.ask(unpack_rows * int4_block / 2);
       std::int8_t expanded[unpack_rows][unpack_bytes] = {};
       for (std::size_t row = 0; row < rows; ++row) {
         expand_int4(w.row(n + c + row).from(k + b * int4_block).values, expanded[row]);

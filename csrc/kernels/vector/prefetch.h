@@ -20,4 +20,22 @@ constexpr bool worth_asking(std::size_t piece_bytes) { return piece_bytes <= 245
   return p + bytes;
 }
 
+// A part of each of several rows, asked for a little at a time in the order of addresses.
+struct RowsAhead {
+  const char* row;
+  std::size_t row_bytes;   // from one row to the next
+  std::size_t part_bytes;  // of a row
+
+  [[gnu::always_inline]] void ask(std::size_t bytes) {
+    ask_for(row + asked, bytes);
+    asked += bytes;
+    if (asked >= part_bytes && part_bytes < row_bytes) {  // whole rows lie in one piece
+      row += row_bytes;
+      asked = 0;
+    }
+  }
+
+  std::size_t asked = 0;
+};
+
 }  // namespace internvl::INTERNVL_ISA
