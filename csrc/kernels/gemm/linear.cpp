@@ -18,10 +18,10 @@ std::size_t rounded_up(std::size_t k) { return (k + int4_step - 1) / int4_step *
 constexpr std::size_t gemv_bytes = 32768;
 
 // Rows of x for which reading bf16 weights takes longer than multiplying by them. Panels are then as small as
-// the kernels' tiles allow (of three or four rows of W), so that threads end together and the other rows of x
-// find the panel in the first cache.
+// the kernels' tiles allow (of four or sixteen rows of W), so that threads end together and the other rows of
+// x find the panel in the first cache.
 constexpr std::size_t few_rows = 16;
-constexpr std::size_t few_panel_rows = 12;
+constexpr std::size_t few_panel_rows = 16;
 
 void multiply_few(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, InstructionSet set) {
   const GemvKernels& kernels = gemv_kernels(set);
