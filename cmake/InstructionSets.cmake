@@ -5,18 +5,26 @@
 # compiles every source for each instruction set in INTERNVL_INSTRUCTION_SETS, with INTERNVL_ISA set to the set's
 # name: the sources put their code into namespace internvl::INTERNVL_ISA, and csrc/kernels/dispatch.h picks a table of
 # functions from those namespaces at run time. "portable" is always built.
+#
+#   internvl_add_matrix_kernels(TARGET source...)
+#
+# compiles them for INTERNVL_MATRIX_SETS too: sets that multiply matrices in another way than the one before them, and
+# have no code of their own for anything else.
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
   set(INTERNVL_INSTRUCTION_SETS portable avx2 avx512)
+  set(INTERNVL_MATRIX_SETS)
+  # Processors that multiply bf16 too have no build of their own: see kernels/vector/bfloat16_vector.h.
   set(INTERNVL_BFLOAT16_SETS avx512_bf16)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
   set(INTERNVL_INSTRUCTION_SETS portable neon neon_dotprod)
-  set(INTERNVL_BFLOAT16_SETS neon_bf16)
+  set(INTERNVL_MATRIX_SETS neon_i8mm)
+  set(INTERNVL_BFLOAT16_SETS neon_i8mm)
 else()
   set(INTERNVL_INSTRUCTION_SETS portable)
+  set(INTERNVL_MATRIX_SETS)
   set(INTERNVL_BFLOAT16_SETS)
 endif()
-# Sets of processors that multiply bf16 too have no build of their own: see kernels/vector/bfloat16_vector.h.
 
 set(INTERNVL_FLAGS_portable "")
 set(INTERNVL_FLAGS_avx2 -mavx2 -mfma -mf16c)
@@ -25,6 +33,8 @@ set(INTERNVL_FLAGS_avx512 ${INTERNVL_FLAGS_avx2} -mavx512f -mavx512bw -mavx512vl
                           -Wno-maybe-uninitialized -Wno-uninitialized)
 set(INTERNVL_FLAGS_neon "")  # part of the aarch64 baseline
 set(INTERNVL_FLAGS_neon_dotprod -march=armv8.2-a+dotprod)
+# GCC 12 would move loads ahead of products before it assigns registers, and spill sums for them.
+set(INTERNVL_FLAGS_neon_i8mm -march=armv8.2-a+dotprod+i8mm+bf16 -fno-schedule-insns)
 
 # For tests on machines without AVX-512: the same kernels, their AVX-512 intrinsics as portable code by SIMDe
 # (Debian's libsimde-dev). Correct, and far too slow for anything else.
@@ -36,8 +46,8 @@ if(INTERNVL_EMULATE_AVX512)
                             -Wno-psabi)
 endif()
 
-function(internvl_add_kernels target)
-  foreach(isa IN LISTS INTERNVL_INSTRUCTION_SETS)
+function(internvl_compile_kernels target sets)
+  foreach(isa IN LISTS sets)
     set(objects ${target}_kernels_${isa})
     if(NOT TARGET ${objects})
       add_library(${objects} OBJECT)
@@ -49,4 +59,13 @@ function(internvl_add_kernels target)
     endif()
     target_sources(${objects} PRIVATE ${ARGN})
   endforeach()
+endfunction()
+
+function(internvl_add_kernels target)
+  internvl_compile_kernels(${target} "${INTERNVL_INSTRUCTION_SETS}" ${ARGN})
+endfunction()
+
+function(internvl_add_matrix_kernels target)
+  set(sets ${INTERNVL_INSTRUCTION_SETS} ${INTERNVL_MATRIX_SETS})
+  internvl_compile_kernels(${target} "${sets}" ${ARGN})
 endfunction()

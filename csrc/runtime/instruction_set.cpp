@@ -50,7 +50,8 @@ std::vector<InstructionSet> detect() {
   sets.push_back(InstructionSet::neon);
   if ((getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0) {
     sets.push_back(InstructionSet::neon_dotprod);
-    if ((getauxval(AT_HWCAP2) & HWCAP2_BF16) != 0) sets.push_back(InstructionSet::neon_bf16);
+    constexpr unsigned long matrices = HWCAP2_I8MM | HWCAP2_BF16;
+    if ((getauxval(AT_HWCAP2) & matrices) == matrices) sets.push_back(InstructionSet::neon_i8mm);
   }
 #endif
   return sets;
@@ -87,8 +88,8 @@ std::string_view name_of(InstructionSet set) {
       return "neon";
     case InstructionSet::neon_dotprod:
       return "neon_dotprod";
-    case InstructionSet::neon_bf16:
-      return "neon_bf16";
+    case InstructionSet::neon_i8mm:
+      return "neon_i8mm";
   }
   return "unknown";
 }

@@ -12,16 +12,15 @@ namespace internvl {
 //   avx512_bf16    and dot products of bf16
 //   neon           what every 64-bit Arm has
 //   neon_dotprod   and its dot products of bytes
-//   neon_bf16      and of bf16
-enum class InstructionSet { portable, avx2, avx512, avx512_bf16, neon, neon_dotprod, neon_bf16 };
+//   neon_i8mm      and its products of matrices of bytes (i8mm) and of bf16: Armv8.6
+enum class InstructionSet { portable, avx2, avx512, avx512_bf16, neon, neon_dotprod, neon_i8mm };
 
 // The environment variable that forces an instruction set; its value is one of the names below.
 inline constexpr const char* instruction_set_variable = "INTERNVL_RT_ISA";
 
-// Whether the processor multiplies bf16 faster than fp32. The set's other kernels are those of the one before
-// it.
+// Whether the processor multiplies bf16 faster than fp32.
 constexpr bool multiplies_bfloat16(InstructionSet set) {
-  return set == InstructionSet::avx512_bf16 || set == InstructionSet::neon_bf16;
+  return set == InstructionSet::avx512_bf16 || set == InstructionSet::neon_i8mm;
 }
 
 std::string_view name_of(InstructionSet set);

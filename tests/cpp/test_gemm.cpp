@@ -42,9 +42,10 @@ bool same_bits(const float* a, const float* b, std::size_t count) {
   return std::memcmp(a, b, count * sizeof(float)) == 0;
 }
 
-const std::vector<Shape> shapes = {{1, 1, 1},   {1, 7, 5},     {2, 50, 33},   {3, 13, 8},    {4, 49, 97},
-                                   {5, 3, 100}, {6, 100, 64},  {7, 97, 1030}, {9, 48, 2049}, {16, 5, 31},
-                                   {17, 1, 72}, {300, 10, 40}, {33, 145, 96}, {2, 4, 1024}};
+const std::vector<Shape> shapes = {
+    {1, 1, 1},     {1, 7, 5},     {2, 50, 33}, {3, 13, 8},   {4, 49, 97},   {5, 3, 100},   {6, 100, 64},
+    {7, 97, 1030}, {9, 48, 2049}, {16, 5, 31}, {17, 1, 72},  {300, 10, 40}, {33, 145, 96}, {2, 4, 1024},
+    {8, 17, 1025}, {10, 33, 7},   {11, 16, 4}, {12, 47, 12}, {13, 15, 36},  {14, 31, 68},  {15, 65, 9}};
 
 TEST("a linear layer is within the rounding bound of a plain fp64 loop, for every weight type and shape") {
   for (const DataType type : test::weight_types) {
@@ -162,10 +163,13 @@ TEST("bf16 weights meet rounded activations: exactly the nearest bf16, summed wi
     const std::vector<float> addend = test::random_floats(shape.m * shape.n, 54);
     const std::vector<float> y =
         computed(x, shape.m, w.matrix, 2, bias.data(), &addend, false, nullptr, Activations::bfloat16);
-    // Products are exact. Longest chain: a lane's products (one unit each; two for every pair that Arm rounds
-    // to odd twice), its halves, the tree, the blocks, bias and addend.
-    const double chain = 2.0 * std::ceil(std::min<double>(static_cast<double>(shape.k), 1024) / 8) + 4 +
-                         std::ceil(static_cast<double>(shape.k) / 1024) + 4;
+    // Products are exact. Longest chain: a lane's products (at most two of a pair, one unit each), its
+    // halves, the tree, the blocks, bias and addend. Products of matrices have one lane, and add a pair's sum
+    // to it; both are rounded to odd, two units.
+    const double depth = std::min<double>(static_cast<double>(shape.k), 1024);
+    const double lane = instruction_set() == InstructionSet::neon_i8mm ? 4 * std::ceil(depth / 4) + 2
+                                                                       : 2 * std::ceil(depth / 8) + 4;
+    const double chain = lane + std::ceil(static_cast<double>(shape.k) / 1024) + 4;
     const double bound = chain * std::ldexp(1.0, -24) * 1.01;
     for (std::size_t r = 0; r < shape.m; ++r) {
       for (std::size_t c = 0; c < shape.n; ++c) {

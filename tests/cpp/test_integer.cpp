@@ -42,14 +42,15 @@ Quantised quantised(const std::vector<float>& x, ScaleGroup group) {
 }
 
 TEST("activations are quantised to the nearest, with the greatest magnitude of a group as 127") {
-  const bool unsigned_int8 =
-      instruction_set() == InstructionSet::avx512 || instruction_set() == InstructionSet::avx512_bf16;
+  const InstructionSet set = instruction_set();
+  const bool unsigned_int8 = set == InstructionSet::avx512 || set == InstructionSet::avx512_bf16;
+  const bool unsigned_int4 = unsigned_int8 || set == InstructionSet::portable || set == InstructionSet::avx2;
   for (const ScaleGroup group : {ScaleGroup::row, ScaleGroup::block}) {
     for (std::size_t n : {1, 7, 8, 31, 32, 33, 64, 95, 96, 100, 896, 4864}) {
       if (group == ScaleGroup::block) n = (n + 31) / 32 * 32;
       const std::size_t size = group == ScaleGroup::row ? n : 32;
       // What is added to weights.
-      const int offset = group == ScaleGroup::block ? 8 : unsigned_int8 ? 128 : 0;
+      const int offset = group == ScaleGroup::block ? (unsigned_int4 ? 8 : 0) : (unsigned_int8 ? 128 : 0);
       for (const float deviation : {1e-20F, 1.0F, 3e30F}) {
         const std::vector<float> x = test::random_floats(n, 1, deviation);
         const Quantised q = quantised(x, group);
@@ -193,6 +194,25 @@ TEST("integer sums are exact: every element is what plain loops give, to the las
         const std::vector<float> row(&x[r * shape.k], &x[r * shape.k] + shape.k);
         const Quantised q = quantised(row, scale_group(type));
         for (std::size_t c = 0; c < shape.n; ++c) CHECK(y[r * shape.n + c] == expected(q, w.matrix, c));
+      }
+    }
+  }
+}
+
+// A layer scale of 1 changes nothing, and makes few rows go the way of many.
+TEST("any number of rows taken past panels of weights is summed exactly") {
+  for (const DataType type : integer_types) {
+    for (std::size_t m = 1; m <= 26; ++m) {
+      const std::size_t n = m % 3 == 0 ? 65 : 23;
+      const std::size_t k = m % 4 == 1 ? 1056 : type == DataType::int4 ? 96 : 72 + m;
+      const test::RandomWeights w(type, n, k, 51);
+      const std::vector<float> x = test::random_floats(m * k, 52);
+      const std::vector<float> ones(n, 1.0F);
+      const std::vector<float> y = computed(x, m, w.matrix, 1, nullptr, nullptr, {false, ones.data()});
+      for (std::size_t r = 0; r < m; ++r) {
+        const std::vector<float> row(&x[r * k], &x[r * k] + k);
+        const Quantised q = quantised(row, scale_group(type));
+        for (std::size_t c = 0; c < n; ++c) CHECK(y[r * n + c] == expected(q, w.matrix, c));
       }
     }
   }

@@ -1,5 +1,5 @@
 // y = x W^T for bf16 weights and activations rounded to bf16: twice as fast as in fp32 on processors that
-// multiply those. Weights are read as they are stored: nothing is unpacked.
+// multiply those. Weights are never unpacked to fp32.
 #pragma once
 
 #include <cstddef>
@@ -17,18 +17,17 @@ struct BFloat16GemmKernels {
   void (*round)(const float* x, std::size_t x_stride, std::size_t rows, std::size_t k, BFloat16* out,
                 std::size_t out_stride);
   // sums[m, n] (+)= x[m, :] . w[n, :] over `depth` elements; sums are at a distance of panel_rows (gemm.h).
-  // Every lane takes its products one after the other, then lanes are added by one tree: a sum depends on its
-  // two rows alone.
+  // Every lane takes its products one after the other, then lanes, if there are several, are added by one
+  // tree: a sum depends on its two rows alone.
   void (*multiply)(const BFloat16* x, std::size_t x_stride, std::size_t m, const BFloat16* w,
                    std::size_t w_stride, std::size_t n, std::size_t depth, bool accumulate, float* sums);
 };
 
-INTERNVL_DECLARE_KERNELS(BFloat16GemmKernels, bfloat16_gemm_kernels_of)
+INTERNVL_DECLARE_MATRIX_KERNELS(BFloat16GemmKernels, bfloat16_gemm_kernels_of)
 
-// Those of avx512 and neon_dotprod need a processor that multiplies bf16.
+// Those of avx512 need a processor that multiplies bf16.
 inline const BFloat16GemmKernels& bfloat16_gemm_kernels(InstructionSet set) {
   if (set == InstructionSet::avx512) set = InstructionSet::avx2;
-  if (set == InstructionSet::neon_dotprod) set = InstructionSet::neon;
   return bfloat16_gemm_kernels_of(set);
 }
 

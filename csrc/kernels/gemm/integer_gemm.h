@@ -21,15 +21,17 @@ inline constexpr std::size_t integer_panel_depth = 1024;
 inline constexpr std::size_t most_panel_element_bytes = 2;
 // The most rows of x that are taken past a panel before it is unpacked again.
 inline constexpr std::size_t integer_gemm_rows = 54 * row_piece_step;
+// Sums are those of whole groups of rows: of pairs where the processor multiplies matrices.
+inline constexpr std::size_t most_row_group = 2;
 // The longest row whose sum of products, 255 * 127 at most, fits 32 bits.
 inline constexpr std::size_t most_integer_columns = 65536;
 
 // The memory of one thread.
 struct IntegerPanel {
-  std::int8_t* weights;  // [panel_depth * element_bytes / 4, panel_columns, 4], element_bytes 1 or 2
+  std::int8_t* weights;  // [panel_depth * element_bytes / word, panel_columns, word], element_bytes 1 or 2
   float* scales;         // int4: [panel_depth / 32, panel_columns]
-  std::int32_t* sums;    // int8: [gemm_rows, panel_columns]
-  float* totals;         // int4: [gemm_rows, panel_columns]
+  std::int32_t* sums;    // int8: [gemm_rows, panel_columns]; rows rounded up to a group
+  float* totals;         // int4: alike
 };
 
 struct IntegerGemmKernels {
@@ -38,6 +40,6 @@ struct IntegerGemmKernels {
                    const Epilogue& epilogue, std::size_t begin, std::size_t n, const IntegerPanel& panel);
 };
 
-INTERNVL_DECLARE_KERNELS(IntegerGemmKernels, integer_gemm_kernels)
+INTERNVL_DECLARE_MATRIX_KERNELS(IntegerGemmKernels, integer_gemm_kernels)
 
 }  // namespace internvl

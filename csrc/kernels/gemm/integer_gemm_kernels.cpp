@@ -16,6 +16,10 @@ static_assert(columns % (sum_lanes * int8_tile_vectors) == 0 &&
 static_assert(row_piece_step % int8_tile_rows == 0 && row_piece_step % int4_tile_rows == 0);
 static_assert(columns % unpack_rows == 0 && panel_element_bytes <= most_panel_element_bytes);
 static_assert(integer_panel_depth % (8 * int4_block) == 0 && unpack_bytes == int4_block);
+static_assert(row_group <= most_row_group && integer_gemm_rows % row_group == 0);
+static_assert(int8_tile_rows % row_group == 0 && int4_tile_rows % row_group == 0);
+// A group's sums begin with one number.
+static_assert(row_group == 1 || (int8_weight_offset == 0 && int4_weight_offset == 0));
 
 std::size_t smaller(std::size_t a, std::size_t b) { return a < b ? a : b; }
 
@@ -29,9 +33,9 @@ void unpack_int8(const Int8Rows& w, std::size_t n, std::size_t count, std::size_
     for (std::size_t i = 0; i < depth; i += unpack_bytes) {
       ahead.ask(unpack_rows * unpack_bytes);
       const std::int8_t* from = w.values + (n + c) * w.columns + k + i;
-      std::int8_t* to = panel + panel_element_bytes * i * columns + 4 * c;
+      std::int8_t* to = panel + panel_element_bytes * i * columns + word_bytes * c;
       if (c + unpack_rows <= count && i + unpack_bytes <= depth) {
-        store_panel(from, w.columns, to, 4 * columns);
+        store_panel(from, w.columns, to, word_bytes * columns);
         continue;
       }
       std::int8_t edge[unpack_rows][unpack_bytes] = {};
@@ -39,7 +43,7 @@ void unpack_int8(const Int8Rows& w, std::size_t n, std::size_t count, std::size_
         for (std::size_t j = 0; j < smaller(unpack_bytes, depth - i); ++j)
           edge[row][j] = from[row * w.columns + j];
       }
-      store_panel(edge[0], unpack_bytes, to, 4 * columns);
+      store_panel(edge[0], unpack_bytes, to, word_bytes * columns);
     }
   }
 }
@@ -56,8 +60,8 @@ void unpack_int4(const Int4Rows& w, std::size_t n, std::size_t count, std::size_
       for (std::size_t row = 0; row < rows; ++row) {
         expand_int4(w.row(n + c + row).from(k + b * int4_block).values, expanded[row]);
       }
-      store_words_transposed(expanded[0], unpack_bytes, panel + b * int4_block * columns + 4 * c,
-                             4 * columns);
+      store_nibbles(expanded[0], unpack_bytes, panel + b * int4_block * columns + word_bytes * c,
+                    word_bytes * columns);
     }
     const std::size_t row_scales = w.columns / int4_block;
     for (std::size_t b = 0; b < blocks; b += 8) {
@@ -84,97 +88,98 @@ struct Tile {
   std::size_t depth;
   const std::int8_t* panel;
   const float* scales;
-  // The part of x that meets the panel, with elements as wide as an int8 panel's.
+  // The part of x that meets the panel, in words like the panel's.
   PanelInputs inputs;
+  bool odd;  // the last group has one row
 };
 
-template <int Rows, int Vectors>
+// Where the sums of group g with vector v of columns lie from a tile's first.
+constexpr std::size_t place(int g, int v) {
+  return static_cast<std::size_t>(g) * row_group * columns + static_cast<std::size_t>(v) * sum_lanes;
+}
+
+template <int Groups, int Vectors>
 void int8_tile(const Tile& tile, std::int32_t* out) {
-  Int32Vector sum[Rows][Vectors];
-  for (int r = 0; r < Rows; ++r) {
+  GroupSums sum[Groups][Vectors];
+  for (int g = 0; g < Groups; ++g) {
     for (int v = 0; v < Vectors; ++v) {
-      const std::size_t row = static_cast<std::size_t>(r);
-      sum[r][v] = tile.k == 0 ? broadcast_sum(tile.x.starts[row])
-                              : load_sums(out + row * columns + static_cast<std::size_t>(v) * sum_lanes);
+      sum[g][v] = tile.k == 0 ? broadcast_sums(tile.x.starts[static_cast<std::size_t>(g) * row_group])
+                              : load_sums(out + place(g, v), columns);
     }
   }
   const std::size_t bytes = panel_element_bytes * tile.depth;
-  for (std::size_t i = 0; i < bytes; i += 4) {
+  for (std::size_t i = 0; i < bytes; i += word_bytes) {
     PanelWeights weights[Vectors];
     for (int v = 0; v < Vectors; ++v) {
-      weights[v] = load_panel(tile.panel + i * columns + 4 * sum_lanes * static_cast<std::size_t>(v));
+      weights[v] =
+          load_panel(tile.panel + i * columns + word_bytes * sum_lanes * static_cast<std::size_t>(v));
     }
-    for (int r = 0; r < Rows; ++r) {
-      const Int8Vector four =
-          broadcast_four(tile.inputs.values + static_cast<std::size_t>(r) * tile.inputs.stride + i);
-      for (int v = 0; v < Vectors; ++v) sum[r][v] = dot(sum[r][v], weights[v], four);
+    for (int g = 0; g < Groups; ++g) {
+      const GroupWord word = broadcast_word(tile.inputs.values +
+                                            static_cast<std::size_t>(g) * tile.inputs.stride + row_group * i);
+      for (int v = 0; v < Vectors; ++v) sum[g][v] = dot(sum[g][v], weights[v], word);
     }
   }
-  for (int r = 0; r < Rows; ++r) {
-    for (int v = 0; v < Vectors; ++v) {
-      store_sums(out + static_cast<std::size_t>(r) * columns + static_cast<std::size_t>(v) * sum_lanes,
-                 sum[r][v]);
-    }
+  for (int g = 0; g < Groups; ++g) {
+    for (int v = 0; v < Vectors; ++v) store_sums(out + place(g, v), columns, sum[g][v]);
   }
 }
 
-template <int Rows, int Vectors>
+template <int Groups, int Vectors>
 void int4_tile(const Tile& tile, float* out) {
-  ColumnFloats totals[Rows][Vectors];
-  for (int r = 0; r < Rows; ++r) {
-    for (int v = 0; v < Vectors; ++v) {
-      totals[r][v] = tile.k == 0 ? broadcast_columns(0.0F)
-                                 : load_columns(out + static_cast<std::size_t>(r) * columns +
-                                                static_cast<std::size_t>(v) * sum_lanes);
-    }
+  GroupFloats totals[Groups][Vectors];
+  INTERNVL_UNROLL_GROUPS
+  for (int g = 0; g < Groups; ++g) {
+    for (int v = 0; v < Vectors; ++v)
+      totals[g][v] = tile.k == 0 ? zero_floats() : load_floats(out + place(g, v), columns);
   }
-  const std::size_t stride = tile.x.stride;
+  const std::size_t stride = tile.inputs.stride;
   const std::size_t first = tile.k / int4_block;
   for (std::size_t b = 0; b < tile.depth / int4_block; ++b) {
     const std::int8_t* panel = tile.panel + b * int4_block * columns;
-    const std::int8_t* x = tile.x.values + tile.k + b * int4_block;
-    NibbleSums sum[Rows][Vectors];
-    for (int r = 0; r < Rows; ++r) {
-      for (int v = 0; v < Vectors; ++v) sum[r][v] = zero_nibble_sums();
+    const std::int8_t* x = tile.inputs.values + row_group * b * int4_block;
+    NibbleSums sum[Groups][Vectors];
+    INTERNVL_UNROLL_GROUPS
+    for (int g = 0; g < Groups; ++g) {
+      for (int v = 0; v < Vectors; ++v) sum[g][v] = zero_nibble_sums();
     }
 #pragma GCC unroll 8
-    for (std::size_t i = 0; i < int4_block; i += 4) {
-      Int8Vector weights[Vectors];
+    for (std::size_t i = 0; i < int4_block; i += word_bytes) {
+      NibbleWeights weights[Vectors];
       for (int v = 0; v < Vectors; ++v) {
-        weights[v] = load_int8(panel + i * columns + 4 * sum_lanes * static_cast<std::size_t>(v));
+        weights[v] = load_nibbles(panel + i * columns + word_bytes * sum_lanes * static_cast<std::size_t>(v));
       }
-      for (int r = 0; r < Rows; ++r) {
-        const Int8Vector four = broadcast_four(x + static_cast<std::size_t>(r) * stride + i);
-        for (int v = 0; v < Vectors; ++v) sum[r][v] = dot_nibbles(sum[r][v], weights[v], four);
+      for (int g = 0; g < Groups; ++g) {
+        const GroupWord word = broadcast_word(x + static_cast<std::size_t>(g) * stride + row_group * i);
+        for (int v = 0; v < Vectors; ++v) sum[g][v] = dot_nibbles(sum[g][v], weights[v], word);
       }
     }
-    for (int r = 0; r < Rows; ++r) {
-      const std::size_t row = static_cast<std::size_t>(r);
-      const std::size_t group = row * tile.x.groups + first + b;
+    INTERNVL_UNROLL_GROUPS
+    for (int g = 0; g < Groups; ++g) {
+      const std::size_t group = static_cast<std::size_t>(g) * row_group * tile.x.groups + first + b;
       const std::int32_t start = tile.x.starts[group];
-      const ColumnFloats scale = broadcast_columns(tile.x.scales[group]);
+      const std::size_t next_row = g + 1 == Groups && tile.odd ? 0 : tile.x.groups;
+      const GroupFloats scale = row_floats(tile.x.scales + group, next_row);
       for (int v = 0; v < Vectors; ++v) {
-        const ColumnFloats w =
-            load_columns(tile.scales + b * columns + static_cast<std::size_t>(v) * sum_lanes);
-        totals[r][v] = fma(to_float(total(sum[r][v], start)), scale * w, totals[r][v]);
+        const GroupFloats w =
+            column_floats(tile.scales + b * columns + static_cast<std::size_t>(v) * sum_lanes);
+        totals[g][v] = fma(to_float(total(sum[g][v], start)), scale * w, totals[g][v]);
       }
     }
   }
-  for (int r = 0; r < Rows; ++r) {
-    for (int v = 0; v < Vectors; ++v) {
-      store_columns(out + static_cast<std::size_t>(r) * columns + static_cast<std::size_t>(v) * sum_lanes,
-                    totals[r][v]);
-    }
+  INTERNVL_UNROLL_GROUPS
+  for (int g = 0; g < Groups; ++g) {
+    for (int v = 0; v < Vectors; ++v) store_floats(out + place(g, v), columns, totals[g][v]);
   }
 }
 
-template <int Rows, int Vectors>
+template <int Groups, int Vectors>
 void compute(const Tile& tile, std::int32_t* out) {
-  int8_tile<Rows, Vectors>(tile, out);
+  int8_tile<Groups, Vectors>(tile, out);
 }
-template <int Rows, int Vectors>
+template <int Groups, int Vectors>
 void compute(const Tile& tile, float* out) {
-  int4_tile<Rows, Vectors>(tile, out);
+  int4_tile<Groups, Vectors>(tile, out);
 }
 
 // Sums of int8 weights are int32, those of int4 weights fp32.
@@ -187,11 +192,12 @@ constexpr int tile_rows = of_int8<Sum> ? int8_tile_rows : int4_tile_rows;
 template <class Sum>
 constexpr int tile_vectors = of_int8<Sum> ? int8_tile_vectors : int4_tile_vectors;
 
-// `rows` <= Rows rows past `count` columns of the panel.
-template <int Rows, class Sum>
-void multiply_rows(std::size_t rows, Tile tile, std::size_t count, Sum* out) {
-  if constexpr (Rows > 1) {
-    if (rows < static_cast<std::size_t>(Rows)) return multiply_rows<Rows - 1>(rows, tile, count, out);
+// `groups` <= Groups groups of rows past `count` columns of the panel.
+template <int Groups, class Sum>
+void multiply_groups(std::size_t groups, Tile tile, std::size_t count, Sum* out) {
+  if constexpr (Groups > 1) {
+    if (groups < static_cast<std::size_t>(Groups))
+      return multiply_groups<Groups - 1>(groups, tile, count, out);
   }
   constexpr int vectors = tile_vectors<Sum>;
   constexpr std::size_t wide = sum_lanes * vectors;
@@ -199,14 +205,14 @@ void multiply_rows(std::size_t rows, Tile tile, std::size_t count, Sum* out) {
   const float* scales = tile.scales;
   std::size_t c = 0;
   for (; c + wide <= count; c += wide) {
-    tile.panel = panel + 4 * c;
+    tile.panel = panel + word_bytes * c;
     tile.scales = scales + c;
-    compute<Rows, vectors>(tile, out + c);
+    compute<Groups, vectors>(tile, out + c);
   }
   for (; c < count; c += sum_lanes) {
-    tile.panel = panel + 4 * c;
+    tile.panel = panel + word_bytes * c;
     tile.scales = scales + c;
-    compute<Rows, 1>(tile, out + c);
+    compute<Groups, 1>(tile, out + c);
   }
 }
 
@@ -214,17 +220,22 @@ void multiply_rows(std::size_t rows, Tile tile, std::size_t count, Sum* out) {
 template <class Sum>
 void multiply_panel(std::size_t m, const Tile& all, std::size_t count, Sum* out) {
   constexpr std::size_t most = tile_rows<Sum>;
-  constexpr bool widened = of_int8<Sum> && panel_element_bytes > 1;
-  constexpr std::size_t wide_stride = panel_element_bytes * integer_panel_depth;
-  std::int8_t wide[widened ? most * wide_stride : 1];
+  constexpr std::size_t element_bytes = of_int8<Sum> ? panel_element_bytes : 1;
+  constexpr bool copied = row_group > 1 || element_bytes > 1;
+  constexpr std::size_t copy_stride = row_group * element_bytes * integer_panel_depth;
+  std::int8_t copy[copied ? most / row_group * copy_stride : 1];
   for (std::size_t r = 0; r < m; r += most) {
     const std::size_t rows = smaller(most, m - r);
     Tile tile = all;
     tile.x = all.x.from(r);
-    if constexpr (of_int8<Sum>)
-      tile.inputs =
-          panel_inputs({tile.x.values + tile.k, tile.x.stride}, rows, tile.depth, wide, wide_stride);
-    multiply_rows<tile_rows<Sum>>(rows, tile, count, out + r * columns);
+    tile.odd = rows % row_group != 0;
+    const PanelInputs inputs{tile.x.values + tile.k, tile.x.stride};
+    if constexpr (of_int8<Sum>) {
+      tile.inputs = panel_inputs(inputs, rows, tile.depth, copy, copy_stride);
+    } else {
+      tile.inputs = nibble_inputs(inputs, rows, tile.depth, copy, copy_stride);
+    }
+    multiply_groups<most / row_group>((rows + row_group - 1) / row_group, tile, count, out + r * columns);
   }
 }
 
@@ -239,7 +250,7 @@ void multiply(const QuantisedRows& x, const LinearRows& job, const WeightMatrix&
     const QuantisedRows rows = x.from(first);
     for (std::size_t k = 0; k < w.columns; k += integer_panel_depth) {
       const std::size_t depth = smaller(integer_panel_depth, w.columns - k);
-      const Tile tile{rows, k, depth, panel.weights, panel.scales, {}};
+      const Tile tile{rows, k, depth, panel.weights, panel.scales, {}, false};
       if (wide) {
         unpack_int8(int8, begin, n, k, depth, panel.weights);
         multiply_panel(m, tile, n, panel.sums);

@@ -61,7 +61,7 @@ QuantisedRows QuantisedBuffer::rows(std::size_t rows, std::size_t columns, Scale
 std::size_t QuantisedBuffer::bytes() const { return bytes_; }
 
 IntegerWorkspace::IntegerWorkspace(const ThreadTeam& team, std::size_t most_rows)
-    : sums_(std::min(most_rows, integer_gemm_rows) * integer_panel_columns),
+    : sums_(rounded_up(std::min(most_rows, integer_gemm_rows), most_row_group) * integer_panel_columns),
       weights_(static_cast<std::size_t>(team.size()) * panel_bytes),
       scales_(static_cast<std::size_t>(team.size()) * panel_scales),
       int8_sums_(static_cast<std::size_t>(team.size()) * sums_),

@@ -1,14 +1,14 @@
 // Dot products of bf16 elements, under one interface for every instruction set.
 //
 //   BFloat16Vector         bfloat16_step elements; load_bfloat16(p), load_bfloat16(p, remaining): 0 in the
-//   others PairSums               fp32 sums; zero_pair_sums(), dot(sum, a, b) adds products to every lane
+//                          others
+//   PairSums               fp32 sums; zero_pair_sums(), dot(sum, a, b) adds products to every lane
 //   folded(sums)           as a FloatVector
 //
-// avx512 and neon_dotprod multiply pairs, which not every processor of these sets can: their code here is for
-// avx512_bf16 and neon_bf16 alone (see bfloat16_gemm.h). x86 takes a pair's products one after the other; Arm
-// adds the two first, and rounds to odd. Both take subnormal numbers for 0. The instructions are inline
-// assembly: the compiler need not know of them, so that they need no further build of every kernel, and GCC
-// 12 does not spill the sums.
+// avx512 multiplies pairs, which not every processor of this set can: its code here is for avx512_bf16 alone
+// (see bfloat16_gemm.h). A pair's products are taken one after the other, subnormal numbers as 0. The
+// instruction is inline assembly: the compiler need not know of it, so that it needs no further build of
+// every kernel, and GCC 12 does not spill the sums.
 //
 // Included by kernel sources only.
 #pragma once
@@ -62,34 +62,6 @@ inline FloatVector folded(PairSums sums) {
   return {_mm256_add_ps(_mm512_castps512_ps256(sums.value),
                         _mm256_castsi256_ps(_mm512_extracti64x4_epi64(words, 1)))};
 }
-
-#elif defined(INTERNVL_ISA_neon_dotprod)
-
-constexpr std::size_t bfloat16_step = 16;
-constexpr int pair_tile_rows = 4;  // 24 of 32 registers
-constexpr int pair_tile_columns = 3;
-
-struct BFloat16Vector {
-  uint16x8_t low;
-  uint16x8_t high;
-};
-struct PairSums {
-  float32x4_t low;
-  float32x4_t high;
-};
-
-inline BFloat16Vector load_bfloat16(const BFloat16* p) {
-  return {vld1q_u16(&p->bits), vld1q_u16(&p[8].bits)};
-}
-inline PairSums zero_pair_sums() { return {vdupq_n_f32(0.0F), vdupq_n_f32(0.0F)}; }
-[[gnu::always_inline]] inline float32x4_t dot_pairs(float32x4_t sum, uint16x8_t a, uint16x8_t b) {
-  asm(".arch_extension bf16\n\tbfdot %[sum].4s, %[a].8h, %[b].8h" : [sum] "+w"(sum) : [a] "w"(a), [b] "w"(b));
-  return sum;
-}
-[[gnu::always_inline]] inline PairSums dot(PairSums sum, BFloat16Vector a, BFloat16Vector b) {
-  return {dot_pairs(sum.low, a.low, b.low), dot_pairs(sum.high, a.high, b.high)};
-}
-inline FloatVector folded(PairSums sums) { return {sums.low, sums.high}; }
 
 #else
 

@@ -24,7 +24,7 @@
 
 #if defined(INTERNVL_ISA_avx2) || defined(INTERNVL_ISA_avx512)
 #include "kernels/vector/float_vector_avx2.h"
-#elif defined(INTERNVL_ISA_neon) || defined(INTERNVL_ISA_neon_dotprod)
+#elif defined(INTERNVL_ISA_neon) || defined(INTERNVL_ISA_neon_dotprod) || defined(INTERNVL_ISA_neon_i8mm)
 #include "kernels/vector/float_vector_neon.h"
 #else
 #include "kernels/vector/float_vector_portable.h"

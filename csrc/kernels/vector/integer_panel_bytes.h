@@ -19,3 +19,5 @@ inline void store_panel(const std::int8_t* rows, std::size_t stride, std::int8_t
 }
 
 }  // namespace internvl::INTERNVL_ISA
+
+#include "kernels/vector/integer_panel_rows.h"

@@ -9,24 +9,34 @@
 //                          multiplies unsigned by signed bytes alone, weights are taken as w +
 //                          int8_weight_offset: the sum begins with what takes that away
 //                          (QuantisedRows::starts)
-//   NibbleSums, dot_nibbles(sum, weights, x), total(sum, offset)
-//                          as above for weights of 0 to 15, eight steps at most
 //   Int4Columns            32 int4 elements of eight rows of weights; load_int4_columns(p, row_bytes)
-//   dot(columns, x, offset)   eight sums as fp32: their products, int4 taken as w + int4_weight_offset, and
-//                          offset
+//   dot(columns, x, offset)   eight sums as fp32: their products, int4 taken as w + int4_weight_offset (8
+//                          where they must not be negative, else 0), and offset
 //   Int4ColumnWords, load_int4_column_words(p, row_bytes)   the same, in the form that many rows of x meet
-//   faster expand_int4(p, out)    32 elements, + int4_weight_offset: the sixteen even ones, then the odd ones
-//   store_words_transposed(rows, stride, out, out_stride)   the 32-bit words of eight rows of 32 bytes
-//   store_rounded(out, v)  32 fp32 as int8, to the nearest, ties to even; store_rounded_split(out, v): the
-//   even
-//                          ones, then the odd ones
-//   PanelWeights           what a GEMM makes of int8 weights, panel_element_bytes for each: four bytes a lane
-//   store_panel(rows, stride, out, out_stride)   eight rows of 32 int8 into a panel, whose rows of lanes lie
-//                          out_stride bytes apart; load_panel(p), dot(sum, panel_weights, x)
-//   panel_inputs(x, rows, depth, wide, wide_stride)   rows of x with elements as wide, which are put into
-//   `wide`
-//                          if they are wider than bytes; read up to a multiple of 16 elements
-//   ColumnFloats           sum_lanes of fp32, lane for lane beside an Int32Vector
+//                          faster
+//   expand_int4(p, out)    32 elements, + int4_weight_offset: the sixteen even ones, then the odd ones
+//   store_rounded(out, v)  32 fp32 as int8, to the nearest, ties to even; store_rounded_split(out, v) puts
+//                          the even ones first, then the odd ones
+//
+// A GEMM keeps a panel of weights in the order in which they are multiplied: words of word_bytes bytes, those
+// of all columns beside each other. A panel meets row_group rows of x at once: one, or two where the
+// processor multiplies matrices (integer_panel_pairs.h).
+//
+//   GroupSums              sums of a group of rows with sum_lanes columns: broadcast_sums(x),
+//                          load_sums(p, stride), store_sums(p, stride, v), rows `stride` elements apart
+//   GroupWord, broadcast_word(p)    a word of each row of a group, for every column
+//   PanelWeights           words of int8 weights, panel_element_bytes for each: load_panel(p),
+//                          dot(sum, panel_weights, word)
+//   store_panel(rows, stride, out, out_stride)   eight rows of 32 int8 into a panel, whose words' rows lie
+//                          out_stride bytes apart
+//   panel_inputs(x, rows, depth, copy, copy_stride)   words of x's groups as they meet a panel of int8
+//                          weights, in `copy` if not where they are; read up to a multiple of 16 elements
+//   NibbleWeights, load_nibbles(p), store_nibbles(...), nibble_inputs(...)    as above for int4 weights
+//   NibbleSums, zero_nibble_sums(), dot_nibbles(sum, nibble_weights, word), total(sum, offset)
+//                          sums of one block of int4 weights, + offset as GroupSums
+//   GroupFloats            fp32, lane for lane beside GroupSums: zero_floats(), load_floats(p, stride),
+//                          store_floats(p, stride, v), to_float(sums), fma, *
+//   column_floats(p)       a value for each column; row_floats(p, step): for each row, `step` elements apart
 //
 // No sum overflows: at most most_integer_columns products of at most 255 * 127 are added up.
 //
@@ -40,14 +50,12 @@
 
 namespace internvl::INTERNVL_ISA {
 
-// Rows of x as a panel meets them, `stride` bytes apart.
+// Groups of rows of x as a panel meets them, `stride` bytes apart.
 struct PanelInputs {
   const std::int8_t* values;
   std::size_t stride;
 };
 
-// int4 weights are computed with as 0 to 15: this much is added.
-constexpr int int4_weight_offset = 8;
 // Elements that share a scale.
 constexpr std::size_t int4_block = 32;
 
@@ -57,7 +65,7 @@ constexpr std::size_t int4_block = 32;
 #include "kernels/vector/integer_vector_avx512.h"
 #elif defined(INTERNVL_ISA_avx2)
 #include "kernels/vector/integer_vector_avx2.h"
-#elif defined(INTERNVL_ISA_neon) || defined(INTERNVL_ISA_neon_dotprod)
+#elif defined(INTERNVL_ISA_neon) || defined(INTERNVL_ISA_neon_dotprod) || defined(INTERNVL_ISA_neon_i8mm)
 #include "kernels/vector/integer_vector_neon.h"
 #else
 #include "kernels/vector/integer_vector_portable.h"

@@ -126,4 +126,5 @@ inline ColumnFloats to_float(Int32Vector v) { return {_mm256_cvtepi32_ps(v.value
 
 }  // namespace internvl::INTERNVL_ISA
 
+#include "kernels/vector/integer_panel_rows.h"
 #include "kernels/vector/integer_vector_common.h"

@@ -5,6 +5,9 @@
 
 namespace internvl::INTERNVL_ISA {
 
+// int4 weights are computed with as 0 to 15.
+constexpr int int4_weight_offset = 8;
+
 inline __m256i load_32_bytes(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 
 // Eight 32-bit words of eight rows, as floats: nothing is computed with them.
@@ -34,6 +37,7 @@ inline void transpose(FloatVector (&rows)[8]) {
   for (int i = 0; i < 8; ++i) rows[i].value = r[i];
 }
 
+// The 32-bit words of eight rows of 32 bytes, those of all rows beside each other.
 inline void store_words_transposed(const std::int8_t* rows, std::size_t stride, std::int8_t* out,
                                    std::size_t out_stride) {
   __m256 r[8];

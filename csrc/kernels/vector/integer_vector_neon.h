@@ -1,5 +1,6 @@
 // Integer arithmetic on NEON: two registers of four sums. With the dot-product extension (neon_dotprod) by
-// SDOT. Included by integer_vector.h, where the interface is described.
+// SDOT; panels with the matrix extension (neon_i8mm) by SMMLA. Included by integer_vector.h, where the
+// interface is described.
 #pragma once
 
 #include <arm_neon.h>
@@ -8,9 +9,7 @@ namespace internvl::INTERNVL_ISA {
 
 constexpr std::size_t sum_lanes = 8;
 constexpr int int8_weight_offset = 0;
-// Rows of x and vectors of columns of W whose sums a GEMM keeps in registers at once: 16 of 32 registers.
-constexpr int int4_tile_rows = 4;
-constexpr int int4_tile_vectors = 2;
+constexpr int int4_weight_offset = 0;
 
 struct Int32Vector {
   int32x4_t low;
@@ -55,21 +54,11 @@ inline Int8Weights int8_weights(Int8Vector w) { return w; }
   return {add_products(sum.low, w.low, x.low), add_products(sum.high, w.high, x.high)};
 }
 
-using NibbleSums = Int32Vector;
-inline NibbleSums zero_nibble_sums() { return zero_sums(); }
-[[gnu::always_inline]] inline NibbleSums dot_nibbles(NibbleSums sum, Int8Vector w, Int8Vector x) {
-  return dot(sum, w, x);
-}
-inline Int32Vector total(NibbleSums sum, std::int32_t offset) {
-  const int32x4_t all = vdupq_n_s32(offset);
-  return {vaddq_s32(sum.low, all), vaddq_s32(sum.high, all)};
-}
-
-// The even and the odd elements of 32, as 0 to 15.
+// The even and the odd elements of 32.
 inline void split_int4(const std::uint8_t* p, int8x16_t& even, int8x16_t& odd) {
-  const uint8x16_t biased = veorq_u8(vld1q_u8(p), vdupq_n_u8(0x88));
-  even = vreinterpretq_s8_u8(vandq_u8(biased, vdupq_n_u8(0x0F)));
-  odd = vreinterpretq_s8_u8(vshrq_n_u8(biased, 4));
+  const int8x16_t both = vreinterpretq_s8_u8(vld1q_u8(p));
+  even = vshrq_n_s8(vshlq_n_s8(both, 4), 4);
+  odd = vshrq_n_s8(both, 4);
 }
 inline void expand_int4(const std::uint8_t* p, std::int8_t* out) {
   int8x16_t even;
@@ -94,7 +83,8 @@ using Int4ColumnWords = Int4Columns;
                                                                      std::size_t row_bytes) {
   return load_int4_columns(p, row_bytes);
 }
-[[gnu::always_inline]] inline FloatVector dot(const Int4Columns& w, const std::int8_t* x, int offset) {
+static_assert(int4_weight_offset == 0);
+[[gnu::always_inline]] inline FloatVector dot(const Int4Columns& w, const std::int8_t* x, int) {
   const int8x16_t even = vld1q_s8(x);
   const int8x16_t odd = vld1q_s8(x + 16);
   int32x4_t quarters[8];
@@ -105,8 +95,7 @@ using Int4ColumnWords = Int4Columns;
       vpaddq_s32(vpaddq_s32(quarters[0], quarters[1]), vpaddq_s32(quarters[2], quarters[3]));
   const int32x4_t high =
       vpaddq_s32(vpaddq_s32(quarters[4], quarters[5]), vpaddq_s32(quarters[6], quarters[7]));
-  const int32x4_t all = vdupq_n_s32(offset);
-  return {vcvtq_f32_s32(vaddq_s32(low, all)), vcvtq_f32_s32(vaddq_s32(high, all))};
+  return {vcvtq_f32_s32(low), vcvtq_f32_s32(high)};
 }
 
 inline void transpose_four(float32x4_t& a, float32x4_t& b, float32x4_t& c, float32x4_t& d) {
@@ -132,6 +121,7 @@ inline void transpose(FloatVector (&rows)[8]) {
 inline FloatVector load_words(const std::int8_t* p) {
   return {vreinterpretq_f32_s8(vld1q_s8(p)), vreinterpretq_f32_s8(vld1q_s8(p + 16))};
 }
+// The 32-bit words of eight rows of 32 bytes, those of all rows beside each other.
 inline void store_words_transposed(const std::int8_t* rows, std::size_t stride, std::int8_t* out,
                                    std::size_t out_stride) {
   FloatVector r[8];
@@ -157,6 +147,24 @@ inline void store_rounded_split(std::int8_t* out, const FloatVector (&v)[4]) {
   vst1q_s8(out + 16, vuzp2q_s8(low, high));
 }
 
+}  // namespace internvl::INTERNVL_ISA
+
+#if defined(INTERNVL_ISA_neon_i8mm)
+#include "kernels/vector/integer_panel_pairs.h"
+#else
+namespace internvl::INTERNVL_ISA {
+
+// Rows of x and vectors of columns of W whose sums a GEMM keeps in registers at once: 16 of 32 registers.
+constexpr int int4_tile_rows = 4;
+constexpr int int4_tile_vectors = 2;
+
+using NibbleSums = Int32Vector;
+inline NibbleSums zero_nibble_sums() { return zero_sums(); }
+[[gnu::always_inline]] inline NibbleSums dot_nibbles(NibbleSums sum, Int8Vector w, Int8Vector x) {
+  return dot(sum, w, x);
+}
+inline Int32Vector total(NibbleSums sum, std::int32_t) { return sum; }
+
 using ColumnFloats = FloatVector;
 inline ColumnFloats broadcast_columns(float x) { return broadcast(x); }
 inline ColumnFloats load_columns(const float* p) { return load(p); }
@@ -166,4 +174,5 @@ inline ColumnFloats to_float(Int32Vector v) { return {vcvtq_f32_s32(v.low), vcvt
 }  // namespace internvl::INTERNVL_ISA
 
 #include "kernels/vector/integer_panel_bytes.h"
+#endif
 #include "kernels/vector/integer_vector_common.h"

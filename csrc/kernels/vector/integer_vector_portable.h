@@ -5,6 +5,7 @@ namespace internvl::INTERNVL_ISA {
 
 constexpr std::size_t sum_lanes = 8;
 constexpr int int8_weight_offset = 0;
+constexpr int int4_weight_offset = 8;
 constexpr int int4_tile_rows = 2;
 constexpr int int4_tile_vectors = 1;
 
