@@ -16,8 +16,8 @@ namespace internvl::INTERNVL_ISA {
 
 constexpr std::size_t word_elements = 4;
 // Rows of x and rows of W whose sums a GEMM keeps in registers at once, two by two: 24 of 32 registers.
-constexpr std::size_t matrix_tile_rows = 8;
-constexpr std::size_t matrix_tile_columns = 12;
+constexpr std::size_t matrix_tile_rows = 6;
+constexpr std::size_t matrix_tile_columns = 16;
 
 struct WordPair {
   uint16x8_t rows;
