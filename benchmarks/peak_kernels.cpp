@@ -1,5 +1,7 @@
 #include "peak_kernels.h"
 
+#include <utility>
+
 #include "kernels/vector/integer_vector.h"
 
 namespace internvl::INTERNVL_ISA {
@@ -19,21 +21,24 @@ double fp32(std::size_t rounds, float* sink) {
   return 2.0 * chains * lanes * static_cast<double>(rounds);
 }
 
-double int8(std::size_t rounds, std::int32_t* sink) {
-  std::int8_t bytes[4 * sum_lanes];
+// Chain by chain in the source, and few: else GCC 12 keeps sums in memory.
+template <std::size_t... Chain>
+double int8(std::size_t rounds, std::int32_t* sink, std::index_sequence<Chain...>) {
+  constexpr std::size_t step = 4 * sum_lanes;
+  std::int8_t bytes[step * sizeof...(Chain)];
   for (std::size_t i = 0; i < sizeof(bytes); ++i)
     bytes[i] = static_cast<std::int8_t>(*sink + static_cast<int>(i));
   const PanelWeights weights = load_panel(bytes);
-  Int8Vector x[chains];
-  for (Int8Vector& values : x) values = load_int8(bytes);
-  Int32Vector sums[chains];
-  for (Int32Vector& sum : sums) sum = zero_sums();
+  Int32Vector sums[] = {broadcast_sum(static_cast<std::int32_t>(Chain))...};
   for (std::size_t i = 0; i < rounds; ++i) {
-    asm volatile("" : : "r"(x) : "memory");  // or the products would be computed once
-    for (int c = 0; c < chains; ++c) sums[c] = dot(sums[c], weights, x[c]);
+    asm volatile("" : "+m"(bytes));  // or the products would be computed once
+    ((sums[Chain] = dot(sums[Chain], weights, load_int8(bytes + step * Chain))), ...);
   }
-  for (const Int32Vector& sum : sums) *sink += sum_of_lanes(sum) & 1;
-  return 2.0 * chains * (4 / panel_element_bytes) * sum_lanes * static_cast<double>(rounds);
+  ((*sink += sum_of_lanes(sums[Chain]) & 1), ...);
+  return 2.0 * sizeof...(Chain) * (4 / panel_element_bytes) * sum_lanes * static_cast<double>(rounds);
+}
+double int8(std::size_t rounds, std::int32_t* sink) {
+  return int8(rounds, sink, std::make_index_sequence<6>());
 }
 
 void read(const std::byte* data, std::size_t bytes, std::int32_t* sink) {
