@@ -137,7 +137,10 @@ def compile_graph(folder: Path, case: Case, architecture: str) -> tuple[bool, st
     ]
     for name, shapes in profile.items():
         command += ["--profile", f"{name}={_spelled(shapes.least, shapes.usual, shapes.most)}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return False, f"not within {SECONDS} s"
     lines = (done.stdout + done.stderr).strip().splitlines()
     if done.returncode == 0:
         return True, done.stdout.strip().splitlines()[-1]
