@@ -110,7 +110,8 @@ def quantise_int8(rows: Float32Array, name: str) -> tuple[npt.NDArray[np.int8], 
         name: the tensor's, for the error.
 
     Returns:
-        int8 [n, k] and float32 scales [n]. A row of zeros has the scale 1.
+        int8 [n, k] and float32 scales [n]. A row of zeros has the scale 1, and so has one whose scale would be
+        a subnormal number, too coarse to scale with: it becomes zeros.
 
     Raises:
         CheckpointError: if a value is not finite.
@@ -119,7 +120,7 @@ def quantise_int8(rows: Float32Array, name: str) -> tuple[npt.NDArray[np.int8], 
     if not np.isfinite(largest).all():
         raise _not_finite(name)
     scales = largest / np.float32(127)
-    scales[scales == 0] = 1
+    scales[scales < np.finfo(np.float32).tiny] = 1
     quantised = np.rint(rows / scales[:, None])
     return np.clip(quantised, -127, 127).astype(np.int8), scales
 

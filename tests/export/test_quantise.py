@@ -87,6 +87,14 @@ def test_zeros_stay_zeros() -> None:
     assert (scales8 == 1).all()
 
 
+def test_rows_too_small_for_a_scale_become_zeros() -> None:
+    """1.44e-42 / 127 is eight times the least float32: half a step of 127 of those is not half a step."""
+    quantised, scales = quantise.quantise_int8(np.array([[1.44e-42] * 8, [1e-30] * 8], np.float32), "w")
+    assert (scales[0], scales[1] < 1e-31) == (1, True)
+    assert not quantised[0].any()
+    assert (quantised[1] == 127).all()
+
+
 def test_tiny_and_huge_blocks() -> None:
     rows = np.full((1, 64), 1e-12, np.float32)
     rows[0, 32:] = 4e5
