@@ -110,8 +110,8 @@ def quantise_int8(rows: Float32Array, name: str) -> tuple[npt.NDArray[np.int8], 
         name: the tensor's, for the error.
 
     Returns:
-        int8 [n, k] and float32 scales [n]. A row of zeros has the scale 1, and so has one whose scale would be
-        a subnormal number, too coarse to scale with: it becomes zeros.
+        int8 [n, k] and float32 scales [n]. A row of zeros has the scale 1, and so has one whose scale would
+        be a subnormal number, too coarse to scale with: it becomes zeros.
 
     Raises:
         CheckpointError: if a value is not finite.
