@@ -89,10 +89,10 @@ struct NibbleSums {
 };
 inline NibbleSums zero_nibble_sums() { return {_mm256_setzero_si256()}; }
 [[gnu::always_inline]] inline NibbleSums dot_nibbles(NibbleSums sum, Int8Vector w, Int8Vector x) {
-  __m256i pairs = _mm256_add_epi16(sum.pairs, _mm256_maddubs_epi16(w.value, x.value));
+  sum.pairs = _mm256_add_epi16(sum.pairs, _mm256_maddubs_epi16(w.value, x.value));
   // Without this, GCC 12 reorders the additions of a block, and keeps all of its products in memory before.
-  asm("" : "+x"(pairs));
-  return {pairs};
+  asm("" : "+x"(sum.pairs));
+  return sum;
 }
 inline Int32Vector total(NibbleSums sum, std::int32_t offset) {
   return {_mm256_add_epi32(_mm256_madd_epi16(sum.pairs, _mm256_set1_epi16(1)), _mm256_set1_epi32(offset))};
@@ -114,7 +114,9 @@ inline Int32Vector total(NibbleSums sum, std::int32_t offset) {
 
 [[gnu::always_inline]] inline FloatVector dot(const Int4ColumnWords& w, const std::int8_t* x, int offset) {
   NibbleSums sum = zero_nibble_sums();
-  for (int j = 0; j < 8; ++j) sum = dot_nibbles(sum, {w.word[j]}, {broadcast_4_bytes(x + 4 * j)});
+  for (std::size_t j = 0; j < 8; ++j) {
+    sum = dot_nibbles(sum, {w.word[j]}, {broadcast_4_bytes(x + 4 * j)});
+  }
   return {_mm256_cvtepi32_ps(total(sum, offset).value)};
 }
 

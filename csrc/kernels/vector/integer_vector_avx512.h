@@ -94,7 +94,7 @@ inline FloatVector row_sums(const __m256i (&quarters)[4], int offset) {
 [[gnu::always_inline]] inline FloatVector dot(const Int4ColumnWords& w, const std::int8_t* x, int offset) {
   __m256i even = _mm256_set1_epi32(offset);
   __m256i odd = _mm256_setzero_si256();
-  for (int j = 0; j < 4; ++j) {
+  for (std::size_t j = 0; j < 4; ++j) {
     even = _mm256_dpbusd_epi32(even, w.word[j], broadcast_4_bytes(x + 4 * j));
     odd = _mm256_dpbusd_epi32(odd, w.word[j + 4], broadcast_4_bytes(x + 4 * j + 16));
   }
