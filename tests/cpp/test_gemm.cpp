@@ -163,13 +163,12 @@ TEST("bf16 weights meet rounded activations: exactly the nearest bf16, summed wi
     const std::vector<float> addend = test::random_floats(shape.m * shape.n, 54);
     const std::vector<float> y =
         computed(x, shape.m, w.matrix, 2, bias.data(), &addend, false, nullptr, Activations::bfloat16);
-    // Products are exact. Longest chain: a lane's products (at most two of a pair, one unit each), its
-    // halves, the tree, the blocks, bias and addend. Products of matrices have one lane, and add a pair's sum
-    // to it; both are rounded to odd, two units.
-    const double depth = std::min<double>(static_cast<double>(shape.k), 1024);
-    const double lane = instruction_set() == InstructionSet::neon_i8mm ? 4 * std::ceil(depth / 4) + 2
-                                                                       : 2 * std::ceil(depth / 8) + 4;
-    const double chain = lane + std::ceil(static_cast<double>(shape.k) / 1024) + 4;
+    // Products are exact. Longest chain: all products, bias and addend. Products of matrices add a pair's sum,
+    // both rounded to odd, two units; and panels one to another.
+    const auto depth = static_cast<double>(shape.k);
+    const double chain = instruction_set() == InstructionSet::neon_i8mm
+                             ? 4 * std::ceil(depth / 4) + std::ceil(depth / 1024) + 6
+                             : depth + 4;
     const double bound = chain * std::ldexp(1.0, -24) * 1.01;
     for (std::size_t r = 0; r < shape.m; ++r) {
       for (std::size_t c = 0; c < shape.n; ++c) {
@@ -188,6 +187,31 @@ TEST("bf16 weights meet rounded activations: exactly the nearest bf16, summed wi
         }
         CHECK(std::abs(y[i] - sum) <= bound * size + 1e-34);
         CHECK(std::abs(y[i] - unrounded) <= bound * size + std::ldexp(unrounded_size, -8) * 1.01 + 1e-34);
+      }
+    }
+  }
+}
+
+TEST("by pairs of bf16, a sum is its products one after the other, each pair's second one first, to the bit") {
+  if (instruction_set() == InstructionSet::neon_i8mm) return;  // multiplies matrices
+  for (const Shape shape : shapes) {
+    const test::RandomWeights w(DataType::bfloat16, shape.n, shape.k, 81);
+    const std::vector<float> x = test::random_floats(shape.m * shape.k, 82);
+    const std::vector<float> y =
+        computed(x, shape.m, w.matrix, 2, nullptr, nullptr, false, nullptr, Activations::bfloat16);
+    for (std::size_t r = 0; r < shape.m; ++r) {
+      for (std::size_t c = 0; c < shape.n; ++c) {
+        float sum = 0;
+        const auto add = [&](std::size_t k) {
+          if (k < shape.k) {
+            sum += static_cast<float>(rounded_to_bfloat16(x[r * shape.k + k]) * w.exact[c * shape.k + k]);
+          }
+        };
+        for (std::size_t k = 0; k < shape.k; k += 2) {
+          add(k + 1);
+          add(k);
+        }
+        CHECK(y[r * shape.n + c] == sum);
       }
     }
   }

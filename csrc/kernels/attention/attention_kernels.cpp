@@ -1,23 +1,11 @@
 #include "kernels/attention/attention.h"
 #include "kernels/vector/float_vector.h"
+#include "kernels/vector/with_count.h"
 
 namespace internvl::INTERNVL_ISA {
 namespace {
 
 constexpr float infinity = __builtin_inff();
-
-template <int N>
-struct Count {
-  static constexpr int value = N;
-};
-
-template <int Most, class Function>
-void with_count(std::size_t n, Function function) {
-  if constexpr (Most > 1) {
-    if (n < static_cast<std::size_t>(Most)) return with_count<Most - 1>(n, function);
-  }
-  function(Count<Most>{});
-}
 
 // Calls function(first row, Count<rows>) on groups of about equal size, each of at most attention_tile_rows.
 template <class Function>

@@ -12,13 +12,16 @@ namespace internvl {
 // Rounded rows of x end in zeros up to a multiple of this.
 inline constexpr std::size_t bfloat16_row_step = 32;
 
+// Rows of x for which reading the weights takes longer than multiplying by them.
+inline constexpr std::size_t bfloat16_few_rows = 16;
+
 struct BFloat16GemmKernels {
   // Rounds rows of x [rows, k] to the nearest bf16, ties to even: out [rows, out_stride], filled with zeros.
   void (*round)(const float* x, std::size_t x_stride, std::size_t rows, std::size_t k, BFloat16* out,
                 std::size_t out_stride);
   // sums[m, n] (+)= x[m, :] . w[n, :] over `depth` elements; sums are at a distance of panel_rows (gemm.h).
-  // Every lane takes its products one after the other, then lanes, if there are several, are added by one
-  // tree: a sum depends on its two rows alone.
+  // A sum takes its products one after the other, whatever else is computed beside it: it depends on its two
+  // rows alone.
   void (*multiply)(const BFloat16* x, std::size_t x_stride, std::size_t m, const BFloat16* w,
                    std::size_t w_stride, std::size_t n, std::size_t depth, bool accumulate, float* sums);
 };

@@ -17,10 +17,8 @@ std::size_t rounded_up(std::size_t k) { return (k + int4_step - 1) / int4_step *
 // threads end together.
 constexpr std::size_t gemv_bytes = 32768;
 
-// Rows of x for which reading bf16 weights takes longer than multiplying by them. Panels are then as small as
-// the kernels' tiles allow (of four or sixteen rows of W), so that threads end together and the other rows of
-// x find the panel in the first cache.
-constexpr std::size_t few_rows = 16;
+// Rows of W in a panel of bf16 that few rows of x meet: as small as the kernels' tiles allow (of four or
+// sixteen), so that threads end together and the other rows of x find the panel in the first cache.
 constexpr std::size_t few_panel_rows = 16;
 
 void multiply_few(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, InstructionSet set) {
@@ -83,7 +81,8 @@ void multiply_rounded(const LinearRows& job, const WeightMatrix& w, ThreadTeam& 
                   stride);
   });
   const auto* weights = reinterpret_cast<const BFloat16*>(w.values);
-  multiply_panels(job, w, team, workspace, set, epilogue, job.rows <= few_rows ? few_panel_rows : panel_rows,
+  multiply_panels(job, w, team, workspace, set, epilogue,
+                  job.rows <= bfloat16_few_rows ? few_panel_rows : panel_rows,
                   [&](float* /*panel*/, std::size_t begin, std::size_t n, std::size_t first, std::size_t m,
                       std::size_t k, std::size_t depth, float* sums) {
                     kernels.multiply(x + first * stride + k, stride, m, weights + begin * w.columns + k,

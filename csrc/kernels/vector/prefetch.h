@@ -12,11 +12,15 @@ namespace internvl::INTERNVL_ISA {
 // Whether a piece is small enough: what is asked for must stay in the first-level cache until it is read.
 constexpr bool worth_asking(std::size_t piece_bytes) { return piece_bytes <= 24576; }
 
+enum class Cache { first, second };
+
 // Asks for `bytes` bytes at p, and gives their end. They need not exist. (Inlined by force: GCC takes a call
 // for one without effects.)
+template <Cache Into = Cache::first>
 [[gnu::always_inline]] inline const char* ask_for(const char* p, std::size_t bytes) {
   constexpr std::size_t cache_line = 64;
-  for (std::size_t i = 0; i < bytes; i += cache_line) __builtin_prefetch(p + i);
+  for (std::size_t i = 0; i < bytes; i += cache_line)
+    __builtin_prefetch(p + i, 0, Into == Cache::first ? 3 : 2);
   return p + bytes;
 }
 
@@ -26,8 +30,9 @@ struct RowsAhead {
   std::size_t row_bytes;   // from one row to the next
   std::size_t part_bytes;  // of a row
 
+  template <Cache Into = Cache::first>
   [[gnu::always_inline]] void ask(std::size_t bytes) {
-    ask_for(row + asked, bytes);
+    ask_for<Into>(row + asked, bytes);
     asked += bytes;
     if (asked >= part_bytes && part_bytes < row_bytes) {  // whole rows lie in one piece
       row += row_bytes;
