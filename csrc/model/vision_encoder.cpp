@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "kernels/attention/attention.h"
+#include "kernels/attention/bfloat16_attention.h"
 #include "kernels/norm/norm.h"
 #include "model/weights.h"
 #include "runtime/error.h"
@@ -65,9 +66,10 @@ std::size_t rounded_row_bytes(const VisionStorage& storage, InstructionSet set) 
   return LinearWorkspace::row_bytes(widest, activations_for(widest.type, set));
 }
 
-// Floats of the keys and values of one head of one tile.
+// Floats that hold the keys and values of one head of one tile, in fp32 or in bf16.
 std::size_t head_elements(const VisionFacts& facts) {
-  return blocks_of(facts.tokens()) * attention_block_elements(facts.head_dim());
+  return std::max(blocks_of(facts.tokens()) * attention_block_elements(facts.head_dim()),
+                  bfloat16_attention_elements(facts.tokens(), facts.head_dim()) / 2);
 }
 
 // Memory that is not touched yet.
@@ -262,7 +264,7 @@ void VisionEncoder::forward(const Layer& layer, std::size_t tiles) {
   normalise(layer.norm1, rows, layer.qkv);
   multiply(normed_.get(), rows, layer.qkv, wide_.get());
   if (facts_.qk_norm) normalise_queries_and_keys(layer, rows);
-  attend(tiles);
+  attend(layer, tiles);
   quantise(normed_.get(), rows, layer.proj);
   multiply(normed_.get(), rows, layer.proj, hidden_.get(), {.layer_scale = layer.layer_scale1}, true);
   normalise(layer.norm2, rows, layer.fc1);
@@ -301,29 +303,23 @@ void VisionEncoder::normalise_queries_and_keys(const Layer& layer, std::size_t r
   });
 }
 
-void VisionEncoder::attend(std::size_t tiles) {
-  const AttentionKernels& kernels = attention_kernels(set_);
+void VisionEncoder::attend(const Layer& layer, std::size_t tiles) {
+  const bool rounded = attends_in_bfloat16(layer.qkv.weight.type, set_);
+  const std::size_t group = rounded ? bfloat16_attention_rows : attention_rows;
   const std::size_t d = facts_.head_dim();
   const std::size_t tokens = facts_.tokens();
   const std::size_t stride = 3 * facts_.hidden_size;
-  const std::size_t blocks = blocks_of(tokens);
   // A piece is some rows of one head of one tile. Whoever takes it lays the head's keys and values out for
   // itself, so that they are in its cache: a hundredth of the work of a whole head.
   const std::size_t heads = std::max(tiles * facts_.heads, std::size_t{1});
   const auto threads = static_cast<std::size_t>(team_->size());
-  const std::size_t groups = (tokens + attention_rows - 1) / attention_rows;
+  const std::size_t groups = (tokens + group - 1) / group;
   const std::size_t parts =
       std::clamp((pieces_per_thread * threads + heads - 1) / heads, std::size_t{1}, groups);
-  const std::size_t part_rows = (groups + parts - 1) / parts * attention_rows;
-  std::array<std::size_t, attention_rows> visible{};
-  visible.fill(tokens);
+  const std::size_t part_rows = (groups + parts - 1) / parts * group;
   std::atomic<std::size_t> next{0};
   team_->run([&](int thread) {
     float* memory = &heads_[static_cast<std::size_t>(thread) * head_elements(facts_)];
-    std::vector<const std::byte*> block_places(blocks);
-    std::vector<float> state_memory(attention_rows * (2 + d));
-    const AttentionState state{state_memory.data(), &state_memory[attention_rows],
-                               &state_memory[2 * attention_rows]};
     for (;;) {
       const std::size_t piece = next.fetch_add(1, std::memory_order_relaxed);
       if (piece >= heads * parts) return;
@@ -331,31 +327,65 @@ void VisionEncoder::attend(std::size_t tiles) {
       if (first >= tokens) continue;
       const std::size_t tile = piece / parts / facts_.heads;
       const std::size_t head = piece / parts % facts_.heads;
-      const float* queries = &wide_[tile * tokens * stride + head * d];
-      const float* keys = queries + facts_.hidden_size;
-      const float* values = keys + facts_.hidden_size;
-      for (std::size_t b = 0; b < blocks; ++b) {
-        const std::size_t key = b * cache_block;
-        float* place = memory + b * attention_block_elements(d);
-        kernels.pack(keys + key * stride, values + key * stride, stride, std::min(cache_block, tokens - key),
-                     d, place);
-        block_places[b] = reinterpret_cast<const std::byte*>(place);
-      }
-      for (std::size_t row = first; row < std::min(first + part_rows, tokens); row += attention_rows) {
-        const std::size_t rows = std::min(attention_rows, tokens - row);
-        std::array<const float*, attention_rows> query_rows{};
-        std::array<float*, attention_rows> out_rows{};
-        for (std::size_t r = 0; r < rows; ++r) {
-          query_rows[r] = queries + (row + r) * stride;
-          out_rows[r] = &normed_[(tile * tokens + row + r) * facts_.hidden_size + head * d];
-        }
-        const QueryRows job{rows, query_rows.data(), visible.data(), d,
-                            1.0F / std::sqrt(static_cast<float>(d))};
-        kernels.attend_float32(job, block_places.data(), 0, blocks, state);
-        kernels.finish(rows, d, state, out_rows.data());
+      const HeadRows rows{&wide_[tile * tokens * stride + head * d],
+                          &normed_[tile * tokens * facts_.hidden_size + head * d], first,
+                          std::min(first + part_rows, tokens)};
+      if (rounded) {
+        attend_rounded(rows, memory);
+      } else {
+        attend_exact(rows, memory);
       }
     }
   });
+}
+
+void VisionEncoder::attend_exact(const HeadRows& head, float* memory) const {
+  const AttentionKernels& kernels = attention_kernels(set_);
+  const std::size_t d = facts_.head_dim();
+  const std::size_t tokens = facts_.tokens();
+  const std::size_t stride = 3 * facts_.hidden_size;
+  const float* keys = head.queries + facts_.hidden_size;
+  const float* values = keys + facts_.hidden_size;
+  std::vector<const std::byte*> blocks(blocks_of(tokens));
+  for (std::size_t b = 0; b < blocks.size(); ++b) {
+    const std::size_t key = b * cache_block;
+    float* place = memory + b * attention_block_elements(d);
+    kernels.pack(keys + key * stride, values + key * stride, stride, std::min(cache_block, tokens - key), d,
+                 place);
+    blocks[b] = reinterpret_cast<const std::byte*>(place);
+  }
+  std::vector<float> state_memory(attention_rows * (2 + d));
+  const AttentionState state{state_memory.data(), &state_memory[attention_rows],
+                             &state_memory[2 * attention_rows]};
+  std::array<std::size_t, attention_rows> visible{};
+  visible.fill(tokens);
+  for (std::size_t row = head.first; row < head.last; row += attention_rows) {
+    const std::size_t rows = std::min(attention_rows, head.last - row);
+    std::array<const float*, attention_rows> queries{};
+    std::array<float*, attention_rows> out{};
+    for (std::size_t r = 0; r < rows; ++r) {
+      queries[r] = head.queries + (row + r) * stride;
+      out[r] = head.out + (row + r) * facts_.hidden_size;
+    }
+    const QueryRows job{rows, queries.data(), visible.data(), d, 1.0F / std::sqrt(static_cast<float>(d))};
+    kernels.attend_float32(job, blocks.data(), 0, blocks.size(), state);
+    kernels.finish(rows, d, state, out.data());
+  }
+}
+
+void VisionEncoder::attend_rounded(const HeadRows& head, float* memory) const {
+  const BFloat16AttentionKernels& kernels = bfloat16_attention_kernels(set_);
+  const std::size_t d = facts_.head_dim();
+  const std::size_t tokens = facts_.tokens();
+  const std::size_t stride = 3 * facts_.hidden_size;
+  const float* keys = head.queries + facts_.hidden_size;
+  auto* packed = reinterpret_cast<BFloat16*>(memory);
+  kernels.pack(keys, keys + facts_.hidden_size, stride, tokens, d, packed);
+  for (std::size_t row = head.first; row < head.last; row += bfloat16_attention_rows) {
+    kernels.attend(head.queries + row * stride, stride, std::min(bfloat16_attention_rows, head.last - row),
+                   packed, tokens, d, 1.0F / std::sqrt(static_cast<float>(d)),
+                   head.out + row * facts_.hidden_size, facts_.hidden_size);
+  }
 }
 
 void VisionEncoder::shuffle(std::size_t tiles) {

@@ -47,7 +47,8 @@ struct VisionTimes {
 // Computes from the weights where they lie in the file. Activations are fp32; where a matrix is int8 they are
 // rounded to int8 for it, with a scale for each token, and the products are summed in integers; where it is
 // bf16 they are rounded to bf16 if the processor multiplies that (activations_for() in
-// kernels/gemm/linear.h).
+// kernels/gemm/linear.h), and so is what attention computes from beside either (attends_in_bfloat16() in
+// kernels/attention/bfloat16_attention.h).
 //
 // The features of a tile depend on its pixels alone, bit for bit: not on the other tiles, on how they are cut
 // into batches, or on the number of threads.
@@ -109,7 +110,16 @@ class VisionEncoder {
   void normalise(const Norm& norm, std::size_t rows, const Linear& next);
   void normalise_queries_and_keys(const Layer& layer, std::size_t rows);
   // From queries, keys and values in wide_ to normed_.
-  void attend(std::size_t tiles);
+  void attend(const Layer& layer, std::size_t tiles);
+  // Some rows of one head of one tile.
+  struct HeadRows {
+    const float* queries;     // the tile's first, at a distance of 3 * hidden_size; keys and values beside it
+    float* out;               // alike, at a distance of hidden_size
+    std::size_t first, last;  // of the tile's rows
+  };
+  // `memory`: of heads_, for one thread.
+  void attend_exact(const HeadRows& head, float* memory) const;
+  void attend_rounded(const HeadRows& head, float* memory) const;
   // Blocks of patches from hidden_ to normed_ [tiles, image_tokens, block_channels], normalised, for the
   // projector.
   void shuffle(std::size_t tiles);

@@ -15,8 +15,7 @@
 
 namespace internvl {
 
-// Whether weights of this type are multiplied as integers, and how x is quantised for them.
-constexpr bool is_integer(DataType type) { return type == DataType::int8 || type == DataType::int4; }
+// How x is quantised for integer weights of this type.
 constexpr ScaleGroup scale_group(DataType type) {
   return type == DataType::int4 ? ScaleGroup::block : ScaleGroup::row;
 }
