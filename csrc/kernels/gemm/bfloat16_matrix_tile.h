@@ -12,7 +12,8 @@ namespace {
 constexpr std::size_t matrix_columns = matrix_tile_columns;
 constexpr int column_pairs = matrix_columns / 2;
 constexpr int most_row_pairs = matrix_tile_rows / 2;
-static_assert(panel_depth % (2 * word_elements) == 0 && column_pairs % 2 == 0);
+static_assert(matrix_columns <= panel_rows && panel_depth % (2 * word_elements) == 0 &&
+              column_pairs % 2 == 0);
 
 // Words of n <= matrix_columns rows of W, those of all rows beside each other: panel [depth / 4,
 // matrix_columns, 4]. Rows and elements that W does not have are 0.
@@ -117,8 +118,7 @@ void multiply_tile(const BFloat16* x, std::size_t x_stride, std::size_t rows, co
 }
 
 void multiply(const BFloat16* x, std::size_t x_stride, std::size_t m, const BFloat16* w, std::size_t w_stride,
-              std::size_t n, std::size_t depth, bool accumulate, float* sums) {
-  BFloat16 panel[matrix_columns * panel_depth];
+              std::size_t n, std::size_t depth, bool accumulate, float* sums, BFloat16* panel) {
   for (std::size_t c = 0; c < n; c += matrix_columns) {
     const BFloat16* rows_of_w = w + c * w_stride;
     const std::size_t count = n - c < matrix_columns ? n - c : matrix_columns;

@@ -76,7 +76,7 @@ void multiply_stored(const BFloat16* x, std::size_t x_stride, const BFloat16* w,
 }
 
 void multiply(const BFloat16* x, std::size_t x_stride, std::size_t m, const BFloat16* w, std::size_t w_stride,
-              std::size_t n, std::size_t depth, bool accumulate, float* sums) {
+              std::size_t n, std::size_t depth, bool accumulate, float* sums, BFloat16* panel) {
   if (m <= stored_rows && n % stored_columns == 0 && depth % word_row_elements == 0) {
     for (std::size_t c = 0; c < n; c += stored_columns) {
       with_count<stored_rows>(m, [&](auto rows) {
@@ -86,7 +86,6 @@ void multiply(const BFloat16* x, std::size_t x_stride, std::size_t m, const BFlo
     }
     return;
   }
-  alignas(64) BFloat16 panel[panel_rows * panel_depth];
   const std::size_t vectors = (n + pair_lanes - 1) / pair_lanes;
   const std::size_t columns = vectors * pair_lanes;
   const std::size_t most = m <= bfloat16_few_rows ? few_depth : depth;

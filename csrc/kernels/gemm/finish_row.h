@@ -5,8 +5,13 @@
 #include "kernels/activation/gelu.h"
 #include "kernels/gemm/epilogue.h"
 #include "kernels/vector/float_vector.h"
+#include "kernels/vector/prefetch.h"
 
 namespace internvl::INTERNVL_ISA {
+
+// Rows ahead of the one that is finished, of which the same columns are asked for: rows lie whole pages
+// apart, where the processor does not look ahead by itself.
+constexpr std::size_t finish_ahead = 8;
 
 // Columns [begin, begin + n) of a row: row[begin + c] (+)= epilogue(sums[c] * scales[c] (+ bias[begin + c])).
 // `scales` and `bias` may be null.

@@ -104,6 +104,7 @@ void finish(const WeightMatrix& w, const float* sums, std::size_t m, std::size_t
   if (w.type == DataType::int4) scales = units;
   if (w.type == DataType::int8) scales = int8_rows(w).scales + begin;
   for (std::size_t r = 0; r < m; ++r) {
+    ask_for(reinterpret_cast<const char*>(y + (r + finish_ahead) * y_stride + begin), n * sizeof(float));
     finish_row(sums + r * panel_rows, scales, bias, epilogue, accumulate, begin, n, y + r * y_stride);
   }
 }

@@ -139,9 +139,12 @@ void int4_tile(const Tile& tile, float* out) {
     const std::int8_t* panel = tile.panel + b * int4_block * columns;
     const std::int8_t* x = tile.inputs.values + row_group * b * int4_block;
     NibbleSums sum[Groups][Vectors];
+    const auto group = [&](int g) {
+      return static_cast<std::size_t>(g) * row_group * tile.x.groups + first + b;
+    };
     INTERNVL_UNROLL_GROUPS
     for (int g = 0; g < Groups; ++g) {
-      for (int v = 0; v < Vectors; ++v) sum[g][v] = zero_nibble_sums();
+      for (int v = 0; v < Vectors; ++v) sum[g][v] = begin_nibble_sums(tile.x.starts[group(g)]);
     }
 #pragma GCC unroll 8
     for (std::size_t i = 0; i < int4_block; i += word_bytes) {
@@ -156,10 +159,9 @@ void int4_tile(const Tile& tile, float* out) {
     }
     INTERNVL_UNROLL_GROUPS
     for (int g = 0; g < Groups; ++g) {
-      const std::size_t group = static_cast<std::size_t>(g) * row_group * tile.x.groups + first + b;
-      const std::int32_t start = tile.x.starts[group];
+      const std::int32_t start = tile.x.starts[group(g)];
       const std::size_t next_row = g + 1 == Groups && tile.odd ? 0 : tile.x.groups;
-      const GroupFloats scale = row_floats(tile.x.scales + group, next_row);
+      const GroupFloats scale = row_floats(tile.x.scales + group(g), next_row);
       for (int v = 0; v < Vectors; ++v) {
         const GroupFloats w =
             column_floats(tile.scales + b * columns + static_cast<std::size_t>(v) * sum_lanes);
@@ -261,6 +263,7 @@ void multiply(const QuantisedRows& x, const LinearRows& job, const WeightMatrix&
     }
     for (std::size_t r = 0; r < m; ++r) {
       float* y = job.y + (first + r) * job.y_stride;
+      ask_for(reinterpret_cast<const char*>(y + finish_ahead * job.y_stride + begin), n * sizeof(float));
       if (wide) {
         float totals[columns];
         for (std::size_t c = 0; c < n; ++c) {

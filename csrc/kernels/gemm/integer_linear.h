@@ -4,12 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <vector>
 
 #include "kernels/gemm/integer_gemm.h"
 #include "kernels/gemm/weight_matrix.h"
 #include "kernels/gemv/gemv.h"
 #include "kernels/quantise/quantised_rows.h"
+#include "runtime/aligned_array.h"
 #include "runtime/instruction_set.h"
 #include "runtime/thread_team.h"
 
@@ -54,10 +54,10 @@ class IntegerWorkspace {
 
  private:
   std::size_t sums_;  // of a thread
-  std::vector<std::int8_t> weights_;
-  std::vector<float> scales_;
-  std::vector<std::int32_t> int8_sums_;
-  std::vector<float> int4_totals_;
+  AlignedArray<std::int8_t> weights_;
+  AlignedArray<float> scales_;
+  AlignedArray<std::int32_t> int8_sums_;
+  AlignedArray<float> int4_totals_;
 };
 
 // Computes job.y from x, which stands in place of job.x, and w, whose type is_integer() and which has at most

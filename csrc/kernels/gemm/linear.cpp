@@ -29,14 +29,14 @@ void multiply_few(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team
                       [&](std::size_t begin, std::size_t end) { kernels.multiply(job, w, begin, end); });
 }
 
-// Takes `width` <= panel_rows rows of W at a time. multiply(panel, begin, n, first, m, k, depth, sums)
-// computes the sums [m, n] of elements [k, k + depth), or adds them where k is not 0.
+// Takes `width` <= panel_rows rows of W at a time, and most_rows rows of x. multiply(panel, begin, n, first,
+// m, k, depth, sums) computes the sums [m, n] of elements [k, k + depth), or adds them where k is not 0.
 template <class Multiply>
 void multiply_panels(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
                      LinearWorkspace& workspace, InstructionSet set, const Epilogue& epilogue,
-                     std::size_t width, Multiply multiply) {
+                     std::size_t width, std::size_t most_rows, Multiply multiply) {
   const GemmKernels& kernels = gemm_kernels(set);
-  const std::size_t piece = rows_of_a_piece(job.rows, gemm_rows);
+  const std::size_t piece = rows_of_a_piece(job.rows, most_rows);
   std::atomic<std::size_t> next{0};
   team.run([&](int thread) {
     float* panel = workspace.panel(thread);
@@ -61,7 +61,7 @@ void multiply_panels(const LinearRows& job, const WeightMatrix& w, ThreadTeam& t
 void multiply_many(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,
                    InstructionSet set, const Epilogue& epilogue) {
   const GemmKernels& kernels = gemm_kernels(set);
-  multiply_panels(job, w, team, workspace, set, epilogue, panel_rows,
+  multiply_panels(job, w, team, workspace, set, epilogue, panel_rows, gemm_rows,
                   [&](float* panel, std::size_t begin, std::size_t n, std::size_t first, std::size_t m,
                       std::size_t k, std::size_t depth, float* sums) {
                     kernels.unpack(w, begin, n, k, depth, panel);
@@ -82,11 +82,11 @@ void multiply_rounded(const LinearRows& job, const WeightMatrix& w, ThreadTeam& 
   });
   const auto* weights = reinterpret_cast<const BFloat16*>(w.values);
   multiply_panels(job, w, team, workspace, set, epilogue,
-                  job.rows <= bfloat16_few_rows ? few_panel_rows : panel_rows,
-                  [&](float* /*panel*/, std::size_t begin, std::size_t n, std::size_t first, std::size_t m,
+                  job.rows <= bfloat16_few_rows ? few_panel_rows : panel_rows, bfloat16_gemm_rows,
+                  [&](float* panel, std::size_t begin, std::size_t n, std::size_t first, std::size_t m,
                       std::size_t k, std::size_t depth, float* sums) {
                     kernels.multiply(x + first * stride + k, stride, m, weights + begin * w.columns + k,
-                                     w.columns, n, depth, k != 0, sums);
+                                     w.columns, n, depth, k != 0, sums, reinterpret_cast<BFloat16*>(panel));
                   });
 }
 
@@ -95,7 +95,8 @@ void multiply_rounded(const LinearRows& job, const WeightMatrix& w, ThreadTeam& 
 LinearWorkspace::LinearWorkspace(const ThreadTeam& team, std::size_t most_rows, std::size_t most_row_bytes)
     : most_rows_(most_rows),
       rows_bytes_(most_rows * most_row_bytes),
-      thread_elements_(panel_elements + std::min(most_rows, gemm_rows) * panel_rows),
+      thread_elements_(panel_elements +
+                       std::min(most_rows, std::max(gemm_rows, bfloat16_gemm_rows)) * panel_rows),
       panels_(static_cast<std::size_t>(team.size()) * thread_elements_),
       rows_(std::make_unique_for_overwrite<std::byte[]>(rows_bytes_)) {}
 

@@ -3,12 +3,12 @@
 
 #include <cstddef>
 #include <memory>
-#include <vector>
 
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm/weight_matrix.h"
 #include "kernels/gemv/gemv.h"
 #include "kernels/vector/storage.h"
+#include "runtime/aligned_array.h"
 #include "runtime/instruction_set.h"
 #include "runtime/thread_team.h"
 
@@ -47,7 +47,7 @@ class LinearWorkspace {
   std::size_t most_rows_;
   std::size_t rows_bytes_;  // of all that linear() makes
   std::size_t thread_elements_;
-  std::vector<float> panels_;
+  AlignedArray<float> panels_;
   std::unique_ptr<std::byte[]> rows_;  // not touched before it is used
 };
 

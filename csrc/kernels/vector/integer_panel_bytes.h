@@ -5,8 +5,6 @@
 namespace internvl::INTERNVL_ISA {
 
 constexpr std::size_t panel_element_bytes = 1;
-constexpr int int8_tile_rows = int4_tile_rows;
-constexpr int int8_tile_vectors = int4_tile_vectors;
 
 using PanelWeights = Int8Weights;
 inline PanelInputs panel_inputs(PanelInputs x, std::size_t, std::size_t, std::int8_t*, std::size_t) {

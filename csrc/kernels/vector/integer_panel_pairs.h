@@ -123,7 +123,7 @@ inline PanelInputs nibble_inputs(PanelInputs x, std::size_t rows, std::size_t de
                                  std::size_t copy_stride) {
   return panel_inputs(x, rows, depth, copy, copy_stride);
 }
-inline NibbleSums zero_nibble_sums() { return broadcast_sums(0); }
+inline NibbleSums begin_nibble_sums(std::int32_t) { return broadcast_sums(0); }
 [[gnu::always_inline]] inline NibbleSums dot_nibbles(NibbleSums sum, const NibbleWeights& w, GroupWord x) {
   return dot(sum, w, x);
 }

@@ -32,7 +32,7 @@
 //   panel_inputs(x, rows, depth, copy, copy_stride)   words of x's groups as they meet a panel of int8
 //                          weights, in `copy` if not where they are; read up to a multiple of 16 elements
 //   NibbleWeights, load_nibbles(p), store_nibbles(...), nibble_inputs(...)    as above for int4 weights
-//   NibbleSums, zero_nibble_sums(), dot_nibbles(sum, nibble_weights, word), total(sum, offset)
+//   NibbleSums, begin_nibble_sums(offset), dot_nibbles(sum, nibble_weights, word), total(sum, offset)
 //                          sums of one block of int4 weights, + offset as GroupSums
 //   GroupFloats            fp32, lane for lane beside GroupSums: zero_floats(), load_floats(p, stride),
 //                          store_floats(p, stride, v), to_float(sums), fma, *

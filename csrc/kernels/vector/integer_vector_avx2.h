@@ -87,7 +87,7 @@ inline void store_panel(const std::int8_t* rows, std::size_t stride, std::int8_t
 struct NibbleSums {
   __m256i pairs;  // int16
 };
-inline NibbleSums zero_nibble_sums() { return {_mm256_setzero_si256()}; }
+inline NibbleSums begin_nibble_sums(std::int32_t) { return {_mm256_setzero_si256()}; }
 [[gnu::always_inline]] inline NibbleSums dot_nibbles(NibbleSums sum, Int8Vector w, Int8Vector x) {
   sum.pairs = _mm256_add_epi16(sum.pairs, _mm256_maddubs_epi16(w.value, x.value));
   // Without this, GCC 12 reorders the additions of a block, and keeps all of its products in memory before.
@@ -113,7 +113,7 @@ inline Int32Vector total(NibbleSums sum, std::int32_t offset) {
 }
 
 [[gnu::always_inline]] inline FloatVector dot(const Int4ColumnWords& w, const std::int8_t* x, int offset) {
-  NibbleSums sum = zero_nibble_sums();
+  NibbleSums sum = begin_nibble_sums(offset);
   for (std::size_t j = 0; j < 8; ++j) {
     sum = dot_nibbles(sum, {w.word[j]}, {broadcast_4_bytes(x + 4 * j)});
   }

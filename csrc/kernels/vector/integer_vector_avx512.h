@@ -12,9 +12,12 @@ namespace internvl::INTERNVL_ISA {
 
 constexpr std::size_t sum_lanes = 16;
 constexpr int int8_weight_offset = 128;
-// Rows of x and vectors of columns of W whose sums a GEMM keeps in registers at once: 24 of 32 registers.
+// Rows of x and vectors of columns of W whose sums a GEMM keeps in registers at once: 24 of 32 registers, for
+// int4 twelve sums of a block and twelve of all blocks.
+constexpr int int8_tile_rows = 6;
+constexpr int int8_tile_vectors = 4;
 constexpr int int4_tile_rows = 6;
-constexpr int int4_tile_vectors = 4;
+constexpr int int4_tile_vectors = 2;
 
 struct Int32Vector {
   __m512i value;
@@ -65,13 +68,11 @@ inline Int8Weights int8_weights(Int8Vector w) { return {_mm512_xor_si512(w.value
 struct NibbleSums {
   __m512i value;
 };
-inline NibbleSums zero_nibble_sums() { return {_mm512_setzero_si512()}; }
+inline NibbleSums begin_nibble_sums(std::int32_t offset) { return {_mm512_set1_epi32(offset)}; }
 [[gnu::always_inline]] inline NibbleSums dot_nibbles(NibbleSums sum, Int8Vector w, Int8Vector x) {
   return {add_products(sum.value, w.value, x.value)};
 }
-inline Int32Vector total(NibbleSums sum, std::int32_t offset) {
-  return {_mm512_add_epi32(sum.value, _mm512_set1_epi32(offset))};
-}
+inline Int32Vector total(NibbleSums sum, std::int32_t) { return {sum.value}; }
 
 // From four sums for each of the rows of a pair to eight sums, one a row.
 inline FloatVector row_sums(const __m256i (&quarters)[4], int offset) {

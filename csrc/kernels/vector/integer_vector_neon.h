@@ -157,9 +157,11 @@ namespace internvl::INTERNVL_ISA {
 // Rows of x and vectors of columns of W whose sums a GEMM keeps in registers at once: 16 of 32 registers.
 constexpr int int4_tile_rows = 4;
 constexpr int int4_tile_vectors = 2;
+constexpr int int8_tile_rows = int4_tile_rows;
+constexpr int int8_tile_vectors = int4_tile_vectors;
 
 using NibbleSums = Int32Vector;
-inline NibbleSums zero_nibble_sums() { return zero_sums(); }
+inline NibbleSums begin_nibble_sums(std::int32_t) { return zero_sums(); }
 [[gnu::always_inline]] inline NibbleSums dot_nibbles(NibbleSums sum, Int8Vector w, Int8Vector x) {
   return dot(sum, w, x);
 }

@@ -8,6 +8,8 @@ constexpr int int8_weight_offset = 0;
 constexpr int int4_weight_offset = 8;
 constexpr int int4_tile_rows = 2;
 constexpr int int4_tile_vectors = 1;
+constexpr int int8_tile_rows = int4_tile_rows;
+constexpr int int8_tile_vectors = int4_tile_vectors;
 
 struct Int32Vector {
   std::int32_t lane[8];
@@ -56,7 +58,7 @@ inline Int32Vector dot(Int32Vector sum, const Int8Weights& w, const Int8Vector& 
 }
 
 using NibbleSums = Int32Vector;
-inline NibbleSums zero_nibble_sums() { return zero_sums(); }
+inline NibbleSums begin_nibble_sums(std::int32_t) { return zero_sums(); }
 inline NibbleSums dot_nibbles(NibbleSums sum, const Int8Vector& w, const Int8Vector& x) {
   return dot(sum, w, x);
 }
