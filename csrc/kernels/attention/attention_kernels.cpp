@@ -1,5 +1,6 @@
 #include "kernels/attention/attention.h"
 #include "kernels/vector/float_vector.h"
+#include "kernels/vector/prefetch.h"
 #include "kernels/vector/with_count.h"
 
 namespace internvl::INTERNVL_ISA {
@@ -37,16 +38,18 @@ struct Block {
   static constexpr bool scaled = sizeof(T) == 1;
 };
 
-// scores[r, key] = scale * (query r . key), for all keys of a block.
+// scores[r, key] = scale * (query r . key), for all keys of a block. As many bytes as the keys have are asked
+// for at `next`, where it is not null.
 template <int Rows, class T>
 void score(const float* const* queries, const Block<T>& block, std::size_t head_dim, float scale,
-           float* scores) {
+           float* scores, const char* next) {
   const T* keys = block.keys;
   const FloatVector factor = broadcast(scale);
   for (std::size_t key = 0; key < cache_block; key += 2 * lanes) {
     FloatVector sum[Rows][2];
     for (int r = 0; r < Rows; ++r) sum[r][0] = sum[r][1] = broadcast(0.0F);
     for (std::size_t d = 0; d < head_dim; ++d) {
+      if (next != nullptr) next = ask_for<Cache::second>(next, cache_block * sizeof(T));
       const FloatVector left = load(keys + d * cache_block + key);
       const FloatVector right = load(keys + d * cache_block + key + lanes);
       for (int r = 0; r < Rows; ++r) {
@@ -55,6 +58,7 @@ void score(const float* const* queries, const Block<T>& block, std::size_t head_
         sum[r][1] = fma(q, right, sum[r][1]);
       }
     }
+    next = nullptr;
     constexpr bool scaled = Block<T>::scaled;
     const FloatVector left = scaled ? factor * load(block.key_scales + key) : factor;
     const FloatVector right = scaled ? factor * load(block.key_scales + key + lanes) : factor;
@@ -90,10 +94,11 @@ float greatest_of(const float* scores) {
   return reduce_max(greatest);
 }
 
-// values[r] = values[r] * correction[r] + sum over keys of weights[r, key] * value[key].
+// values[r] = values[r] * correction[r] + sum over keys of weights[r, key] * value[key]. As many bytes as are
+// read are asked for at `next`, where it is not null.
 template <int Rows, class T>
 void add_values(const float* weights, const float* corrections, const T* values, std::size_t keys,
-                std::size_t head_dim, float* out) {
+                std::size_t head_dim, float* out, const char* next) {
   std::size_t d = 0;
   for (; d + 2 * lanes <= head_dim; d += 2 * lanes) {
     FloatVector sum[Rows][2];
@@ -103,6 +108,7 @@ void add_values(const float* weights, const float* corrections, const T* values,
       sum[r][1] = load(out + static_cast<std::size_t>(r) * head_dim + d + lanes) * correction;
     }
     for (std::size_t key = 0; key < keys; ++key) {
+      if (next != nullptr) next = ask_for<Cache::second>(next, head_dim * sizeof(T));
       const FloatVector left = load(values + key * head_dim + d);
       const FloatVector right = load(values + key * head_dim + d + lanes);
       for (int r = 0; r < Rows; ++r) {
@@ -111,6 +117,7 @@ void add_values(const float* weights, const float* corrections, const T* values,
         sum[r][1] = fma(w, right, sum[r][1]);
       }
     }
+    next = nullptr;
     for (int r = 0; r < Rows; ++r) {
       store(out + static_cast<std::size_t>(r) * head_dim + d, sum[r][0]);
       store(out + static_cast<std::size_t>(r) * head_dim + d + lanes, sum[r][1]);
@@ -157,9 +164,11 @@ void attend(const QueryRows& job, const std::byte* const* blocks, std::size_t fi
     while (begin < job.rows && job.visible[begin] <= block_key) ++begin;
     if (begin == job.rows) return;
     const Block<T> block(blocks[b], job.head_dim);
+    // One pass over the next block's memory, in the order of its addresses, while the first rows pass here.
+    const char* const next = b + 1 < count ? reinterpret_cast<const char*>(blocks[b + 1]) : nullptr;
     in_row_groups(begin, job.rows, [&](std::size_t row, auto rows) {
       score<decltype(rows)::value>(job.queries + row, block, job.head_dim, job.scale,
-                                   scores + row * cache_block);
+                                   scores + row * cache_block, row == begin ? next : nullptr);
     });
     std::size_t most = 0;
     for (std::size_t r = begin; r < job.rows; ++r) {
@@ -179,9 +188,11 @@ void attend(const QueryRows& job, const std::byte* const* blocks, std::size_t fi
       // What stands for keys that a row does not see is not used.
       if constexpr (Block<T>::scaled) multiply(scores + r * cache_block, block.value_scales);
     }
+    const char* const next_values = next == nullptr ? nullptr : next + job.head_dim * cache_block * sizeof(T);
     in_row_groups(begin, job.rows, [&](std::size_t row, auto rows) {
       add_values<decltype(rows)::value>(scores + row * cache_block, corrections + row, block.values, most,
-                                        job.head_dim, state.values + row * job.head_dim);
+                                        job.head_dim, state.values + row * job.head_dim,
+                                        row == begin ? next_values : nullptr);
     });
   }
 }
