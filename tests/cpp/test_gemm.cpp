@@ -163,8 +163,8 @@ TEST("bf16 weights meet rounded activations: exactly the nearest bf16, summed wi
     const std::vector<float> addend = test::random_floats(shape.m * shape.n, 54);
     const std::vector<float> y =
         computed(x, shape.m, w.matrix, 2, bias.data(), &addend, false, nullptr, Activations::bfloat16);
-    // Products are exact. Longest chain: all products, bias and addend. Products of matrices add a pair's sum,
-    // both rounded to odd, two units; and panels one to another.
+    // Products are exact. Longest chain: all products, bias and addend. Products of matrices add a pair's
+    // sum, both rounded to odd, two units; and panels one to another.
     const auto depth = static_cast<double>(shape.k);
     const double chain = instruction_set() == InstructionSet::neon_i8mm
                              ? 4 * std::ceil(depth / 4) + std::ceil(depth / 1024) + 6
@@ -192,7 +192,8 @@ TEST("bf16 weights meet rounded activations: exactly the nearest bf16, summed wi
   }
 }
 
-TEST("by pairs of bf16, a sum is its products one after the other, each pair's second one first, to the bit") {
+TEST(
+    "by pairs of bf16, a sum is its products one after the other, each pair's second one first, to the bit") {
   if (instruction_set() == InstructionSet::neon_i8mm) return;  // multiplies matrices
   for (const Shape shape : shapes) {
     const test::RandomWeights w(DataType::bfloat16, shape.n, shape.k, 81);
