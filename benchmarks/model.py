@@ -165,7 +165,10 @@ def shares_of(runner: Running, peaks: Peaks) -> dict[str, dict[str, float]]:
         needed = necessary(bundle, stage, NATIVE_CACHE)
         if needed is not None:
             seconds = statistics.median(samples) / 1e3
-            arithmetic = (needed.operations - needed.integer) / peaks["fp32"] + needed.integer / peaks["int8"]
+            exact = needed.operations - needed.integer - needed.bfloat16
+            arithmetic = (
+                exact / peaks["fp32"] + needed.bfloat16 / peaks["bfloat16"] + needed.integer / peaks["int8"]
+            )
             found[stage] = {
                 "arithmetic": arithmetic / seconds,
                 "bandwidth": needed.bytes / peaks["bytes"] / seconds,
@@ -410,7 +413,8 @@ def print_shares(report: dict[str, Any]) -> None:
     peaks = report["peaks"]
     table = Table(
         title=f"share of the peaks: {peaks['fp32'] / 1e9:.0f} GFLOP/s fp32, "
-        f"{peaks['int8'] / 1e9:.0f} GOP/s int8, {peaks['bytes'] / 1e9:.1f} GB/s"
+        f"{peaks['bfloat16'] / 1e9:.0f} bf16, {peaks['int8'] / 1e9:.0f} GOP/s int8, "
+        f"{peaks['bytes'] / 1e9:.1f} GB/s"
     )
     stages = [stage for stage in STAGES if any(stage in by for by in report["shares_of_peaks"].values())]
     for heading in ("", *stages):

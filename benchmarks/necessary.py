@@ -16,10 +16,15 @@ CACHE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 
 @dataclass(frozen=True)
 class Necessary:
-    """Of one run of a stage; ``integer`` operations are those with weights of int8 and int4."""
+    """Of one run of a stage.
+
+    ``integer`` operations are those with weights of int8 and int4, ``bfloat16`` those with weights of bf16,
+    and of attention beside either in the tower, which are rounded to bf16 where that is faster.
+    """
 
     operations: float
     integer: float
+    bfloat16: float
     bytes: float
 
 
@@ -30,9 +35,11 @@ def necessary(bundle: Bundle, stage: str, cache_type: str) -> Necessary | None:
         tokens, merged = 1 + vision.patches, bundle.manifest.tokens_per_tile
         attention = 4.0 * vision.layers * vision.hidden_size * tokens**2
         tower, projector = _products(bundle, "vit"), _products(bundle, "projector")
+        rounded = attention if tower.integer + tower.bfloat16 > 0 else 0.0
         return Necessary(
             attention + tokens * tower.operations + merged * projector.operations,
             tokens * tower.integer + merged * projector.integer,
+            tokens * tower.bfloat16 + merged * projector.bfloat16 + rounded,
             tower.bytes + projector.bytes,
         )
     layers, head = _products(bundle, "llm"), _head(bundle)
@@ -41,6 +48,7 @@ def necessary(bundle: Bundle, stage: str, cache_type: str) -> Necessary | None:
         return Necessary(
             PROMPT_TOKENS * layers.operations + head.operations + per_position * PROMPT_TOKENS**2 / 2,
             PROMPT_TOKENS * layers.integer + head.integer,
+            PROMPT_TOKENS * layers.bfloat16 + head.bfloat16,
             layers.bytes + head.bytes,
         )
     if not stage.startswith("decode "):
@@ -50,6 +58,7 @@ def necessary(bundle: Bundle, stage: str, cache_type: str) -> Necessary | None:
     return Necessary(
         count * (layers.operations + head.operations + per_position * fill),
         count * (layers.integer + head.integer),
+        count * (layers.bfloat16 + head.bfloat16),
         layers.bytes + head.bytes + count * cache,
     )
 
@@ -66,7 +75,7 @@ def _head(bundle: Bundle) -> Necessary:
 
 
 def _sum(bundle: Bundle, names: list[str]) -> Necessary:
-    operations = integer = read = 0.0
+    operations = integer = rounded = read = 0.0
     for name in names:
         place = bundle.places[name]
         scales = bundle.places.get(name + SCALES_SUFFIX)
@@ -77,4 +86,5 @@ def _sum(bundle: Bundle, names: list[str]) -> Necessary:
                 elements *= extent
             operations += 2 * elements
             integer += 2 * elements if place.tensor.dtype in ("int8", "int4") else 0
-    return Necessary(operations, integer, read)
+            rounded += 2 * elements if place.tensor.dtype == "bfloat16" else 0
+    return Necessary(operations, integer, rounded, read)

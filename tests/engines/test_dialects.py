@@ -220,7 +220,11 @@ def test_inputs_of_the_towers_matrices_are_int8_where_their_scales_are_known(
 
 
 def test_how_a_prompt_is_cut_does_not_matter_to_ort(tmp_path: Path) -> None:
-    """Rounded activations too: each token's are rounded by itself."""
+    """Rounded activations too: each token's are rounded by itself.
+
+    ONNX Runtime's sums differ in their last bits with the number of rows, and so can turn a rounding whose
+    value stands between two integers: then that token, and those that see it, differ by a step.
+    """
     llm = LANGUAGE_MODELS["qwen2-group7-none"]
     bundle = write(tmp_path, manifest_of(llm, "int4"), ["ort"])
     decoder = OnnxDecoder(bundle, CACHE_TOKENS, 1)
@@ -229,7 +233,9 @@ def test_how_a_prompt_is_cut_does_not_matter_to_ort(tmp_path: Path) -> None:
     sequence = decoder.new_sequence()
     parts = [decoder.prefill(sequence, embeddings[:61], all_logits=True)]
     parts += [decoder.prefill(sequence, embeddings[i : i + 1]) for i in range(61, 90)]
-    assert relative(np.concatenate(parts), whole) < 1e-4
+    cut = np.concatenate(parts)
+    assert np.median(np.abs(cut - whole)[61:].max(axis=1)) < 1e-5 * np.abs(whole).max()
+    assert least_cosine(cut, whole) > 0.9999
 
 
 def test_the_engine_takes_the_dialect_that_suits_it(tmp_path: Path) -> None:
