@@ -5,8 +5,7 @@
 //                          load_words(p), broadcast_word(p): the same for all columns
 //   PairSums               as many fp32 sums; zero_pair_sums(), load_pair_sums(p), store_pair_sums(p, v)
 //   dot(sums, a, b)        adds to every lane the products of its words: the second elements', then the first
-//   ColumnWords            eight words of each of eight columns, which are rows of `stride` elements in
-//   memory:
+//   ColumnWords            eight words of each of eight columns, which lie as rows `stride` elements apart:
 //                          load_columns(rows, stride); add_products(sum, columns, x) adds to the eight sums,
 //                          as dot() does, their products with eight words at x
 //   store_words(rows, stride, out, out_stride)    eight words of each of pair_lanes columns into a panel:
@@ -89,7 +88,6 @@ struct ColumnWords {
   for (int i = 0; i < 8; ++i) columns.word[i] = _mm256_castps_si256(r[i]);
   return columns;
 }
-// Whole registers at a time: what is written in halves takes long to be read as one a moment later.
 inline void store_words(const BFloat16* rows, std::size_t stride, BFloat16* out, std::size_t out_stride) {
   const ColumnWords low = load_columns(rows, stride);
   const ColumnWords high = load_columns(rows + 8 * stride, stride);
