@@ -15,11 +15,17 @@ import pytest
 
 import internvl_rt as ivl
 from internvl_rt.bundle.bundle import open_bundle
+from internvl_rt.bundle.graph_sets import GRAPH_SETS
 from internvl_rt.engines.onnxruntime import OnnxEngine, providers
 from internvl_rt.engines.onnxruntime.cache import GRANULARITY, SequenceCache
 from internvl_rt.engines.onnxruntime.decoder import OnnxDecoder
-from internvl_rt.engines.onnxruntime.providers import PROVIDERS, choose_providers, find_providers
-from internvl_rt.errors import DeviceError
+from internvl_rt.engines.onnxruntime.providers import (
+    PROVIDERS,
+    choose_graph_set,
+    choose_providers,
+    find_providers,
+)
+from internvl_rt.errors import BundleError, DeviceError
 
 OPENVINO = importlib.util.find_spec("onnxruntime_ep_openvino") is not None
 ON_A_CPU_BUILD = "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
@@ -90,7 +96,7 @@ def test_a_plugin_registers_itself_once(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_plugin_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     _plugin(monkeypatch, [])
-    with pytest.raises(DeviceError, match=r"is installed and finds no device.*an Intel CPU, GPU or NPU"):
+    with pytest.raises(DeviceError, match=r"is installed and finds no device.*Intel's CPUs, GPUs and NPUs"):
         choose_providers(["openvino"])
 
 
@@ -98,6 +104,43 @@ def test_a_plugin_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
     _plugin(monkeypatch, [], fails=True)
     with pytest.raises(DeviceError, match=r"does not load \(libfoo.so: cannot open shared object file\)"):
         choose_providers(["openvino"])
+
+
+def test_a_provider_that_is_built_in_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package onnxruntime-openvino, which has no plug-in: sessions on it computed on the CPU provider."""
+    asked: list[Any] = []
+
+    def session(model: str, options: Any, providers: Any = None) -> None:
+        asked.append(providers)
+
+    names = ["OpenVINOExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    monkeypatch.setattr(onnxruntime, "get_ep_devices", list)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    providers.open_session("vit.onnx", onnxruntime.SessionOptions(), choose_providers(["openvino"]))
+    assert asked == [names]
+
+
+def test_an_old_onnx_runtime_takes_the_dialects_that_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1.24 and older have no TensorScatter."""
+
+    def bundle(*names: str) -> Any:
+        manifest = SimpleNamespace(graph_sets=[GRAPH_SETS[name] for name in names])
+        return SimpleNamespace(folder=Path("out"), manifest=manifest)
+
+    cpu = choose_providers(None)
+    for release, language_model, expected in (
+        ("1.24.4", True, "trt10"),
+        ("1.24.4", False, "onnx24"),
+        ("1.25.0", True, "onnx24"),
+        ("2.0.0", True, "onnx24"),
+    ):
+        monkeypatch.setattr(onnxruntime, "__version__", release)
+        chosen = choose_graph_set(bundle("onnx24", "trt10"), cpu, language_model=language_model)
+        assert chosen.name == expected
+    monkeypatch.setattr(onnxruntime, "__version__", "1.23.2")
+    with pytest.raises(BundleError, match=r"1\.23\.2 runs.*--dialect ort, or update onnxruntime to 1\.25"):
+        choose_graph_set(bundle("onnx24"), cpu)
 
 
 @pytest.mark.skipif(not OPENVINO, reason="onnxruntime-ep-openvino is not installed")

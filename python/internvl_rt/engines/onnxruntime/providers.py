@@ -35,6 +35,9 @@ class Provider:
     """It wants the extent of the KV cache when the graph is loaded: TensorRT does."""
 
 
+_SCATTER_RELEASE = (1, 25)
+"""The first ONNX Runtime with TensorScatter, by which the language models of ``onnx24`` update the cache."""
+
 _GPU_BUILD = "pip uninstall onnxruntime, then pip install 'internvl-rt[gpu]'; it needs CUDA 12 and cuDNN 9"
 
 PROVIDERS: dict[str, Provider] = {
@@ -75,7 +78,8 @@ PROVIDERS: dict[str, Provider] = {
             "cpu",
             ("onnx24", "trt10"),
             ("onnxruntime_ep_openvino",),
-            "pip install onnxruntime-ep-openvino; it needs an Intel CPU, GPU or NPU",
+            "pip install onnxruntime-ep-openvino for Intel's CPUs, GPUs and NPUs; for other CPUs pip "
+            "uninstall onnxruntime, then pip install onnxruntime-openvino",
         ),
     )
 }
@@ -136,22 +140,38 @@ def choose_providers(names: Sequence[str] | None) -> tuple[Provider, ...]:
     return tuple(dict.fromkeys(chosen))
 
 
-def choose_graph_set(bundle: Bundle, providers: Sequence[Provider]) -> GraphSet:
+def choose_graph_set(
+    bundle: Bundle, providers: Sequence[Provider], *, language_model: bool = True
+) -> GraphSet:
     """The graphs of a bundle that suit the first provider best.
+
+    Args:
+        bundle: an opened bundle.
+        providers: what ``choose_providers`` returned.
+        language_model: whether that is to run too; vision sides ask less of ONNX Runtime.
 
     Raises:
         BundleError: if the bundle has none that it runs.
     """
+    wanted = providers[0].graph_sets
+    old = language_model and _release() < _SCATTER_RELEASE
+    if old:
+        wanted = tuple(name for name in wanted if GRAPH_SETS[name].dialect != "onnx24")
     there = {graphs.name for graphs in bundle.manifest.graph_sets}
-    for name in providers[0].graph_sets:
+    for name in wanted:
         if name in there:
             return GRAPH_SETS[name]
     has = f"only those of {', '.join(sorted(there))}" if there else "none"
+    update = f", or update onnxruntime to {'.'.join(map(str, _SCATTER_RELEASE))}" if old else ""
     raise BundleError(
-        f"{bundle.folder}: the provider {providers[0].key} runs graphs of the dialects "
-        f"{', '.join(providers[0].graph_sets)}; this bundle has {has}. "
-        f"Export it again with --dialect {providers[0].graph_sets[0]}."
+        f"{bundle.folder}: the provider {providers[0].key} of ONNX Runtime {onnxruntime.__version__} runs "
+        f"graphs of the dialects {', '.join(wanted)}; this bundle has {has}. "
+        f"Export it again with --dialect {wanted[0]}{update}."
     )
+
+
+def _release() -> tuple[int, ...]:
+    return tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
 
 
 def open_session(
@@ -159,16 +179,18 @@ def open_session(
 ) -> onnxruntime.InferenceSession:
     """Loads a graph on providers that ``choose_providers`` returned."""
     built_in: list[str | tuple[str, dict[str, str]]] = []
+    plugged = False
     for provider in providers:
         devices = _plugin_devices(provider)
         if devices:
             options.add_provider_for_devices(devices, {})
+            plugged = True
         elif provider.key == "tensorrt":
             # Graphs state their types; building takes minutes, so what was built is kept.
             built_in.append((provider.name, {"trt_engine_cache_enable": "1"}))
         else:
             built_in.append(provider.name)
-    if any(provider.plugins for provider in providers):
+    if plugged:
         return onnxruntime.InferenceSession(model, options)  # falls back to the CPU by itself
     return onnxruntime.InferenceSession(model, options, providers=built_in)
 

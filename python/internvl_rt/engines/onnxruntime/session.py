@@ -65,8 +65,7 @@ class Session:
         except Exception as error:
             raise BundleError(
                 f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it ({_first_line(error)}). "
-                "Export the bundle again, or update onnxruntime: language models need 1.24, and that needs "
-                "Python 3.11; the native engine needs less."
+                "Export the bundle again, or update onnxruntime; the native engine does not need it."
             ) from error
 
     def run(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:

@@ -48,7 +48,7 @@ class OnnxVision:
         Raises:
             BundleError: if the bundle has no graphs that suit, or ONNX Runtime does not take one.
         """
-        graphs = graphs or choose_graph_set(bundle, providers)
+        graphs = graphs or choose_graph_set(bundle, providers, language_model=False)
         self._dtype = NUMPY_TYPE[graphs.compute]
         manifest = bundle.manifest
         threads = threads or _core.usable_cores()
