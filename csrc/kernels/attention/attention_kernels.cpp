@@ -165,7 +165,8 @@ void attend(const QueryRows& job, const std::byte* const* blocks, std::size_t fi
     if (begin == job.rows) return;
     const Block<T> block(blocks[b], job.head_dim);
     // One pass over the next block's memory, in the order of its addresses, while the first rows pass here.
-    const char* const next = b + 1 < count ? reinterpret_cast<const char*>(blocks[b + 1]) : nullptr;
+    const bool ask = b + 1 < count;
+    const char* const next = ask ? reinterpret_cast<const char*>(blocks[b + 1]) : nullptr;
     in_row_groups(begin, job.rows, [&](std::size_t row, auto rows) {
       score<decltype(rows)::value>(job.queries + row, block, job.head_dim, job.scale,
                                    scores + row * cache_block, row == begin ? next : nullptr);
@@ -188,7 +189,7 @@ void attend(const QueryRows& job, const std::byte* const* blocks, std::size_t fi
       // What stands for keys that a row does not see is not used.
       if constexpr (Block<T>::scaled) multiply(scores + r * cache_block, block.value_scales);
     }
-    const char* const next_values = next == nullptr ? nullptr : next + job.head_dim * cache_block * sizeof(T);
+    const char* const next_values = ask ? next + job.head_dim * cache_block * sizeof(T) : nullptr;
     in_row_groups(begin, job.rows, [&](std::size_t row, auto rows) {
       add_values<decltype(rows)::value>(scores + row * cache_block, corrections + row, block.values, most,
                                         job.head_dim, state.values + row * job.head_dim,
