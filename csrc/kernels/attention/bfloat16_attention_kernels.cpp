@@ -65,7 +65,7 @@ float greatest_of(float* scores, std::size_t count) {
   return reduce_max(greatest);
 }
 
-// weights = exp(scale * scores - greatest), and 0 up to the end of the block; returns their sum.
+// weights = exp(scale * scores - greatest), and 0 up to a whole vector, and so a pair; returns their sum.
 float exponentiate(const float* scores, std::size_t count, float scale, float greatest, BFloat16* weights) {
   const FloatVector factor = broadcast(scale);
   const FloatVector base = broadcast(-greatest);

@@ -40,7 +40,7 @@ void pack(const BFloat16* w, std::size_t w_stride, std::size_t n, std::size_t co
 }
 
 // Rows of x and ColumnWords whose sums are in registers at once where few rows of x meet W where it is
-// stored: 16 sums, eight words and one of x of 32 registers.
+// stored: eight sums, eight words and one of x. More rows of x are worth bringing W in order for.
 constexpr int stored_rows = 4;
 constexpr int stored_groups = 2;
 constexpr std::size_t stored_columns = stored_groups * word_columns;
