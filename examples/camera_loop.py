@@ -9,7 +9,6 @@ frames at a fixed rate, and what was not looked at when the next one comes is dr
 from __future__ import annotations
 
 import argparse
-import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ def frames_of(folder: Path) -> Iterator[bytes]:
     """The pictures of a folder, by name, over and over, as bytes of their files."""
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not paths:
-        raise SystemExit(f"{folder} holds no .jpg or .png file")
+        raise FileNotFoundError(f"{folder} holds no .jpg or .png file")
     while True:
         for path in paths:
             yield path.read_bytes()
@@ -39,38 +38,60 @@ def drawn_frames() -> Iterator[np.ndarray]:
         yield frame
 
 
+def frames_a_second(text: str) -> float:
+    """A number above 0."""
+    rate = float(text)
+    if not 0 < rate < float("inf"):
+        raise argparse.ArgumentTypeError("expected a number above 0")
+    return rate
+
+
 class Camera:
-    """Hands over the newest frame at a fixed rate, in a thread of its own."""
+    """Hands over the newest frame at a fixed rate, from a thread of its own."""
 
     def __init__(self, frames: Iterator[bytes] | Iterator[np.ndarray], rate: float) -> None:
         self._frames = frames
         self._period = 1.0 / rate
-        self._newest: queue.Queue[bytes | np.ndarray] = queue.Queue(maxsize=1)
+        self._changed = threading.Condition()
+        self._newest: bytes | np.ndarray | None = None
+        self._ended = False
+        self._failure: BaseException | None = None
         self._stopped = threading.Event()
         self.dropped = 0
         threading.Thread(target=self._run, daemon=True).start()
 
-    def newest(self) -> bytes | np.ndarray:
-        """Waits for a frame that was not seen yet."""
-        return self._newest.get()
+    def newest(self) -> bytes | np.ndarray | None:
+        """Waits for a frame that was not seen yet; None when there are no more.
+
+        What ended the thread, a cable that was pulled out, is raised here: nobody waits for a camera that is
+        gone.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._newest is not None or self._ended)
+            frame, self._newest = self._newest, None
+            if frame is None and self._failure is not None:
+                raise self._failure
+            return frame
 
     def stop(self) -> None:
         """Ends the thread."""
         self._stopped.set()
 
     def _run(self) -> None:
-        for frame in self._frames:
-            try:
-                self._newest.put_nowait(frame)
-            except queue.Full:
-                try:
-                    self._newest.get_nowait()
-                    self.dropped += 1
-                except queue.Empty:
-                    pass
-                self._newest.put(frame)
-            if self._stopped.wait(self._period):
-                return
+        try:
+            for frame in self._frames:
+                with self._changed:
+                    self.dropped += self._newest is not None
+                    self._newest = frame
+                    self._changed.notify()
+                if self._stopped.wait(self._period):
+                    break
+        except BaseException as error:
+            self._failure = error
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify()
 
 
 def main() -> None:
@@ -82,7 +103,7 @@ def main() -> None:
     parser.add_argument("--frames", type=Path, help="a folder of pictures")
     parser.add_argument("--question", default="Where is the red square? Answer with one word.")
     parser.add_argument("--answers", type=int, default=20, help="stop after so many")
-    parser.add_argument("--rate", type=float, default=10.0, help="frames a second")
+    parser.add_argument("--rate", type=frames_a_second, default=10.0, help="frames a second")
     parser.add_argument("--max-tiles", type=int, default=1, help="more see finer detail and take longer")
     parser.add_argument("--max-new-tokens", type=int, default=8)
     parser.add_argument("--engine", default="native")
@@ -95,6 +116,9 @@ def main() -> None:
         try:
             while len(latencies) + failed < arguments.answers:
                 frame = camera.newest()
+                if frame is None:
+                    print("the camera has no more frames")
+                    break
                 begun = time.perf_counter()
                 try:
                     answer = model.chat(
@@ -116,6 +140,8 @@ def main() -> None:
                 )
         except KeyboardInterrupt:
             pass
+        except OSError as error:
+            raise SystemExit(f"the camera failed: {error}") from error
         finally:
             camera.stop()
     if latencies:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,49 @@ def test_camera_loop_goes_on_after_broken_frames(tiny_bundle: Path, tmp_path: Pa
     (tmp_path / "1.png").write_bytes(b"half a fr")
     out = run("camera_loop.py", tiny_bundle, "--frames", tmp_path, "--answers", 3, "--rate", 100)
     assert out.count("frame skipped: ") == 3
+
+
+def failed(name: str, *arguments: object) -> str:
+    """What an example that fails says; it fails in time, and does not wait for ever."""
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *map(str, arguments)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_camera_loop_ends_when_its_camera_does(tiny_bundle: Path, tmp_path: Path) -> None:
+    said = failed("camera_loop.py", tiny_bundle, "--frames", tmp_path / "unplugged")
+    assert said.startswith("the camera failed: ")
+    assert "No such file" in said
+    assert "holds no .jpg or .png file" in failed("camera_loop.py", tiny_bundle, "--frames", tmp_path)
+    (tmp_path / "1.png").mkdir()
+    assert "Is a directory" in failed("camera_loop.py", tiny_bundle, "--frames", tmp_path)
+
+
+def test_a_camera_hands_over_the_newest_frame_and_then_its_end() -> None:
+    spec = importlib.util.spec_from_file_location("camera_loop", EXAMPLES / "camera_loop.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    handed_over = threading.Event()
+
+    def frames() -> Iterator[bytes]:
+        yield b"first"
+        yield b"second"
+        handed_over.set()
+        raise RuntimeError("the lens fell off")
+
+    camera = module.Camera(frames(), rate=1e9)
+    assert handed_over.wait(30)
+    assert (camera.newest(), camera.dropped) == (b"second", 1)
+    with pytest.raises(RuntimeError, match="the lens fell off"):
+        camera.newest()
+    ended = module.Camera(iter([b"only"]), rate=1e9)
+    assert ended.newest() == b"only"
+    assert ended.newest() is None
 
 
 def test_locate(tiny_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
