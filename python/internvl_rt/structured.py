@@ -8,6 +8,7 @@ each token. Special tokens have none, so that a form never holds them; the stop 
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -59,9 +60,7 @@ class Constraint:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise PromptError(
-                f"the form of the answer cannot be kept: {_one_line(self._matcher.get_error())}"
-            )
+            raise PromptError(f"the form of the answer cannot be kept: {_reason(self._matcher.get_error())}.")
 
 
 class Constraints:
@@ -90,10 +89,7 @@ class Constraints:
         if not matcher.is_error():
             matcher.compute_bitmask()  # finds out whether anything satisfies it
         if matcher.is_error():
-            raise PromptError(
-                f"{_name(settings)} cannot be kept by any answer, or is not supported: "
-                f"{_one_line(matcher.get_error()) or 'nothing satisfies it'}"
-            )
+            raise PromptError(f"{_name(settings)} cannot be kept: {_reason(matcher.get_error())}.")
         return [Constraint(matcher.deep_copy()) for _ in range(answers)]
 
     def _grammar(self, library: Any, settings: GenerationSettings) -> Any:
@@ -140,5 +136,31 @@ def _escaped(text: str) -> str:
     return "".join(f"\\{c}" if c in _REGEX_METACHARACTERS else c for c in text)
 
 
-def _one_line(message: str) -> str:
-    return " ".join(message.split())[:300]
+def _reason(message: str) -> str:
+    """What llguidance says, without the grammar that we made and its own state; in our words where we can."""
+    said = " ".join(re.split(r"<state>|\n\s*\d+ \| ", message)[0].split())
+    for known, words in _REASONS:
+        found = re.search(known, said)
+        if found is not None:
+            return found.expand(words)
+    return said.rstrip(".")[:200] or _NOTHING
+
+
+_NOTHING = "no answer of finite length satisfies it"
+_REASONS = (
+    # What llguidance says, and what it means. Of a regular expression's error, the last part is a sentence.
+    (r"NoExtensionBias", _NOTHING),
+    (r"Unsatisfiable schema: (.*)", r"no answer satisfies it (\1)"),
+    (r"Unimplemented keys: \[(.*)\]", r"\1 is not supported in a schema"),
+    (r"Invalid type: (.*)", r'there is no type "\1" in JSON'),
+    (r"Unknown format: (.*)", r'the format "\1" is not known'),
+    (r"Pointer '(.*?)' does not exist", r'"$ref" points to \1, and the schema has nothing there'),
+    (r"Resource '(.*?)' is not present", r'"$ref" names \1, and nothing is fetched: put it into the schema'),
+    (r"recursion limit exceeded", "it is nested too deeply"),
+    (
+        r"[Ll]ookarounds? not supported",
+        "anchors and look-around are not supported, since the whole answer matches",
+    ),
+    (r"regex parse error: .* error: (.*)", r"\1"),
+    (r"[Tt]oo many|[Tt]oo large|limit", "it takes more than can be computed; a recursion in it may have no end"),
+)
