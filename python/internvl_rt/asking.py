@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast, get_args
 
@@ -19,6 +19,10 @@ from internvl_rt.video import VideoSource, sample_video
 Image: TypeAlias = ImageSource | ImageFeatures
 """A path, the bytes of a file, a PIL image, a uint8 RGB array [height, width, 3], a CPU array of another
 library with ``__dlpack__`` of that form, or ``ImageFeatures``."""
+
+TileProgress: TypeAlias = Callable[[int, int], None]
+"""Is told on the way how many tiles are done, and how many there are. What it raises ends the call, which
+leaves everything as it was. It must not call the model."""
 
 MOST_TILES = 40
 """The most tiles of a picture that the authors document, for 4K."""
@@ -48,6 +52,8 @@ class AskArguments(GenerationArguments, total=False):
     gets ``Frame1: <image>`` and so on in front, a line each, as in training."""
     num_frames: int | None
     """So many frames are taken, by the authors' rule (``frame_indices``); 8 where None, and all of a list."""
+    progress: TileProgress | None
+    """Is told how many of the tiles of all pictures are encoded."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,7 @@ class Asked:
     """The conversation has one place for all of its pictures."""
     decode_ms: float = 0.0
     """What reading the frames of a video took."""
+    progress: TileProgress | None = None
 
     def most_tiles(self, tiling: Tiling) -> list[int]:
         """The most tiles of every picture. An item of a message may ask for a detail of its own."""
@@ -137,6 +144,11 @@ def ask(question: str | Messages, images: Sequence[Image] | Image | None, argume
         TypeError: for the name of an argument that there is not.
     """
     rest = dict(arguments)
+    progress: Any = rest.pop("progress", None)
+    return replace(_ask(question, images, rest), progress=progress)
+
+
+def _ask(question: str | Messages, images: Sequence[Image] | Image | None, rest: dict[str, Any]) -> Asked:
     history: Any = rest.pop("history", ())
     system: Any = rest.pop("system", None)
     video: Any = rest.pop("video", None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from PIL import Image
 
 from internvl_rt import __version__
 from internvl_rt.bundle.bundle import open_bundle
-from internvl_rt.errors import BundleError
+from internvl_rt.errors import BundleError, InternVLError
 from internvl_rt.tabletop import checkpoint_folder, draw, make_scene
 
 NOTE = (
@@ -26,17 +28,34 @@ QUESTIONS = (
 MOST_LOCATED = 3
 
 
-def demo_bundle() -> Path:
+@contextmanager
+def demo_bundle(warn: Callable[[str], None]) -> Iterator[Path]:
     """The folder of the demo's bundle, which is exported when it is not there yet.
 
-    It lies in the user's cache folder, under this package's version, and takes a few megabytes.
+    It lies in the user's cache folder, under this package's version, and takes a few megabytes. Where that
+    cannot be written, it lies in a temporary folder, and ``warn`` is told what to set.
 
     Raises:
-        BundleError: if it cannot be written.
+        BundleError: if it cannot be written there either.
     """
+    try:
+        folder = cache_folder() / f"demo-{__version__}"
+        bundle = _made(folder)
+    except (OSError, InternVLError) as error:
+        reason = getattr(error, "strerror", None) or error
+        with _temporary_folder(str(reason)) as folder:
+            warn(
+                f"the cache folder cannot be used ({reason}), so that the demo's model is made again every "
+                "time. Set XDG_CACHE_HOME to a folder that can be written."
+            )
+            yield _made(folder / "demo")
+    else:
+        yield bundle
+
+
+def _made(folder: Path) -> Path:
     from internvl_rt.export import export
 
-    folder = cache_folder() / f"demo-{__version__}"
     try:
         open_bundle(folder)
     except BundleError:
@@ -46,10 +65,33 @@ def demo_bundle() -> Path:
     return folder
 
 
+@contextmanager
+def _temporary_folder(reason: str) -> Iterator[Path]:
+    try:
+        made = tempfile.TemporaryDirectory(prefix="internvl-rt-demo-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise BundleError(
+            f"the demo's model has no place: the cache folder cannot be used ({reason}), and no temporary "
+            f"folder can be made ({error.strerror}). Set XDG_CACHE_HOME to a folder that can be written."
+        ) from error
+    with made as folder:
+        yield Path(folder)
+
+
 def cache_folder() -> Path:
-    """``internvl_rt`` in the user's cache folder, by the XDG rules."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "internvl_rt"
+    """``internvl_rt`` in the user's cache folder, by the XDG rules.
+
+    Raises:
+        BundleError: if nothing says where that is.
+    """
+    # The rules ignore a path that is not absolute.
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if base.is_absolute():
+        return base / "internvl_rt"
+    try:
+        return Path.home() / ".cache" / "internvl_rt"
+    except RuntimeError as error:
+        raise BundleError("this user has no home folder") from error
 
 
 def demo_picture() -> Image.Image:

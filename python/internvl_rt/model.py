@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
 from types import TracebackType
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING, Any, cast, overload
 import numpy as np
 import numpy.typing as npt
 
-from internvl_rt.asking import AskArguments, Asked, Image, TileBudget, ask
+from internvl_rt.asking import AskArguments, Asked, Image, TileBudget, TileProgress, ask
 from internvl_rt.bundle.manifest import Manifest
 from internvl_rt.critic import Judgement, critic_conversation, judge_steps, split_steps
-from internvl_rt.engines.engine import EncodedTiles, Engine, Float32Array, Progress
+from internvl_rt.engines.engine import EncodedTiles, Engine, Float32Array
 from internvl_rt.errors import CacheFullError, ImageError, InternVLError, PromptError
 from internvl_rt.generation import AnswerStream, Question, Writer, all_answers, answer_pieces, ms_since
 from internvl_rt.grounding import LOCATE_PROMPT, Location, locate_question
@@ -141,7 +142,7 @@ class Model:
                 are, and the first is the one that is given without this argument. Where the cache has no room
                 for all of them at once, some wait for others. More than one need ``do_sample``.
             arguments: about the question, see ``AskArguments``: history, system, max_tiles, detail, as_one,
-                video, num_frames; and about the answer, see ``GenerationSettings``: max_new_tokens,
+                video, num_frames, progress; and about the answer, see ``GenerationSettings``: max_new_tokens,
                 do_sample, temperature, top_p, top_k, repetition_penalty, seed, stop, keep_special_tokens,
                 ignore_stop_tokens; and the form that it keeps: schema, pattern, choices.
 
@@ -333,7 +334,7 @@ class Model:
         longest = max((len(ids) for solution in prompts for ids in solution), default=0)
         self._check_length(longest, tiles)
         self._check_free(longest)
-        encoded, _ = self._encode_pictures(pictures, threading.Event())
+        encoded, _ = self._encode_pictures(pictures, TileEncoding(self._engine))
         prompts = [[self._without_spare_places(ids, encoded) for ids in own] for own in prompts]
         scores = judge_steps(self._engine, self._tokenizer, _joined(encoded), prompts)
         return [
@@ -373,7 +374,7 @@ class Model:
         *,
         max_tiles: int | None = None,
         detail: Detail = "auto",
-        progress: Progress | None = None,
+        progress: TileProgress | None = None,
     ) -> ImageFeatures:
         """Encodes a picture once, to be asked about many times.
 
@@ -381,8 +382,7 @@ class Model:
             image: see ``chat``; features of this bundle are returned as they are.
             max_tiles: the most tiles that the picture is cut into, 1 to 40.
             detail: chooses it where ``max_tiles`` is None; see ``AskArguments``.
-            progress: called between batches of tiles with the number of tiles that are encoded; what it
-                raises ends the call.
+            progress: is told how many of the picture's tiles are encoded; see ``TileProgress``.
 
         Raises:
             ImageError: if the picture cannot be decoded, or its features are of another bundle.
@@ -392,7 +392,8 @@ class Model:
         picture = self._picture(image, TileBudget(max_tiles, detail).per_picture(self.manifest.tiling, 1))
         if picture.features is not None:
             return picture.features
-        encoded = self._encode_picture(picture, TileEncoding(self._engine, progress=progress))
+        with _told(progress, picture.tiles) as step:
+            encoded = self._encode_picture(picture, TileEncoding(self._engine, progress=step))
         return replace(encoded, timings=replace(encoded.timings, total=ms_since(started)))
 
     def render(
@@ -409,7 +410,9 @@ class Model:
         tiles = [picture.tiles for picture in self._pictures(asked)]
         return self._renderer.render(asked.conversation, asked.tiles_of_places(tiles))
 
-    def encode_pixels(self, pixel_values: npt.ArrayLike, *, progress: Progress | None = None) -> Float32Array:
+    def encode_pixels(
+        self, pixel_values: npt.ArrayLike, *, progress: TileProgress | None = None
+    ) -> Float32Array:
         """Encodes normalised tiles.
 
         Args:
@@ -423,7 +426,8 @@ class Model:
             ImageError: if shape or type is another one, or a value is not finite.
         """
         pixels = self._checked_pixels(pixel_values)
-        return TileEncoding(self._engine, progress=progress).encode(pixels).features
+        with _told(progress, len(pixels)) as step:
+            return TileEncoding(self._engine, progress=step).encode(pixels).features
 
     def logits(self, input_ids: npt.ArrayLike, image_features: Any = None) -> Float32Array:
         """The logits at every position of a prompt.
@@ -538,7 +542,9 @@ class Model:
         rendered = self._renderer.render(asked.conversation, asked.tiles_of_places(tiles))
         self._check_length(len(rendered.input_ids), tiles)
         self._check_free(len(rendered.input_ids))
-        encoded, timings = self._encode_pictures(pictures, cancelled)
+        new_tiles = sum(picture.tiles for picture in pictures if picture.features is None)
+        with _told(asked.progress, new_tiles, cancelled) as step:
+            encoded, timings = self._encode_pictures(pictures, TileEncoding(self._engine, cancelled, step))
         timings = replace(timings, decode_image=timings.decode_image + asked.decode_ms)
         input_ids = self._without_spare_places(rendered.input_ids, encoded)
         return self._question(input_ids, _joined(encoded), pictures, timings, started)
@@ -619,15 +625,14 @@ class Model:
         return features, tuple(few if less else most for less in chosen)
 
     def _encode_pictures(
-        self, pictures: Sequence[_Picture], cancelled: threading.Event
+        self, pictures: Sequence[_Picture], encoding: TileEncoding
     ) -> tuple[list[ImageFeatures], Timings]:
         """Features of all pictures, and the stages of those that were encoded now.
 
-        No features where there are no pictures, or ``cancelled`` was set on the way.
+        No features where there are no pictures, or the request was cancelled on the way.
         """
         features: list[ImageFeatures] = []
         stages = Timings()
-        encoding = TileEncoding(self._engine, cancelled)
         for picture in pictures:
             try:
                 encoded = self._encode_picture(picture, encoding)
@@ -775,6 +780,20 @@ class Model:
 def _joined(encoded: Sequence[ImageFeatures]) -> Float32Array | None:
     """The features of all pictures, float32 [image tokens, hidden]."""
     return np.concatenate([picture.rows for picture in encoded]) if encoded else None
+
+
+@contextmanager
+def _told(
+    progress: TileProgress | None, tiles: int, cancelled: threading.Event | None = None
+) -> Iterator[Callable[[int], None] | None]:
+    """While tiles are encoded: what to call with the number that is done."""
+    if progress is None or tiles == 0:
+        yield None
+        return
+    progress(0, tiles)
+    yield lambda done: progress(done, tiles)
+    if cancelled is None or not cancelled.is_set():
+        progress(tiles, tiles)
 
 
 @dataclass(frozen=True)

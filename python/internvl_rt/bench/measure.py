@@ -18,11 +18,13 @@ from internvl_rt.bench.report import BenchOptions, EngineReport, Memory, Stage
 from internvl_rt.bundle.bundle import open_bundle
 from internvl_rt.engines.engine import Engine
 from internvl_rt.errors import ImageError, PromptError
+from internvl_rt.files import read_regular_file
 from internvl_rt.generation import PREFILL_CHUNK, ms_since
 from internvl_rt.loading import assemble, context_of
 from internvl_rt.model import Model
 from internvl_rt.results import Answer
 
+MOST_PICTURE_BYTES = 256_000_000
 QUESTION = "Please describe the image in detail."
 
 Progress = Callable[[str], None]
@@ -93,10 +95,9 @@ def drawn_picture(size: tuple[int, int]) -> bytes:
 def _picture(options: BenchOptions) -> bytes:
     if options.image is None:
         return drawn_picture(options.image_size)
-    try:
-        return Path(options.image).read_bytes()
-    except OSError as error:
-        raise ImageError(f"{options.image}: cannot be read ({error.strerror}).") from error
+    return read_regular_file(
+        options.image, most_bytes=MOST_PICTURE_BYTES, expected="an image file", error=ImageError
+    )
 
 
 def _check_room(options: BenchOptions, context_tokens: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from internvl_rt.bench.report import BenchReport
@@ -13,26 +12,27 @@ def check_plot(path: Path) -> None:
     """Tells before anything is measured whether a picture can be written.
 
     Raises:
-        InternVLError: if matplotlib is missing or does not know the file's ending.
+        InternVLError: if matplotlib does not load or does not know the file's ending.
     """
-    if find_spec("matplotlib") is None:
-        raise InternVLError("a picture needs matplotlib. Install it: pip install 'internvl-rt[plot]'")
-    from matplotlib.figure import Figure
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InternVLError(
+            f"a picture needs matplotlib, which does not load ({error}). Install it: pip install "
+            "'internvl-rt[plot]'"
+        ) from error
 
     known = sorted(Figure().canvas.get_supported_filetypes())
     if path.suffix.lstrip(".").lower() not in known:
         raise InternVLError(f"{path}: a picture's name ends in one of {', '.join(known)}.")
-    if not path.parent.is_dir():
-        raise InternVLError(f"{path}: there is no folder {path.parent}. Make it first.")
 
 
 def write_plot(report: BenchReport, path: Path) -> None:
     """Writes bars of the median time of every stage, up to the 95th percentile, one colour per engine.
 
     Raises:
-        InternVLError: as ``check_plot``, or if the file cannot be written.
+        InternVLError: if the file cannot be written.
     """
-    check_plot(path)
     from matplotlib.figure import Figure
 
     names = [stage.name for stage in report.engines[0].stages]
@@ -65,5 +65,6 @@ def write_plot(report: BenchReport, path: Path) -> None:
     axes.legend()
     try:
         figure.savefig(path, dpi=120)
-    except OSError as error:
-        raise InternVLError(f"{path}: cannot be written ({error.strerror}).") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InternVLError(f"{path}: the picture cannot be written ({reason}).") from error

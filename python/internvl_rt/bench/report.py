@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -146,6 +146,8 @@ class BenchReport:
     machine: Machine
     options: BenchOptions
     engines: tuple[EngineReport, ...]
+    failed: dict[str, str] = field(default_factory=dict)
+    """The engines that could not be measured beside these, and why."""
 
     def document(self) -> dict[str, Any]:
         """As JSON."""

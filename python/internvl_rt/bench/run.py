@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
@@ -31,28 +32,56 @@ def bench(
         options: what to measure.
         progress: is told what is being done.
 
+    Returns:
+        what was measured. Where one of several engines fails, the others' figures are not lost with it.
+
     Raises:
-        InternVLError: as ``load`` and ``chat`` do.
+        InternVLError: as ``load`` and ``chat`` do, if nothing could be measured.
     """
     for engine in engines:
         check_engine(engine)
         check_cache_type(engine, options.cache_type)
     manifest = open_bundle(bundle_path).manifest
     load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    measured: list[EngineReport] = []
+    failed: dict[str, errors.InternVLError] = {}
+    for engine in engines:
+        try:
+            measured.append(_in_own_process(str(bundle_path), engine, options, progress))
+        except errors.InternVLError as error:  # noqa: PERF203
+            failed[engine] = error
+    if not measured:
+        raise next(iter(failed.values()))
     return BenchReport(
         model=manifest.name,
         precision=dataclasses.asdict(manifest.precision),
         version=internvl_rt.__version__,
         machine=Machine(cpu_name(), _core.usable_cores(), _core.instruction_set(), load_average),
         options=options,
-        engines=tuple(_in_own_process(str(bundle_path), engine, options, progress) for engine in engines),
+        engines=tuple(measured),
+        failed={engine: str(error) for engine, error in failed.items()},
     )
+
+
+_WORKER = "import sys; sys.path[:] = sys.argv[1:]; from internvl_rt.bench import worker; worker.main()"
+"""Not ``-m``, which looks for every module in the folder that the user is in, first of all."""
+
+
+def _module_folders() -> list[str]:
+    """Where this process found its modules, and the worker finds its own: not in the user's folder."""
+    here = Path.cwd()
+    folders = [folder for folder in sys.path if folder and Path(folder).absolute() != here]
+    spec = importlib.util.find_spec("internvl_rt")
+    assert spec is not None
+    assert spec.origin is not None
+    own = str(Path(spec.origin).parents[1])
+    return folders if own in folders else [*folders, own]
 
 
 def _in_own_process(bundle_path: str, engine: str, options: BenchOptions, progress: Progress) -> EngineReport:
     task = {"bundle": bundle_path, "engine": engine, "options": dataclasses.asdict(options)}
     with subprocess.Popen(
-        [sys.executable, "-m", "internvl_rt.bench.worker"],
+        [sys.executable, "-c", _WORKER, *_module_folders()],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -60,9 +89,10 @@ def _in_own_process(bundle_path: str, engine: str, options: BenchOptions, progre
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps(task))
-        process.stdin.close()
         try:
+            # The pipe stays open: its end tells the worker that this process is gone.
+            process.stdin.write(json.dumps(task) + "\n")
+            process.stdin.flush()
             for line in process.stdout:
                 message = json.loads(line)
                 if "progress" in message:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,6 @@ from internvl_rt.cli.options import (
     CacheOption,
     CacheTypeOption,
     JsonOption,
-    MaxTilesOption,
     ThreadsOption,
 )
 
@@ -34,7 +34,10 @@ def command(
     image: Annotated[
         Path | None, typer.Option("--image", "-i", help="A picture to use instead.", show_default=False)
     ] = None,
-    max_tiles: MaxTilesOption = None,
+    max_tiles: Annotated[
+        int | None,
+        typer.Option("--max-tiles", help="The most tiles of the picture, 1 to 40.", show_default=False),
+    ] = None,
     prompt_tokens: Annotated[
         int, typer.Option("--prompt-tokens", help="Length of the text for prefill.")
     ] = 512,
@@ -62,10 +65,12 @@ def command(
     from internvl_rt.bench.plot import check_plot, write_plot
     from internvl_rt.bench.report import BenchOptions
     from internvl_rt.bench.run import bench
-    from internvl_rt.cli.output import console, print_json
+    from internvl_rt.cli.output import check_writable, console, print_json
+    from internvl_rt.errors import InternVLError
 
     if plot is not None:
         check_plot(plot)
+        check_writable(plot, InternVLError)
     options = BenchOptions(
         image_size=_parse_size(image_size),
         image=None if image is None else str(image),
@@ -81,12 +86,18 @@ def command(
     )
     with console(stderr=True).status("starting") as status:
         report = bench(bundle, list(engine or ["native"]), options, status.update)
-    if plot is not None:
-        write_plot(report, plot)
     if as_json:
         print_json(report.document())
     else:
         _print(report)
+    if plot is not None:
+        # Last, so that the figures are not lost with it.
+        sys.stdout.flush()
+        write_plot(report, plot)
+    if report.failed:
+        raise InternVLError(
+            ". ".join(f"{engine}: {why.rstrip('.')}" for engine, why in report.failed.items())
+        )
 
 
 def _parse_size(text: str) -> tuple[int, int]:

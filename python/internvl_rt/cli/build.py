@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from internvl_rt.cli.options import BundleArgument
+from internvl_rt.cli.options import BundleArgument, JsonOption
 
 
 def command(
@@ -36,6 +36,7 @@ def command(
         ),
     ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Even if the engines are there.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Build TensorRT engines for this machine's GPU; --engine tensorrt runs them."""
     import dataclasses
@@ -51,11 +52,15 @@ def command(
     limits = default_limits(opened.manifest, cache_tokens=cache_tokens, prefill_chunk=prefill_chunk)
     if tiles is not None:
         limits = dataclasses.replace(limits, tiles=tiles)
-    build_engines(
+    folder = build_engines(
         opened,
         TensorRtBuilder(),
         limits,
         compute=compute,  # type: ignore[arg-type]
         rebuild=rebuild,
-        say=typer.echo,
+        say=lambda told: typer.echo(told, err=as_json),
     )
+    if as_json:
+        from internvl_rt.cli.output import print_json
+
+        print_json({"engines": str(folder)})

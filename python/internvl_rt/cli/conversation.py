@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from internvl_rt.asking import AskArguments
+from internvl_rt.cli.answers import print_summary, write
+from internvl_rt.errors import InternVLError
 from internvl_rt.model import Model
 from internvl_rt.prompts.control_tokens import IMAGE_MARK
 from internvl_rt.results import Answer, ImageFeatures
+
+COMMANDS = """/image FILE  add a picture to the next question
+/new         start over, without what was said and shown
+/help        this list
+/quit        leave, as does the end of the input
+//...        a question that begins with a slash"""
 
 
 class Talk:
@@ -22,14 +31,17 @@ class Talk:
         self._pictures: list[ImageFeatures] = []
         self._new_pictures = 0
 
-    def add_image(self, path: Path) -> ImageFeatures:
+    def add_image(self, picture: Path) -> ImageFeatures:
         """Encodes a picture and puts it in front of the next question.
 
         Raises:
             ImageError: if it cannot be decoded.
         """
         features = self._model.encode(
-            path, max_tiles=self._arguments.get("max_tiles"), detail=self._arguments.get("detail", "auto")
+            picture,
+            max_tiles=self._arguments.get("max_tiles"),
+            detail=self._arguments.get("detail", "auto"),
+            progress=self._arguments.get("progress"),
         )
         self._pictures.append(features)
         self._new_pictures += 1
@@ -60,3 +72,64 @@ class Talk:
             return f"{IMAGE_MARK}\n"
         first = len(self._pictures) - self._new_pictures + 1
         return "".join(f"Image-{i}: {IMAGE_MARK}\n" for i in range(first, len(self._pictures) + 1))
+
+
+def converse(talk: Talk, pictures: Sequence[Path], message: Callable[[InternVLError], str]) -> None:
+    """Shows pictures, and answers the lines of standard input until it ends or one of them says /quit.
+
+    ``message`` puts an error into words.
+    """
+    for picture in pictures:
+        _show(talk, picture)
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if line in ("/quit", "/exit"):
+            return
+        try:
+            _take(talk, line)
+        except InternVLError as error:
+            # One bad question does not end the conversation.
+            print(f"internvl-rt: {message(error)}", file=sys.stderr)
+        except KeyboardInterrupt:
+            print()
+
+
+def _take(talk: Talk, line: str) -> None:
+    command, _, rest = line.partition(" ")
+    if line.startswith("//"):
+        print_summary(talk.ask(line[1:], write))
+    elif command == "/image" and rest.strip():
+        _show(talk, _path(rest.strip()))
+    elif command == "/image":
+        print("internvl-rt: /image needs the name of a file.", file=sys.stderr)
+    elif command == "/new":
+        talk.start_over()
+    elif command == "/help":
+        print(COMMANDS, file=sys.stderr)
+    elif line.startswith("/"):
+        print(
+            f"internvl-rt: there is no command {command}; /help lists them. A question that begins with a "
+            "slash is written with two.",
+            file=sys.stderr,
+        )
+    elif line:
+        print_summary(talk.ask(line, write))
+
+
+def _path(name: str) -> Path:
+    """A file's name as people type or drop it into a terminal: in quotes, or below their home folder."""
+    if len(name) > 1 and name[0] == name[-1] and name[0] in "'\"":
+        name = name[1:-1]
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # no such user
+        return Path(name)
+
+
+def _show(talk: Talk, picture: Path) -> None:
+    features = talk.add_image(picture)
+    seconds = features.timings.total / 1000
+    print(f"[{picture}: {features.tiles} tiles in {seconds:.2f} s]", file=sys.stderr)

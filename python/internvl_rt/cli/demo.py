@@ -5,17 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from internvl_rt.cli.answers import answer_document, write
 from internvl_rt.cli.options import (
+    STANDARD_INPUT,
     JsonOption,
     MaxNewTokensOption,
     ModelOptions,
-    answer_document,
+    picture_of,
+    question_of,
     with_option_groups,
 )
+from internvl_rt.cli.tile_progress import tile_progress
 
 if TYPE_CHECKING:
     from internvl_rt.model import Model
@@ -35,7 +39,11 @@ def command(
     image: Annotated[
         Path | None,
         typer.Option(
-            "--image", "-i", metavar="FILE", help="Your picture instead of a drawn one.", show_default=False
+            "--image",
+            "-i",
+            metavar="FILE",
+            help="Your picture instead of a drawn one; - for standard input.",
+            show_default=False,
         ),
     ] = None,
     out: Annotated[
@@ -50,18 +58,24 @@ def command(
     from PIL import Image
 
     from internvl_rt import demo
-    from internvl_rt.cli.output import print_json
+    from internvl_rt.cli.output import check_picture_name, print_json, save_picture, warn
     from internvl_rt.grounding import draw_boxes
     from internvl_rt.images import decode_image
 
-    picture = demo.demo_picture() if image is None else Image.fromarray(decode_image(image))
+    check_picture_name(out)
+    own = [question_of(text, image == STANDARD_INPUT) for text in question or ()]
+    picture = demo.demo_picture() if image is None else Image.fromarray(decode_image(picture_of(image)))
     if not as_json:
         print(demo.NOTE, file=sys.stderr)
-    with options.load(demo.demo_bundle()) as model:
-        shown = model.encode(picture)
-        answers = dict(_answers(model, shown, question or [], max_new_tokens, as_json))
+    with (
+        demo.demo_bundle(warn) as bundle,
+        options.load(bundle) as model,
+        tile_progress(quiet=as_json) as progress,
+    ):
+        shown = model.encode(picture, progress=progress)
+        answers = dict(_answers(model, shown, own, max_new_tokens, as_json))
     boxes = [box for answer in answers.values() for box in answer.boxes()]
-    _save(draw_boxes(picture, boxes), out)
+    save_picture(draw_boxes(picture, boxes), out)
     if as_json:
         documents = [{"question": asked, **answer_document(answer)} for asked, answer in answers.items()]
         found = [dataclasses.asdict(box) for box in boxes]
@@ -97,8 +111,6 @@ def _answers(
 
 
 def _ask(model: Model, shown: ImageFeatures, asked: str, max_new_tokens: int, quiet: bool) -> Answer:
-    from internvl_rt.cli.chat import write
-
     if not quiet:
         print(f"> {asked}")
     with model.stream(asked, [shown], max_new_tokens=max_new_tokens) as stream:
@@ -109,18 +121,6 @@ def _ask(model: Model, shown: ImageFeatures, asked: str, max_new_tokens: int, qu
         print(flush=True)
     assert stream.result is not None, "the last piece carries the result"
     return stream.result
-
-
-def _save(picture: Any, out: Path) -> None:
-    from internvl_rt.errors import ImageError
-
-    try:
-        picture.save(out)
-    except (OSError, ValueError) as error:
-        raise ImageError(
-            f"{out}: the picture cannot be saved ({error}). Give --out a name such as boxes.png in a "
-            "folder that can be written."
-        ) from error
 
 
 def _print_times(shown: ImageFeatures, answers: list[Answer]) -> None:

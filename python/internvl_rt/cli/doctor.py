@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+import functools
 
 import typer
 
+from internvl_rt.cli.options import JsonOption
+from internvl_rt.cli.wording import ALL_OPTIONS, for_command
+
 
 def command(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Tell what this machine can run and what it lacks. Exits with 1 if something needed is missing."""
     from internvl_rt.cli.output import console, facts, print_json, table
     from internvl_rt.doctor import diagnose
 
     found = diagnose()
+    said = functools.partial(for_command, options=ALL_OPTIONS)
     if as_json:
         print_json({**dataclasses.asdict(found), "healthy": found.healthy})
     else:
@@ -29,14 +33,14 @@ def command(
             ),
             ("memory", _memory(found.memory_bytes, found.available_bytes)),
             ("ONNX Runtime", found.onnxruntime or "missing"),
-            ("TensorRT", found.tensorrt or found.tensorrt_missing),
+            ("TensorRT", found.tensorrt or said(found.tensorrt_missing)),
         ]
         out.print(facts("This machine", rows))
         out.print(
             table(
                 "ONNX Runtime providers",
                 ("provider", "usable", "why not"),
-                [(p.key, "yes" if p.usable else "no", p.reason) for p in found.providers],
+                [(p.key, "yes" if p.usable else "no", said(p.reason)) for p in found.providers],
             )
         )
         out.print(
@@ -47,7 +51,7 @@ def command(
             )
         )
         for finding in found.findings:
-            out.print(f"{finding.level}: {finding.text}")
+            out.print(f"{finding.level}: {said(finding.text)}")
         if found.healthy:
             out.print("Everything that is needed is here.")
     if not found.healthy:

@@ -27,14 +27,16 @@ def command(
 ) -> None:
     """Ask the held-out questions about table-top scenes, and score the answers."""
     import dataclasses
+    from contextlib import nullcontext
 
-    from internvl_rt.cli.output import console, print_json
+    from internvl_rt.cli.output import console, print_json, warn
     from internvl_rt.demo import demo_bundle
     from internvl_rt.tabletop import answers_of, evaluate, held_out_questions
 
     questions = held_out_questions()[::every]
     with (
-        options.load(bundle or demo_bundle()) as model,
+        nullcontext(bundle) if bundle is not None else demo_bundle(warn) as folder,
+        options.load(folder) as model,
         console(stderr=True).status("asking") as status,
     ):
         asked, ask = 0, answers_of(model)

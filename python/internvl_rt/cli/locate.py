@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from internvl_rt.cli.answers import answer_document
 from internvl_rt.cli.options import (
     BundleArgument,
     DetailOption,
@@ -15,9 +16,10 @@ from internvl_rt.cli.options import (
     MaxNewTokensOption,
     MaxTilesOption,
     ModelOptions,
-    answer_document,
+    picture_of,
     with_option_groups,
 )
+from internvl_rt.cli.tile_progress import tile_progress
 
 
 @with_option_groups
@@ -28,7 +30,10 @@ def command(
         typer.Argument(metavar="PHRASE", help="What to look for, such as 'red cube'.", show_default=False),
     ],
     image: Annotated[
-        Path, typer.Option("--image", "-i", metavar="FILE", help="The picture.", show_default=False)
+        Path,
+        typer.Option(
+            "--image", "-i", metavar="FILE", help="The picture, - for standard input.", show_default=False
+        ),
     ],
     options: ModelOptions,
     draw: Annotated[
@@ -49,18 +54,21 @@ def command(
     as_json: JsonOption = False,
 ) -> None:
     """Find something in a picture: its boxes in pixels, left top right bottom."""
-    from internvl_rt.cli.output import console, print_json
-    from internvl_rt.errors import ImageError
+    from internvl_rt.cli.output import check_picture_name, console, print_json, save_picture
     from internvl_rt.grounding import draw_boxes
 
-    with options.load(bundle) as model:
-        found = model.locate(phrase, image, max_tiles=max_tiles, detail=detail, max_new_tokens=max_new_tokens)
     if draw is not None:
-        picture = draw_boxes(image, found.boxes, font=font)
-        try:
-            picture.save(draw)
-        except (OSError, ValueError) as error:
-            raise ImageError(f"{draw}: cannot be written ({error}).") from error
+        check_picture_name(draw)
+    picture = picture_of(image)
+    with options.load(bundle) as model, tile_progress(quiet=as_json) as progress:
+        found = model.locate(
+            phrase,
+            picture,
+            max_tiles=max_tiles,
+            detail=detail,
+            max_new_tokens=max_new_tokens,
+            progress=progress,
+        )
     if as_json:
         print_json(
             {
@@ -70,10 +78,13 @@ def command(
                 "answer": answer_document(found.answer),
             }
         )
-        return
-    for box in found.boxes:
-        print(f"{box.label or found.phrase}: {box.x1:.0f} {box.y1:.0f} {box.x2:.0f} {box.y2:.0f}")
-    if not found.boxes:
-        print(f"no box in the answer: {found.answer.text}")
-    for problem in found.problems:
-        console(stderr=True).print(problem)
+    else:
+        for box in found.boxes:
+            print(f"{box.label or found.phrase}: {box.x1:.0f} {box.y1:.0f} {box.x2:.0f} {box.y2:.0f}")
+        if not found.boxes:
+            print(f"no box in the answer: {found.answer.text}")
+        for problem in found.problems:
+            console(stderr=True).print(problem)
+    if draw is not None:
+        # Last, so that what was found is not lost with it.
+        save_picture(draw_boxes(picture, found.boxes, font=font), draw)

@@ -38,6 +38,15 @@ CacheOption: TypeAlias = Annotated[
     int | None,
     typer.Option("--cache-tokens", help="Size of the KV cache in tokens.", show_default=False),
 ]
+ContextOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--max-context",
+        help="The most tokens of a prompt and its answer; beyond the trained length for models with dynamic "
+        "rope scaling.",
+        show_default=False,
+    ),
+]
 CacheTypeOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -49,7 +58,13 @@ CacheTypeOption: TypeAlias = Annotated[
 ]
 ImageOption: TypeAlias = Annotated[
     list[Path] | None,
-    typer.Option("--image", "-i", metavar="FILE", help="A picture; repeat for several.", show_default=False),
+    typer.Option(
+        "--image",
+        "-i",
+        metavar="FILE",
+        help="A picture, - for standard input; repeat for several.",
+        show_default=False,
+    ),
 ]
 MaxTilesOption: TypeAlias = Annotated[
     int | None,
@@ -109,21 +124,56 @@ ChoiceOption: TypeAlias = Annotated[
 MaxNewTokensOption: TypeAlias = Annotated[
     int, typer.Option("--max-new-tokens", help="The answer ends here at the latest.")
 ]
-SampleOption: TypeAlias = Annotated[
-    bool, typer.Option("--sample", help="Draw tokens at random instead of taking the likeliest.")
-]
-TemperatureOption: TypeAlias = Annotated[float, typer.Option("--temperature", help="With --sample.")]
-TopPOption: TypeAlias = Annotated[float, typer.Option("--top-p", help="With --sample.")]
-TopKOption: TypeAlias = Annotated[int, typer.Option("--top-k", help="With --sample; 0 draws from all.")]
 PenaltyOption: TypeAlias = Annotated[float, typer.Option("--repetition-penalty", help="1 is none.")]
 SeedOption: TypeAlias = Annotated[
-    int | None, typer.Option("--seed", help="Makes --sample repeatable.", show_default=False)
+    int | None,
+    typer.Option("--seed", help="The same seed draws the same answers.", show_default=False),
+]
+TopKOption: TypeAlias = Annotated[
+    int, typer.Option("--top-k", help="Draw from so many likeliest tokens; 0 draws from all.")
 ]
 StopOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--stop", help="A text that ends the answer; repeatable.", show_default=False),
 ]
+QuestionArgument: TypeAlias = Annotated[
+    str, typer.Argument(metavar="QUESTION", help="- for standard input.", show_default=False)
+]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+STANDARD_INPUT = Path("-")
+MOST_SCHEMA_BYTES = 1_000_000
+
+
+def picture_of(path: Path) -> Path | bytes:
+    """A picture that is named: its path, or the bytes that standard input holds for ``-``.
+
+    Raises:
+        ImageError: if what comes from there is too large.
+    """
+    if path != STANDARD_INPUT:
+        return path
+    from internvl_rt.cli.standard_input import read_picture
+
+    return read_picture()
+
+
+def question_of(text: str, picture_on_standard_input: bool = False) -> str:
+    """A question that is given: the text, or what standard input holds for ``-``.
+
+    Raises:
+        BadParameter: if it is empty, or question and picture are to come from there.
+        PromptError: if what comes from there is too large or no text.
+    """
+    if text.strip() == "-":
+        if picture_on_standard_input:
+            raise typer.BadParameter("standard input holds the question or the picture, not both.")
+        from internvl_rt.cli.standard_input import read_question
+
+        text = read_question()
+    if not text.strip():
+        raise typer.BadParameter("the question is empty.")
+    return text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +186,7 @@ class ModelOptions:
     threads: ThreadsOption = None
     cache_tokens: CacheOption = None
     cache_type: CacheTypeOption = None
+    max_context: ContextOption = None
 
     def load(self, bundle: Path) -> Model:
         """Loads a bundle; arguments and errors are those of ``internvl_rt.load``."""
@@ -148,6 +199,7 @@ class ModelOptions:
             self.threads,
             cache_tokens=self.cache_tokens,
             cache_type=self.cache_type,  # type: ignore[arg-type]  # load says what is wrong with it
+            max_context=self.max_context,
             providers=self.provider or None,
         )
 
@@ -166,9 +218,22 @@ class PictureOptions:
     detail: DetailOption = "auto"
 
     @property
-    def images(self) -> list[Path]:
-        """The pictures that are named."""
-        return list(self.image or [])
+    def on_standard_input(self) -> bool:
+        """Whether a picture is to be read from there."""
+        return STANDARD_INPUT in (self.image or ())
+
+    @property
+    def images(self) -> list[Path | bytes]:
+        """The pictures that are named; the bytes of one that comes through standard input.
+
+        Raises:
+            BadParameter: if more than one is to come from there.
+            ImageError: if what comes from there is too large.
+        """
+        paths = self.image or []
+        if paths.count(STANDARD_INPUT) > 1:
+            raise typer.BadParameter("standard input holds one picture; give --image - once.")
+        return [picture_of(path) for path in paths]
 
     def arguments(self) -> AskArguments:
         """The resolution; and the video, its frames chosen, where one is named.
@@ -214,16 +279,66 @@ class FormOptions:
             import json
 
             from internvl_rt.errors import PromptError
+            from internvl_rt.files import read_regular_file
 
+            content = read_regular_file(
+                self.schema, most_bytes=MOST_SCHEMA_BYTES, expected="a JSON schema", error=PromptError
+            )
             try:
-                form["schema"] = json.loads(self.schema.read_bytes())
-            except (OSError, ValueError, RecursionError) as error:
-                raise PromptError(f"{self.schema}: cannot be read as a JSON schema ({error}).") from error
+                form["schema"] = json.loads(content)
+            except (ValueError, RecursionError) as error:
+                reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+                raise PromptError(f"{self.schema}: cannot be read as a JSON schema ({reason}).") from error
         if self.pattern is not None:
             form["pattern"] = self.pattern
         if self.choice:
             form["choices"] = self.choice
         return form
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingOptions:
+    """How tokens are chosen: the likeliest, or drawn where any option asks for that."""
+
+    sample: Annotated[
+        bool,
+        typer.Option(
+            "--sample",
+            help="Draw tokens at random instead of taking the likeliest; --temperature, --top-p, --top-k and "
+            "--seed mean it too.",
+        ),
+    ] = False
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            "--temperature",
+            help="Below 1 the likely tokens get likelier; 0 takes the likeliest.",
+            show_default="1.0",
+        ),
+    ] = None
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            "--top-p", help="Draw from the likeliest tokens of this probability.", show_default="1.0"
+        ),
+    ] = None
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            "--top-k", help="Draw from so many likeliest tokens; 0 draws from all.", show_default="50"
+        ),
+    ] = None
+    seed: SeedOption = None
+    repetition_penalty: PenaltyOption = 1.0
+
+    def arguments(self) -> AskArguments:
+        """How tokens are chosen."""
+        drawn = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k, "seed": self.seed}
+        given = {name: value for name, value in drawn.items() if value is not None}
+        if self.temperature == 0:
+            given = {}
+        sampled = self.temperature != 0 and (self.sample or bool(given))
+        return {"do_sample": sampled, "repetition_penalty": self.repetition_penalty, **given}  # type: ignore[typeddict-item]
 
 
 def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
@@ -258,11 +373,3 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
     expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return expanded
-
-
-def answer_document(answer: Any) -> dict[str, Any]:
-    """An ``Answer`` as JSON."""
-    import dataclasses
-
-    document = dataclasses.asdict(answer)
-    return {**document, "token_ids": list(answer.token_ids)}

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+
+from internvl_rt.errors import ImageError, InternVLError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def print_json(document: Any) -> None:
@@ -36,9 +44,20 @@ def facts(title: str, rows: Iterable[tuple[str, str]]) -> Table:
     return made
 
 
+def warn(message: str) -> None:
+    """Tells on standard error what does not keep the command from its work."""
+    print(f"internvl-rt: {' '.join(message.split())}", file=sys.stderr)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Nothing here: who runs the command says what it ends with. Rich would exit with 1."""
+        raise  # the error that is being handled
+
+
 def console(*, stderr: bool = False) -> Console:
     """A console that leaves brackets in values alone."""
-    return Console(stderr=stderr, markup=False, highlight=False, soft_wrap=False)
+    return _Console(stderr=stderr, markup=False, highlight=False, soft_wrap=False)
 
 
 def size(count: float) -> str:
@@ -48,6 +67,47 @@ def size(count: float) -> str:
             break
         count /= 1024
     return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
+
+
+def check_picture_name(path: Path) -> None:
+    """Tells before the work is done whether a picture can be written.
+
+    Raises:
+        ImageError: if not, by its name and folder.
+    """
+    from PIL.Image import SAVE, registered_extensions
+
+    known = registered_extensions()
+    if path.suffix.lower() not in known or known[path.suffix.lower()] not in SAVE:
+        raise ImageError(f"{path}: the picture cannot be saved under this name. Give one such as boxes.png.")
+    check_writable(path, ImageError)
+
+
+def check_writable(path: Path, error: type[InternVLError]) -> None:
+    """Tells before the work is done whether a file can be written.
+
+    Raises:
+        error: if its folder is not there, or one of the two may not be written.
+    """
+    if not path.parent.is_dir():
+        raise error(f"{path}: there is no folder {path.parent}. Make it first.")
+    if path.is_dir():
+        raise error(f"{path}: is a folder; expected the name of a file.")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise error(f"{path}: cannot be written (permission denied). Give a file in a folder of yours.")
+
+
+def save_picture(picture: Image, path: Path) -> None:
+    """Writes a picture in the format of its name.
+
+    Raises:
+        ImageError: if it cannot be written.
+    """
+    try:
+        picture.save(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{path}: the picture cannot be saved ({reason}).") from error
 
 
 def _plain(value: Any) -> Any:

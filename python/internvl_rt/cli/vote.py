@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from internvl_rt.cli.answers import answer_document
 from internvl_rt.cli.options import (
     BundleArgument,
     FormOptions,
@@ -15,18 +16,19 @@ from internvl_rt.cli.options import (
     MaxNewTokensOption,
     ModelOptions,
     PictureOptions,
+    QuestionArgument,
     SeedOption,
     TopKOption,
-    answer_document,
+    question_of,
     with_option_groups,
 )
+from internvl_rt.cli.tile_progress import tile_progress
 
 if TYPE_CHECKING:
     from internvl_rt.asking import AskArguments
     from internvl_rt.results import Answer
     from internvl_rt.voting import AnyReasoning
 
-Question = Annotated[str, typer.Argument(metavar="QUESTION", show_default=False)]
 Number = Annotated[int, typer.Option("--number", "-n", help="Answers, written together.")]
 ReasoningOption = Annotated[
     Literal["auto", "choice", "open", "mpo", "none"],
@@ -58,7 +60,16 @@ class CandidateOptions:
         return None if self.reasoning == "none" else cast("AnyReasoning", self.reasoning)
 
     def arguments(self) -> AskArguments:
-        """How tokens are drawn, and how many."""
+        """How tokens are drawn, and how many.
+
+        Raises:
+            BadParameter: if the temperature leaves nothing to draw.
+        """
+        if self.temperature == 0:
+            raise typer.BadParameter(
+                "--temperature 0 takes the likeliest token every time, so that all answers are the same. "
+                "Give one above 0."
+            )
         return {
             "max_new_tokens": self.max_new_tokens,
             "temperature": self.temperature,
@@ -71,31 +82,41 @@ class CandidateOptions:
 @with_option_groups
 def vote(
     bundle: BundleArgument,
-    question: Question,
+    question: QuestionArgument,
     look: PictureOptions,
     candidates: CandidateOptions,
     form: FormOptions,
     options: ModelOptions,
     as_json: JsonOption = False,
 ) -> None:
-    """Answer several times, and take the answer that most of them end with."""
+    """Answer several times, and take the answer that most of them end with. Exits with 1 if there is none."""
+    from internvl_rt.errors import PromptError
+
+    question = question_of(question, look.on_standard_input)
     arguments: AskArguments = {**candidates.arguments(), **look.arguments(), **form.arguments()}
-    with options.load(bundle) as model:
-        won = model.vote(question, look.images, n=candidates.number, reasoning=candidates.form, **arguments)
+    images = look.images
+    with options.load(bundle) as model, tile_progress(quiet=as_json) as progress:
+        arguments["progress"] = progress
+        won = model.vote(question, images, n=candidates.number, reasoning=candidates.form, **arguments)
     if as_json:
         _print_json(
             won.samples,
             {"answer": won.answer, "share": won.share, "counts": won.counts, "answers": list(won.answers)},
         )
-        return
-    print(won.answer if won.answer is not None else "no answer was found in any of the samples")
-    _tell(f"{count} of {len(won.samples)}: {answer}" for answer, count in won.counts.items())
+    elif won.answer is not None:
+        print(won.answer)
+        _tell(f"{count} of {len(won.samples)}: {answer}" for answer, count in won.counts.items())
+    if won.answer is None:
+        raise PromptError(
+            f"none of the {len(won.samples)} samples ends with an answer. What helps: more room "
+            "(--max-new-tokens), --reasoning none, or a form (--choice, --pattern, --schema)."
+        )
 
 
 @with_option_groups
 def best_of(
     bundle: BundleArgument,
-    question: Question,
+    question: QuestionArgument,
     critic: Annotated[
         Path,
         typer.Option("--critic", metavar="BUNDLE", help="A critic such as VisualPRM-8B.", show_default=False),
@@ -106,11 +127,18 @@ def best_of(
     as_json: JsonOption = False,
 ) -> None:
     """Answer several times, and take the answer that a critic model likes best."""
+    question = question_of(question, look.on_standard_input)
     arguments: AskArguments = {**candidates.arguments(), **look.arguments()}
-    with options.load(bundle) as model, options.load(critic) as judge:
+    images = look.images
+    with (
+        options.load(bundle) as model,
+        options.load(critic) as judge,
+        tile_progress(quiet=as_json) as progress,
+    ):
+        arguments["progress"] = progress
         best = model.best_of(
             question,
-            look.images,
+            images,
             score=judge,
             n=candidates.number,
             reasoning=candidates.form,

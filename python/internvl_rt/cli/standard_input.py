@@ -1,0 +1,43 @@
+"""What ``-`` stands for: a question or a picture that comes through standard input."""
+
+from __future__ import annotations
+
+import sys
+
+from internvl_rt.errors import ImageError, InternVLError, PromptError
+
+MOST_QUESTION_BYTES = 1_000_000
+MOST_PICTURE_BYTES = 256_000_000
+
+
+def read_question() -> str:
+    """The text that standard input holds, UTF-8.
+
+    Raises:
+        PromptError: if it is larger than a question, or no text.
+    """
+    data = _read(MOST_QUESTION_BYTES, "a question", PromptError)
+    try:
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise PromptError(
+            f"standard input is no UTF-8 text (byte {error.start}); expected a question. A picture is given "
+            "with --image -."
+        ) from error
+
+
+def read_picture() -> bytes:
+    """The bytes of the picture that standard input holds.
+
+    Raises:
+        ImageError: if it is larger than a picture's file.
+    """
+    return _read(MOST_PICTURE_BYTES, "a picture", ImageError)
+
+
+def _read(most: int, expected: str, error: type[InternVLError]) -> bytes:
+    # Not read() at once: an endless input would fill the memory.
+    data = sys.stdin.buffer.read(most + 1)
+    if len(data) > most:
+        raise error(f"standard input has more than {most / 1e6:g} MB; expected {expected}.")
+    return data
