@@ -162,5 +162,8 @@ _REASONS = (
         "anchors and look-around are not supported, since the whole answer matches",
     ),
     (r"regex parse error: .* error: (.*)", r"\1"),
-    (r"[Tt]oo many|[Tt]oo large|limit", "it takes more than can be computed; a recursion in it may have no end"),
+    (
+        r"[Tt]oo many|[Tt]oo large|limit",
+        "it takes more than can be computed; a recursion in it may have no end",
+    ),
 )

@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,46 +14,7 @@ import pytest
 from PIL import Image
 
 from clips import write_clip
-from internvl_rt.cli import main
-
-
-@dataclass(frozen=True)
-class Done:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> Any:
-        return json.loads(self.out)
-
-
-class Run:
-    """Runs a command in this process."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def __call__(self, *arguments: object, status: int = 0) -> Done:
-        self._capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main([str(argument) for argument in arguments])
-        captured = self._capsys.readouterr()
-        done = Done(int(left.value.code or 0), captured.out, captured.err)
-        assert done.status == status, captured.err
-        assert "Traceback" not in captured.err
-        return done
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return Run(capsys)
-
-
-def in_new_process(arguments: Sequence[object], **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "internvl_rt", *map(str, arguments)], capture_output=True, text=True, **options
-    )
+from commands import Run, in_new_process
 
 
 def test_help_names_every_command(run: Run) -> None:
@@ -94,6 +53,121 @@ def test_chat_samples(run: Run, tiny_bundle: Path) -> None:
         for seed in (1, 1, 2)
     )
     assert first == again != other
+
+
+@pytest.mark.parametrize("option", [("--temperature", 2), ("--top-p", 1), ("--top-k", 0)])
+def test_options_of_sampling_mean_sampling(run: Run, tiny_bundle: Path, option: tuple[Any, ...]) -> None:
+    def ids(*options: object) -> Any:
+        arguments = ("chat", tiny_bundle, "Hello", "--max-new-tokens", 8, "--json", *options)
+        return run(*arguments).document["token_ids"]
+
+    likeliest = ids()
+    seeds = (1, 2, 3)
+    drawn = [ids(*option, "--seed", seed) for seed in seeds]
+    assert drawn == [ids("--sample", *option, "--seed", seed) for seed in seeds]
+    assert any(one != likeliest for one in drawn)
+    assert ids("--seed", 1) == ids("--sample", "--seed", 1)
+    for zero in (("--temperature", 0), ("--sample", "--temperature", "0.0", "--top-k", 5, "--seed", 1)):
+        assert ids(*zero) == likeliest
+
+
+def test_no_temperature_makes_no_different_answers(run: Run, tiny_bundle: Path) -> None:
+    for arguments in (("chat", "-n", 2), ("vote",), ("best-of", "--critic", tiny_bundle)):
+        done = run(arguments[0], tiny_bundle, "Hi", *arguments[1:], "--temperature", 0, status=2)
+        assert "--temperature 0" in done.err
+        assert "Give one above 0" in done.err
+
+
+def test_an_empty_question(run: Run, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for command, *rest in (("chat",), ("vote",), ("best-of", "--critic", tiny_bundle)):
+        for question in ("", "  \n"):
+            assert "the question is empty" in run(command, tiny_bundle, question, *rest, status=2).err
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b" \n")))
+        assert "the question is empty" in run(command, tiny_bundle, "-", *rest, status=2).err
+    assert "the question is empty" in run("demo", "", status=2).err
+    assert "a phrase that names something" in run("locate", tiny_bundle, "", "-i", "x.png", status=1).err
+
+
+def test_a_question_through_standard_input(
+    run: Run, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(data: bytes, status: int = 0) -> Any:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        return run("chat", tiny_bundle, "-", "--max-new-tokens", 4, "--json", status=status)
+
+    right = run("chat", tiny_bundle, "Wie groß?\nSag es.", "--max-new-tokens", 4, "--json").document
+    for data in ("Wie groß?\nSag es.".encode(), "Wie groß?\nSag es.\n".encode("utf-8-sig")):
+        assert asked(data).document["token_ids"] == right["token_ids"]
+    assert "no UTF-8 text (byte 2)" in asked(b"ab\xff", status=1).err
+    assert "more than 1 MB" in asked(b"a" * 1_000_001, status=1).err
+
+
+def test_a_picture_through_standard_input(
+    run: Run, tiny_bundle: Path, photo_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def given(*arguments: object, status: int = 0, data: bytes = b"") -> Any:
+        content = data or photo_file.read_bytes()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        return run(*arguments, status=status)
+
+    about = ("chat", tiny_bundle, "What?", "--max-new-tokens", 4, "--json")
+    assert (
+        given(*about, "-i", "-").document["token_ids"] == run(*about, "-i", photo_file).document["token_ids"]
+    )
+    both = given(*about, "-i", photo_file, "-i", "-").document
+    assert len(both["image_sizes"]) == 2
+    find = ("locate", tiny_bundle, "cup", "--max-new-tokens", 4, "--json", "-i", "-")
+    assert given(*find, "--draw", tmp_path / "d.png").document["answer"]["image_sizes"] == [[150, 90]]
+    vote = ("vote", tiny_bundle, "What?", "-n", 2, "--choice", "a", "--max-tiles", 1, "--json", "-i", "-")
+    assert given(*vote).document["samples"][0]["usage"]["tiles"] == 1
+    assert "not both" in given("chat", tiny_bundle, "-", "-i", "-", status=2).err
+    assert "once" in given(*about, "-i", "-", "-i", "-", status=2).err
+    assert "a conversation reads standard input" in given("chat", tiny_bundle, "-i", "-", status=2).err
+    assert given(*about, "-i", "-", status=1, data=b"no picture").err.count("\n") == 1
+
+
+def test_commands_of_a_conversation(
+    run: Run, tiny_bundle: Path, photo_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from internvl_rt.cli import conversation
+
+    asked: list[str] = []
+    ask = conversation.Talk.ask
+
+    def remembered(self: conversation.Talk, question: str, write: Any) -> Any:
+        asked.append(question)
+        return ask(self, question, write)
+
+    monkeypatch.setattr(conversation.Talk, "ask", remembered)
+    monkeypatch.setenv("HOME", str(photo_file.parent))
+    lines = [
+        "/help",
+        "/hlep me",
+        "/image",
+        f"/image ~/{photo_file.name}",
+        f'/image "{photo_file}"',
+        "/image ~nobody-of-that-name/a.png",
+        "//etc/passwd is what?",
+        "/",
+        "/exit",
+        "Never?",
+    ]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
+    done = run("chat", tiny_bundle, "--max-new-tokens", 2, "--max-tiles", 1, "--system", "")
+    assert asked == ["/etc/passwd is what?"]
+    for word in ("/image FILE", "/new", "/quit", "//"):
+        assert word in done.err
+    assert "there is no command /hlep; /help lists them" in done.err
+    assert "/image needs the name of a file" in done.err
+    assert done.err.count("1 tiles in") == 2
+    assert "~nobody-of-that-name/a.png does not exist" in done.err
+
+
+def test_a_conversation_names_options(run: Run, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("long " * 400))
+    done = run("chat", tiny_bundle, "--cache-tokens", 64)
+    assert "--cache-tokens" in done.err
+    assert "cache_tokens" not in done.err
 
 
 def test_chat_answers_several_times(run: Run, tiny_bundle: Path, photo_file: Path) -> None:
@@ -214,6 +288,15 @@ def test_vote(run: Run, tiny_bundle: Path, photo_file: Path) -> None:
     assert plain.out.strip() == document["answer"]
     assert f"of 5: {document['answer']}" in plain.err
     assert "leaves no room" in run("vote", *about, *form, "--reasoning", "open", status=1).err
+
+
+def test_a_vote_without_an_answer(run: Run, roomy_bundle: Path) -> None:
+    arguments = ("vote", roomy_bundle, "How?", "-n", 2, "--reasoning", "open", "--max-new-tokens", 1)
+    plain = run(*arguments, status=1)
+    assert plain.out == ""
+    assert "none of the 2 samples ends with an answer" in plain.err
+    document = run(*arguments, "--json", status=1).document
+    assert (document["answer"], document["counts"], len(document["samples"])) == (None, {}, 2)
 
 
 def test_best_of(run: Run, roomy_bundle: Path, photo_file: Path) -> None:
@@ -578,18 +661,3 @@ def test_an_answer_on_a_terminal_that_lacks_its_characters(tiny_bundle: Path) ->
     assert done.returncode == 0, done.stderr
     assert "?" in done.stdout
     assert done.stdout.isascii()
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_output_that_cannot_be_written_is_one_line_on_stderr(tiny_bundle: Path) -> None:
-    arguments = ["chat", str(tiny_bundle), "Hello", "--max-new-tokens", "2"]
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "internvl_rt", *arguments],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
-    assert done.stderr.startswith("internvl-rt: ")

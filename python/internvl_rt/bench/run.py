@@ -68,9 +68,13 @@ _WORKER = "import sys; sys.path[:] = sys.argv[1:]; from internvl_rt.bench import
 
 
 def _module_folders() -> list[str]:
-    """Where this process found its modules, and the worker finds its own: not in the user's folder."""
+    """Where this process looks for modules, and the worker will.
+
+    Not in the folder that the user is in, unless PYTHONPATH names it.
+    """
     here = Path.cwd()
-    folders = [folder for folder in sys.path if folder and Path(folder).absolute() != here]
+    named = [Path(part) for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
+    folders = [folder for folder in sys.path if folder and (here in named or Path(folder).absolute() != here)]
     spec = importlib.util.find_spec("internvl_rt")
     assert spec is not None
     assert spec.origin is not None

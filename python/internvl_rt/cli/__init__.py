@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from internvl_rt.cli.standard_streams import forget_output, open_standard_stream
 from internvl_rt.cli.wording import for_command, options_of
 from internvl_rt.errors import InternVLError
 
+_OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 _WrongUsage: type[Exception] = typer.BadParameter.__bases__[0]  # Typer does not name it
 
 app = typer.Typer(
@@ -69,31 +71,47 @@ def _status_of(arguments: list[str]) -> int:
     if not open_standard_streams():
         print("internvl-rt: standard output is closed. Send it to a file, or to /dev/null.", file=sys.stderr)
         return 1
+    command: Any = typer.main.get_command(app)
     try:
-        status = app(arguments or ["--help"], prog_name="internvl-rt", standalone_mode=False)
+        # Not by calling it: that would choose the exit statuses.
+        try:
+            with command.make_context("internvl-rt", arguments or ["--help"]) as context:
+                command.invoke(context)
+            status = 0
+        except typer.Exit as done:
+            status = done.exit_code
         sys.stdout.flush()
     except _WrongUsage as error:
         return _say(_usage_message(error), 2)
     except InternVLError as error:
-        return _say(for_command(str(error), _options(arguments)), 1)
+        named = next((command.commands[word] for word in arguments if word in command.commands), command)
+        return _say(for_command(str(error), options_of(named)), 1)
     except BrokenPipeError:
         forget_output()
         return 141
+    except SystemExit as left:
+        # So Rich leaves in that case.
+        if isinstance(left.__context__, BrokenPipeError):
+            return 141
+        raise
     except OSError as error:
-        # What is left in the buffer of a full disk would fail once more when the process ends.
-        forget_output()
-        where = f"{error.filename}: " if error.filename else "the output cannot be written: "
-        return _say(f"{where}{error.strerror or error}.", 1)
+        reason = f"{error.strerror or error}."
+        if error.filename is not None:
+            return _say(f"{error.filename}: {reason}", 1)
+        return _say(f"the output cannot be written: {reason}" if error.errno in _OF_OUTPUT else reason, 1)
     except MemoryError:
         return _say("out of memory. Choose a smaller precision, fewer tiles or a smaller KV cache.", 1)
     except (KeyboardInterrupt, typer.Abort):
         return 130
-    return status if isinstance(status, int) else 0
+    return status
 
 
 def _say(message: str, status: int) -> int:
-    with contextlib.suppress(OSError):
+    try:
         sys.stdout.flush()
+    except OSError:
+        forget_output()
+    with contextlib.suppress(OSError):
         print(f"internvl-rt: {' '.join(message.split())}", file=sys.stderr, flush=True)
     return status
 
@@ -103,10 +121,3 @@ def _usage_message(error: Any) -> str:
     path = error.ctx.command_path if error.ctx is not None else "internvl-rt"
     message = error.format_message().strip()
     return f"{message if message.endswith('.') else message + '.'} See {path} --help."
-
-
-def _options(arguments: list[str]) -> set[str]:
-    """The options of the command that is asked for."""
-    commands = getattr(typer.main.get_command(app), "commands")  # noqa: B009  # a group has them
-    named = next((commands[word] for word in arguments if word in commands), None)
-    return set() if named is None else options_of(named)

@@ -95,9 +95,7 @@ def command(
         sys.stdout.flush()
         write_plot(report, plot)
     if report.failed:
-        raise InternVLError(
-            ". ".join(f"{engine}: {why.rstrip('.')}" for engine, why in report.failed.items())
-        )
+        raise InternVLError(" ".join(f"{engine}: {why}" for engine, why in report.failed.items()))
 
 
 def _parse_size(text: str) -> tuple[int, int]:

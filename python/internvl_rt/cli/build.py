@@ -38,7 +38,7 @@ def command(
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Even if the engines are there.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Build TensorRT engines for this machine's GPU; --engine tensorrt runs them."""
+    """Build TensorRT engines for this machine's GPU, which the engine tensorrt then runs."""
     import dataclasses
 
     from internvl_rt.bundle.bundle import open_bundle

@@ -51,7 +51,7 @@ CacheTypeOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--cache-type",
-        help="Of --engine native, how the KV cache is stored: float32 (fp32 models, if not given), float16 "
+        help="Of the native engine, how the KV cache is stored: float32 (fp32 models, if not given), float16 "
         "(others), bfloat16 or int8.",
         show_default=False,
     ),

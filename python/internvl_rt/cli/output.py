@@ -49,15 +49,9 @@ def warn(message: str) -> None:
     print(f"internvl-rt: {' '.join(message.split())}", file=sys.stderr)
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Nothing here: who runs the command says what it ends with. Rich would exit with 1."""
-        raise  # the error that is being handled
-
-
 def console(*, stderr: bool = False) -> Console:
     """A console that leaves brackets in values alone."""
-    return _Console(stderr=stderr, markup=False, highlight=False, soft_wrap=False)
+    return Console(stderr=stderr, markup=False, highlight=False, soft_wrap=False)
 
 
 def size(count: float) -> str:
