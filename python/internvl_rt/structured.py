@@ -84,7 +84,13 @@ class Constraints:
         if not settings.constrained:
             return [None] * answers
         library = _llguidance()
-        grammar = self._grammar(library, settings)
+        try:
+            grammar = self._grammar(library, settings)
+        except UnicodeEncodeError as error:
+            raise PromptError(
+                f"{_name(settings)} holds {error.object[error.start : error.end]!r}, which is no character. "
+                "Decode the text as what it is encoded in, such as UTF-8."
+            ) from error
         matcher = library.LLMatcher(self._tokens(library), grammar, log_level=0)
         if not matcher.is_error():
             matcher.compute_bitmask()  # finds out whether anything satisfies it

@@ -13,7 +13,7 @@ import typer
 from internvl_rt import __version__
 from internvl_rt.cli import bench, build, chat, demo, doctor, eval, export, inspect, locate, vote  # noqa: A004
 from internvl_rt.cli.standard_streams import forget_output, open_standard_streams
-from internvl_rt.cli.wording import for_command, options_of
+from internvl_rt.cli.wording import for_command, one_line, options_of
 from internvl_rt.errors import InternVLError
 
 _OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
@@ -112,7 +112,7 @@ def _say(message: str, status: int) -> int:
     except OSError:
         forget_output()
     with contextlib.suppress(OSError):
-        print(f"internvl-rt: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        print(f"internvl-rt: {one_line(message)}", file=sys.stderr, flush=True)
     return status
 
 

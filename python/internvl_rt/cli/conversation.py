@@ -8,6 +8,7 @@ from pathlib import Path
 
 from internvl_rt.asking import AskArguments
 from internvl_rt.cli.answers import print_summary, write
+from internvl_rt.cli.wording import one_line
 from internvl_rt.errors import InternVLError
 from internvl_rt.model import Model
 from internvl_rt.prompts.control_tokens import IMAGE_MARK
@@ -92,7 +93,7 @@ def converse(talk: Talk, pictures: Sequence[Path], message: Callable[[InternVLEr
             _take(talk, line)
         except InternVLError as error:
             # One bad question does not end the conversation.
-            print(f"internvl-rt: {message(error)}", file=sys.stderr)
+            print(f"internvl-rt: {one_line(message(error))}", file=sys.stderr)
         except KeyboardInterrupt:
             print()
 

@@ -33,12 +33,13 @@ def command(
     from internvl_rt.demo import demo_bundle
     from internvl_rt.tabletop import answers_of, evaluate, held_out_questions
 
-    questions = held_out_questions()[::every]
     with (
         nullcontext(bundle) if bundle is not None else demo_bundle(warn) as folder,
         options.load(folder) as model,
-        console(stderr=True).status("asking") as status,
+        console(stderr=True).status("loading") as status,
     ):
+        status.update("drawing the pictures")
+        questions = held_out_questions()[::every]
         asked, ask = 0, answers_of(model)
 
         def answer(question: str, images: list[Image]) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from internvl_rt.cli.wording import one_line
 from internvl_rt.errors import ImageError, InternVLError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def facts(title: str, rows: Iterable[tuple[str, str]]) -> Table:
 
 def warn(message: str) -> None:
     """Tells on standard error what does not keep the command from its work."""
-    print(f"internvl-rt: {' '.join(message.split())}", file=sys.stderr)
+    print(f"internvl-rt: {one_line(message)}", file=sys.stderr)
 
 
 def console(*, stderr: bool = False) -> Console:

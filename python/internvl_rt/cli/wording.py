@@ -79,6 +79,7 @@ _SUBJECT = re.compile(
     rf"(?:^|(?<=\. ))(?P<names>(?:{_ENGLISH})(?:(?:, | and )(?:{_ENGLISH}))*)"
     r"(?= (?:must|were given|cannot be|ends|is for|need))"
 )
+_LONGEST_WORD = 300
 _NAME = re.compile(rf"\b(?:{_ENGLISH})\b")
 
 
@@ -100,6 +101,15 @@ def for_command(message: str, options: Collection[str]) -> str:
     message = _WITH_VALUE.sub(with_value, message)
     message = _SUBJECT.sub(lambda found: _NAME.sub(lambda one: name_of(one[0]), found["names"]), message)
     return _SNAKE_CASE.sub(lambda found: name_of(found["name"]), message)
+
+
+def one_line(message: str) -> str:
+    """A message as one line for a terminal, whatever names and values it quotes."""
+    printable = "".join(c if c.isprintable() or c.isspace() else "?" for c in message)
+    words = (
+        word if len(word) <= _LONGEST_WORD else f"{word[:100]}...{word[-40:]}" for word in printable.split()
+    )
+    return " ".join(words)
 
 
 def options_of(command: Any) -> set[str]:
