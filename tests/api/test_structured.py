@@ -137,8 +137,19 @@ def test_a_pydantic_class(model: ivl.Model) -> None:
         ({"schema": {"type": "integer", "minimum": 5, "maximum": 3}}, "schema cannot be kept.*minimum"),
         ({"schema": {"enum": []}}, "schema cannot be kept"),
         ({"schema": {"type": "objekt"}}, "schema cannot be kept.*objekt"),
-        ({"schema": {"type": "object", "propertyNames": {"pattern": "a"}}}, "not supported.*propertyNames"),
-        ({"schema": {"$ref": "#/nowhere"}}, "schema cannot be kept"),
+        (
+            {"schema": {"type": "object", "propertyNames": {"pattern": "a"}}},
+            '"propertyNames" is not supported in a schema',
+        ),
+        ({"schema": {"$ref": "#/nowhere"}}, "points to /nowhere, and the schema has nothing there"),
+        ({"schema": {"$ref": "http://example.com/s"}}, "nothing is fetched: put it into the schema"),
+        ({"schema": {"$ref": "#"}}, "no answer of finite length satisfies it"),
+        ({"schema": {"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}}, "of finite length"),
+        ({"schema": {"type": "string", "format": "colour"}}, 'the format "colour" is not known'),
+        ({"schema": {"enum": ["\udcff"]}}, "schema cannot be kept"),
+        ({"pattern": "a\udcff"}, "which is no character"),
+        ({"choices": ["a", "\ud800"]}, "which is no character"),
+        ({"pattern": "a$^b"}, "anchors and look-around are not supported"),
         ({"schema": "{}"}, "schema must be a JSON schema"),
         ({"schema": [1]}, "schema must be a JSON schema"),
         ({"schema": {"enum": [object()]}}, "schema must be a JSON schema"),
@@ -159,8 +170,16 @@ def test_a_pydantic_class(model: ivl.Model) -> None:
 )
 def test_forms_that_cannot_be_kept(model: ivl.Model, form: dict[str, Any], says: str) -> None:
     for call in (model.chat, model.stream):
-        with pytest.raises(PromptError, match=says):
+        with pytest.raises(PromptError, match=says) as raised:
             call("What?", **form)
+        message = str(raised.value)
+        assert not re.search(r"[\n⟦{]|<state>|x-guidance|regex parse error|\^\^|start:", message), message
+
+
+def test_a_recursion_without_end_ends_the_answer_in_our_words(model: ivl.Model) -> None:
+    schema = {"type": "object", "properties": {"c": {"$ref": "#"}}, "required": ["c"]}
+    with pytest.raises(PromptError, match=r"more than can be computed; a recursion in it may have no end\.$"):
+        model.chat("What?", schema=schema, max_new_tokens=5)
 
 
 def test_a_grammar_that_outgrows_the_limits_is_an_error_and_frees_the_cache(

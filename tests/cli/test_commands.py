@@ -532,6 +532,50 @@ def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert repaired["answers"][0]["token_ids"] == first["answers"][0]["token_ids"]
 
 
+@pytest.mark.parametrize("place", ["no folder", "not absolute", "no user", "full"])
+def test_demo_without_a_cache_folder(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    import tempfile
+
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
+    if place == "not absolute":
+        monkeypatch.setenv("XDG_CACHE_HOME", "file")
+    if place == "no user":
+
+        def unknown() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(Path, "home", unknown)
+    if place == "full":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        from internvl_rt import export as exporting
+        from internvl_rt.errors import BundleError
+
+        write = exporting.export
+
+        def full(checkpoint: Path, out: Path, **options: Any) -> Any:
+            if (tmp_path / "cache") in out.parents:
+                raise BundleError("the disk is full.")
+            return write(checkpoint, out, **options)
+
+        monkeypatch.setattr(exporting, "export", full)
+    done = run("demo", "Where is the red ball?", "--out", tmp_path / "boxes.png")
+    assert "1 boxes drawn" in done.out
+    assert "Set XDG_CACHE_HOME to a folder that can be written." in done.err
+    assert list((tmp_path / "temporary").iterdir()) == [], "it is gone"
+    assert run("eval", "--every", 500, "--json").document["asked"] == 1
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
+    nowhere = run("demo", "Hi", "--out", tmp_path / "boxes.png", status=1)
+    assert "XDG_CACHE_HOME" in nowhere.err.splitlines()[-1]
+
+
 def test_demo_says_what_is_wrong_with_its_files(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -661,3 +705,34 @@ def test_an_answer_on_a_terminal_that_lacks_its_characters(tiny_bundle: Path) ->
     assert done.returncode == 0, done.stderr
     assert "?" in done.stdout
     assert done.stdout.isascii()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "sparse", "folder"])
+def test_a_file_that_never_ends_is_not_read(
+    run: Run, tiny_bundle: Path, photo_file: Path, tmp_path: Path, kind: str
+) -> None:
+    named = tmp_path / "named"
+    if kind == "pipe":
+        os.mkfifo(named)
+    elif kind == "device":
+        named = Path("/dev/zero")
+    elif kind == "folder":
+        named.mkdir()
+    else:
+        with named.open("wb") as file:
+            file.truncate(1 << 40)
+    about = (tiny_bundle, "Hi", "--max-new-tokens", 1)
+    for command, option in (("chat", "--schema"), ("vote", "--schema")):
+        done = run(command, *about, option, named, status=1)
+        assert str(named) in done.err
+        assert "a JSON schema" in done.err
+    done = run("bench", tiny_bundle, *SHORT, "--image", named, status=1)
+    assert str(named) in done.err
+
+
+def test_a_schema_that_is_too_deep(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "deep.json").write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
+    assert (
+        "is nested too deeply"
+        in run("chat", tiny_bundle, "Hi", "--schema", tmp_path / "deep.json", status=1).err
+    )
