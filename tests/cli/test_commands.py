@@ -367,6 +367,24 @@ def test_build_without_tensorrt(run: Run, tiny_bundle: Path, monkeypatch: pytest
     assert run("build", tiny_bundle, "--compute", "fp64", status=2).err
 
 
+def test_build_tells_the_folder_as_json(
+    run: Run, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from internvl_rt.engines.tensorrt import build, nvidia
+
+    def built(*arguments: Any, say: Any, **options: Any) -> Path:
+        say("building vit")
+        return tmp_path
+
+    monkeypatch.setattr(nvidia, "TensorRtBuilder", object)
+    monkeypatch.setattr(build, "build_engines", built)
+    done = run("build", tiny_bundle, "--json")
+    assert done.document == {"engines": str(tmp_path)}
+    assert done.err == "building vit\n"
+    plain = run("build", tiny_bundle)
+    assert (plain.out, plain.err) == ("building vit\n", "")
+
+
 def test_doctor_on_a_machine_that_lacks_something(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib import metadata
 
@@ -582,7 +600,7 @@ def test_demo_says_what_is_wrong_with_its_files(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert "nowhere.jpg" in run("demo", "--image", tmp_path / "nowhere.jpg", status=1).err
     missing = tmp_path / "missing" / "boxes.png"
-    assert "there is no folder" in run("demo", "Hello", "--out", missing, status=1).err
+    assert "--out" in run("demo", "Hello", "--out", missing, status=1).err
 
 
 @pytest.mark.parametrize(

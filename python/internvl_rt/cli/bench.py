@@ -70,7 +70,7 @@ def command(
 
     if plot is not None:
         check_plot(plot)
-        check_writable(plot, InternVLError)
+        check_writable(plot, "--plot", InternVLError)
     options = BenchOptions(
         image_size=_parse_size(image_size),
         image=None if image is None else str(image),

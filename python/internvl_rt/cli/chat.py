@@ -64,8 +64,7 @@ def command(
 ) -> None:
     """Ask about pictures. The answer appears while it is written; Ctrl-C stops it.
 
-    In a conversation, /image FILE adds a picture to the next question, /new starts over, /quit leaves, and
-    /help tells the rest.
+    In a conversation, /image FILE adds a picture, /new starts over, /quit leaves; /help lists them.
     """
     from internvl_rt.cli.conversation import Talk, converse
 

@@ -62,7 +62,7 @@ def command(
     from internvl_rt.grounding import draw_boxes
     from internvl_rt.images import decode_image
 
-    check_picture_name(out)
+    check_picture_name(out, "--out")
     own = [question_of(text, image == STANDARD_INPUT) for text in question or ()]
     picture = demo.demo_picture() if image is None else Image.fromarray(decode_image(picture_of(image)))
     if not as_json:

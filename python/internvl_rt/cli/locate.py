@@ -58,7 +58,7 @@ def command(
     from internvl_rt.grounding import draw_boxes
 
     if draw is not None:
-        check_picture_name(draw)
+        check_picture_name(draw, "--draw")
     picture = picture_of(image)
     with options.load(bundle) as model, tile_progress(quiet=as_json) as progress:
         found = model.locate(

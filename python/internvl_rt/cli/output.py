@@ -64,8 +64,8 @@ def size(count: float) -> str:
     return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
 
 
-def check_picture_name(path: Path) -> None:
-    """Tells before the work is done whether a picture can be written.
+def check_picture_name(path: Path, option: str) -> None:
+    """Tells before the work is done whether a picture can be written to the file that an option names.
 
     Raises:
         ImageError: if not, by its name and folder.
@@ -74,22 +74,24 @@ def check_picture_name(path: Path) -> None:
 
     known = registered_extensions()
     if path.suffix.lower() not in known or known[path.suffix.lower()] not in SAVE:
-        raise ImageError(f"{path}: the picture cannot be saved under this name. Give one such as boxes.png.")
-    check_writable(path, ImageError)
+        raise ImageError(
+            f"{path}: the picture cannot be saved under this name. Give {option} one such as boxes.png."
+        )
+    check_writable(path, option, ImageError)
 
 
-def check_writable(path: Path, error: type[InternVLError]) -> None:
-    """Tells before the work is done whether a file can be written.
+def check_writable(path: Path, option: str, error: type[InternVLError]) -> None:
+    """Tells before the work is done whether the file that an option names can be written.
 
     Raises:
         error: if its folder is not there, or one of the two may not be written.
     """
     if not path.parent.is_dir():
-        raise error(f"{path}: there is no folder {path.parent}. Make it first.")
+        raise error(f"{path}: there is no folder {path.parent}. Make it first, or give {option} another.")
     if path.is_dir():
-        raise error(f"{path}: is a folder; expected the name of a file.")
+        raise error(f"{path}: is a folder; {option} expects the name of a file.")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise error(f"{path}: cannot be written (permission denied). Give a file in a folder of yours.")
+        raise error(f"{path}: cannot be written (permission denied). Give {option} a place of yours.")
 
 
 def save_picture(picture: Image, path: Path) -> None:
