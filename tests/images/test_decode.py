@@ -180,7 +180,7 @@ def errors(tmp_path: Path) -> dict[str, tuple[Any, str]]:
         "sparse": (sparse, "1,099,511.6 MB; expected an image file of at most"),
         "scalar": (np.uint8(3), "expected a path"),
         "too many pixels": (np.broadcast_to(np.zeros(3, np.uint8), (20_000, 20_000, 3)), "400 million"),
-        "none": (None, "NoneType.*expected a path"),
+        "none": (None, "is None.*expected a path"),
         "list": ([[[0, 0, 0]]], "list.*expected a path"),
         "number": (7, "int.*expected a path"),
         "empty PIL image": (Image.new("RGB", (0, 5)), "0x5"),

@@ -7,8 +7,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
-from typing import IO, Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import IO, Any, Literal, Protocol, TypeAlias, cast, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -93,11 +92,7 @@ def decode_image(
         ImageError: if the picture cannot be read, is truncated, empty or too large, or is of another shape
             or type.
     """
-    if orientation not in get_args(Orientation):
-        raise ImageError(
-            f"orientation must be one of {', '.join(get_args(Orientation))}, not {orientation!r}."
-        )
-    reading = _Reading(max_pixels, orientation)
+    reading = _Reading(max_pixels, checked_orientation(orientation))
     if isinstance(source, np.ndarray):
         return _check_array(source, max_pixels)
     if isinstance(source, Image.Image):
@@ -115,7 +110,16 @@ def decode_image(
         hint = " Numbers in lists become an array with `np.asarray(numbers, np.uint8)`."
     elif isinstance(source, Iterator):
         hint = " Make a list of what it yields, and pass each of its pictures."
-    raise ImageError(f"The image is a {type(source).__name__}; expected {_ACCEPTED}.{hint}")
+    kind = "None" if source is None else f"a {type(source).__name__}"
+    raise ImageError(f"The image is {kind}; expected {_ACCEPTED}.{hint}")
+
+
+def checked_orientation(orientation: Any) -> Orientation:
+    """Raises ImageError unless it is one of the two."""
+    for known in get_args(Orientation):
+        if orientation == known:
+            return cast("Orientation", known)
+    raise ImageError(f"orientation must be one of {', '.join(get_args(Orientation))}, not {orientation!r}.")
 
 
 def _check_array(array: npt.NDArray[Any], max_pixels: int) -> RgbArray:
@@ -186,7 +190,7 @@ def _check_size(width: int, height: int, what: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"{what} is {width}x{height}, {width * height / 1e6:.0f} million pixels; at most "
-            f"{max_pixels / 1e6:g} million are decoded. Shrink it, or pass a larger `max_pixels`."
+            f"{max_pixels / 1e6:g} million are decoded. Shrink it, or give `load` a larger max_pixels."
         )
     if max(width, height) > MAX_SIDE:
         raise ImageError(f"{what} is {width}x{height}; expected at most {MAX_SIDE} pixels a side. Crop it.")
@@ -236,8 +240,9 @@ class _Reading:
         return BYTES_PER_PIXEL * self.max_pixels
 
     def file(self, path: os.PathLike[str], allow_paths: bool) -> RgbArray:
-        named = source_of(os.fspath(path), allow_paths=allow_paths)
-        assert isinstance(named, Path), "a path is no data URL"
+        named = source_of(os.fsdecode(path), allow_paths=allow_paths)
+        if isinstance(named, bytes):
+            return self.content(named, "The file in the data URL")
         what = "an image file"
         content = read_regular_file(named, most_bytes=self.most_bytes, expected=what, error=ImageError)
         return self.content(content, str(named))
@@ -280,7 +285,7 @@ class _Reading:
             raise ImageError(
                 f"{what} is {image.width}x{image.height} and takes {needed / 1e6:.0f} MB while it is "
                 f"decoded; at most {self.most_bytes / 1e6:.0f} MB are given to a picture. Shrink it, save it "
-                "as a JPEG that is not progressive, or pass a larger `max_pixels`."
+                "as a JPEG that is not progressive, or give `load` a larger max_pixels."
             )
         if pixels * container.scans > _SCAN_LIMIT * self.max_pixels:
             raise ImageError(

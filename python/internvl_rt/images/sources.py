@@ -16,6 +16,10 @@ PATHS_ARE_OFF = (
 )
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/", re.ASCII)
+_BASE64_PICTURE = re.compile(
+    r"\s*(?:/9j/|iVBORw0KGgo|R0lGOD[dl]|UklGR|SUkq|TU0A)[A-Za-z0-9+/_=\s-]{200,}\Z", re.ASCII
+)
+"""How base64 of a JPEG, PNG, GIF, WebP or TIFF file begins."""
 _SHOWN = 200
 _SPACE = re.compile(rb"[ \t\r\n\f\v]+")
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
@@ -24,11 +28,15 @@ _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 def source_of(text: str, *, allow_paths: bool = True) -> bytes | Path:
     """What a text names: the bytes of a data URL, or the path of a file.
 
+    A long text that is base64 and begins like a picture's is one, as transformers takes it.
+
     Raises:
         ImageError: if it is an address in the network, a malformed URL, or a path where paths are off.
     """
     if text[:5].lower() == "data:":
         return _data_url(text)
+    if _BASE64_PICTURE.match(text):
+        return decode_base64(text)
     scheme = _SCHEME.match(text)
     kind = scheme[1].lower() if scheme else ""
     # A path that was made of a URL has lost one of its slashes.
@@ -38,7 +46,7 @@ def source_of(text: str, *, allow_paths: bool = True) -> bytes | Path:
             "the file or its bytes."
         )
     if not allow_paths:
-        raise ImageError(f"{text[:_SHOWN]!r}: {PATHS_ARE_OFF}")
+        raise ImageError(f"{text[:_SHOWN]!r} is a path: {PATHS_ARE_OFF}")
     if kind == "file":
         return _file_url(text)
     return Path(text)
