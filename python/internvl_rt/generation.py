@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from time import perf_counter
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,9 @@ from internvl_rt.prompts.detokenise import Detokeniser
 from internvl_rt.results import Answer, FinishReason, Piece, Timings, Usage
 from internvl_rt.sampling import TokenChooser
 from internvl_rt.settings import GenerationSettings
+
+if TYPE_CHECKING:
+    from internvl_rt.images import Orientation
 
 PREFILL_CHUNK = 512
 """Positions per engine call: between two calls a generation can be stopped."""
@@ -39,6 +43,7 @@ class Question:
     """The stages before the language model."""
     usage: Usage
     image_sizes: tuple[tuple[int, int], ...]
+    orientations: tuple[Orientation, ...]
     started: float
     """``perf_counter()`` at the call, in seconds."""
 
@@ -381,6 +386,7 @@ class _Draft:
             usage=replace(question.usage, new_tokens=len(self._token_ids)),
             grounding_text=question.grounding_text(self._token_ids).strip(),
             image_sizes=question.image_sizes,
+            orientations=question.orientations,
         )
 
 

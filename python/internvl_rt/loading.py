@@ -8,10 +8,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from internvl_rt.asking import PictureRules
 from internvl_rt.bundle.bundle import Bundle, open_bundle
 from internvl_rt.bundle.manifest import Manifest
 from internvl_rt.engines.engine import Engine
 from internvl_rt.errors import BundleError, DeviceError, PromptError
+from internvl_rt.images import MAX_PIXELS, Orientation
 from internvl_rt.inspection import default_cache_tokens
 from internvl_rt.model import Model
 from internvl_rt.prompts.render import PromptRenderer
@@ -37,6 +39,9 @@ def load(
     max_context: int | None = None,
     verify: bool = False,
     providers: Sequence[str] | None = None,
+    orientation: Orientation | None = None,
+    allow_paths: bool = True,
+    max_pixels: int = MAX_PIXELS,
 ) -> Model:
     """Opens a bundle and makes it ready for questions.
 
@@ -57,17 +62,30 @@ def load(
         verify: compute the SHA-256 of the weights first, which reads the whole file.
         providers: of ``engine="onnxruntime"``, best first: ``cpu`` (where None), ``cuda``, ``tensorrt``,
             ``tensorrt-rtx``, ``openvino``, or ONNX Runtime's own names.
+        orientation: ``exif`` turns pictures as their EXIF says, ``stored`` does not. Where None, what the
+            reference code of the checkpoint's format does: transformers turns them, the authors' own code
+            does not. Boxes refer to the picture as it was seen.
+        allow_paths: False refuses every path and file URL, in ``images``, ``video`` and messages: right where
+            questions come from elsewhere. A call may say otherwise.
+        max_pixels: the most pixels of a picture that is decoded, which takes up to 8 bytes for each of them.
 
     Raises:
         BundleError: if the bundle is incomplete, truncated or altered.
         DeviceError: if this release or this machine does not have the device or engine.
         PromptError: if a number is out of range.
+        ImageError: if there is no such orientation.
     """
     _check_device(device)
     check_engine(engine)
     bundle = open_bundle(path, verify=verify)
     cache_tokens, context_tokens = context_of(bundle.manifest, cache_tokens, max_context)
-    return assemble(bundle, engine, cache_tokens, context_tokens, threads, providers, cache_type)[0]
+    rules = PictureRules(orientation or own_orientation(bundle.manifest), allow_paths, max_pixels)
+    return assemble(bundle, engine, cache_tokens, context_tokens, threads, providers, cache_type, rules)[0]
+
+
+def own_orientation(manifest: Manifest) -> Orientation:
+    """How the reference code of a checkpoint's format sees a photo whose EXIF says that it lies."""
+    return "exif" if manifest.source_format == "internvl" else "stored"
 
 
 def assemble(
@@ -78,6 +96,7 @@ def assemble(
     threads: int | None,
     providers: Sequence[str] | None = None,
     cache_type: CacheType | None = None,
+    rules: PictureRules | None = None,
 ) -> tuple[Model, Engine]:
     """A model, and the engine that it computes with; arguments as for ``load``.
 
@@ -95,7 +114,13 @@ def assemble(
         raise BundleError(f"{bundle.folder}: {error}") from error
     started = start_engine(engine, bundle, cache_tokens, threads, providers, cache_type)
     model = Model(
-        bundle.manifest, started, tokenizer, renderer, context_tokens=context_tokens, threads=threads
+        bundle.manifest,
+        started,
+        tokenizer,
+        renderer,
+        context_tokens=context_tokens,
+        threads=threads,
+        rules=rules or PictureRules(own_orientation(bundle.manifest)),
     )
     return model, started
 

@@ -1,8 +1,9 @@
 """Videos: which frames are looked at, reading them, and how they stand in a prompt.
 
 Frames are chosen by the rule of the authors' model cards, and each is one tile. Files are read by PyAV (the
-optional dependency ``internvl-rt[video]``). Only the chosen frames are held, and only they and what lies
-between them and the key frames before them is decoded.
+optional dependency ``internvl-rt[video]``), which is given the bytes of the file and nothing else: it opens
+no other file and no connection, whatever the video names. Only the chosen frames are held, and only they and
+what lies between them and the key frames before them is decoded.
 """
 
 from __future__ import annotations
@@ -12,23 +13,42 @@ import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from time import perf_counter
-from typing import Any, TypeAlias, cast
+from time import monotonic, perf_counter
+from typing import Any, BinaryIO, TypeAlias, cast
 
 import numpy as np
+from PIL import Image
 
 from internvl_rt.errors import ImageError, InternVLError, PromptError
-from internvl_rt.images import MAX_PIXELS, ImageSource, decode_image
+from internvl_rt.files import open_regular_file
+from internvl_rt.images import ImageSource, decode_image
 from internvl_rt.images.decode import RgbArray
+from internvl_rt.images.sources import source_of
 from internvl_rt.prompts.control_tokens import IMAGE_MARK
 from internvl_rt.settings import checked_integer
 
 DEFAULT_FRAMES = 8
 """As in the model cards' example; training had 8 to 32."""
 MOST_FRAMES = 1024
+MAX_FRAME_PIXELS = 1 << 26
+"""Pixels of the largest frame of a file, twice those of 8K. Decoders hold twenty frames and more."""
+MAX_FRAMES_BYTES = 2_000_000_000
+"""Memory of the frames that are chosen from a file, as RGB."""
+TIMEOUT = 300.0
+"""Seconds after which reading a file is given up."""
+
+_MOST_PACKETS = 20_000_000
+"""Frames of a file: four days at 60 a second."""
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h261,h263,h264,hevc,vvc,av1,obu,ivf,vc1,"
+    "dirac,cavsvideo,flv,ogg,asf,rm,nut,mxf,gxf,dv,wtv,swf,yuv4mpegpipe,mjpeg,mpjpeg,gif,apng,wav,mp3,aac,flac"
+)
+"""FFmpeg's names of the containers that are read, each of which holds its pictures itself. Not among them are
+playlists, session descriptions and sequences of files. Those of sound are there to be told apart."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +137,8 @@ def sample_video(
     start: float | None = None,
     end: float | None = None,
     frame_rate: float | None = None,
+    allow_paths: bool = True,
+    timeout: float = TIMEOUT,
 ) -> VideoFrames:
     """Chooses frames of a video by ``frame_indices``.
 
@@ -129,10 +151,13 @@ def sample_video(
         start: begin here, in seconds.
         end: end here, in seconds.
         frame_rate: frames per second of a list or an iterator; needed there for what is told in seconds.
+        allow_paths: False refuses paths and file URLs, of the video and of its frames.
+        timeout: seconds after which reading a file is given up; ``math.inf`` for never.
 
     Raises:
         PromptError: if a number is out of range, or the part is empty or lies behind the video's end.
-        ImageError: if the video cannot be read, is damaged, or holds no frame.
+        ImageError: if the video cannot be read, is damaged or holds no frame, or its frames take more than
+            2 GB or reading it more time than ``timeout``.
         InternVLError: if a file is given and PyAV is not installed.
     """
     rule = _Rule(num_frames, frames_per_second, start, end)
@@ -143,7 +168,9 @@ def sample_video(
             raise PromptError("these frames were chosen already. Choose from the video itself.")
         return source
     if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)):
-        frames, indices, rate = _from_file(source, rule)
+        if timeout != math.inf:
+            timeout = _positive("timeout", timeout)
+        frames, indices, rate = _from_file(source, rule, allow_paths, timeout)
     else:
         rate = None if frame_rate is None else _positive("frame_rate", frame_rate)
         if rate is None and rule.in_seconds:
@@ -159,6 +186,9 @@ def sample_video(
                 f"the video is a {type(source).__name__}; expected a path, the bytes of a file, a list of "
                 "pictures or an iterator of pictures."
             )
+        for frame in frames if not allow_paths else ():
+            if isinstance(frame, (str, os.PathLike)):
+                source_of(os.fsdecode(frame), allow_paths=False)
     return VideoFrames(tuple(frames), tuple(indices), rate, (perf_counter() - begun) * 1000)
 
 
@@ -241,7 +271,7 @@ def _from_iterator(
     first = 0 if rule.start is None or rate is None else round(rule.start * rate)
     last = math.inf if rule.end is None or rate is None else round(rule.end * rate)
     room = 2 * rule.most
-    held: dict[int, RgbArray] = {}
+    held: dict[int, ImageSource] = {}
     stride, count = 1, 0
     for index, picture in enumerate(pictures):
         if index > last:
@@ -255,8 +285,7 @@ def _from_iterator(
             held = {place: frame for place, frame in held.items() if (place - first) % stride == 0}
             if (index - first) % stride:
                 continue
-        # Cameras write the next frame into the memory of the last one.
-        held[index] = decode_image(picture).copy()
+        held[index] = _kept(picture)
     if not count:
         raise ImageError("the video is an iterator without a frame; expected at least one.")
     wanted = rule.indices(count, rate)
@@ -265,26 +294,87 @@ def _from_iterator(
     return [held[place] for place in nearest], nearest
 
 
+def _kept(picture: ImageSource) -> ImageSource:
+    """A picture that stays as it is: cameras write the next frame into the memory of the last one."""
+    if isinstance(picture, (str, os.PathLike, bytes)):
+        return picture
+    if isinstance(picture, (bytearray, memoryview)):
+        return bytes(picture)
+    if isinstance(picture, Image.Image):
+        try:
+            return picture.copy()
+        except Exception as error:  # decoding may happen here, and raises almost anything
+            raise ImageError(f"a frame of the video, a PIL image, cannot be decoded ({error}).") from error
+    decoded: RgbArray = decode_image(picture).copy()
+    return decoded
+
+
 def _from_file(
-    source: str | os.PathLike[str] | bytes | bytearray | memoryview, rule: _Rule
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview,
+    rule: _Rule,
+    allow_paths: bool,
+    timeout: float,
 ) -> tuple[list[ImageSource], list[int], float | None]:
-    name = "the video in the bytes" if isinstance(source, (bytes, bytearray, memoryview)) else str(source)
-    if "://" in name:
-        raise ImageError(f"{name:.200}: is on the network. Download it and pass the file or its bytes.")
-    file = _File(_av(), source, name)
-    try:
-        plan = file.plan()
-        if file.frame_rate is None and rule.in_seconds:
-            raise PromptError(f"{name}: does not tell its frame rate, so nothing can be chosen by seconds.")
-        indices = rule.indices(len(plan), file.frame_rate)
-        found = file.frames(plan, sorted(set(indices)))
-    except (file.library.error.FFmpegError, OSError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ImageError(
-            f"{name}: cannot be read as a video ({reason}). It may be truncated, damaged or of another kind: "
-            "play it, or check it with `ffprobe`."
-        ) from error
+    library = _av()
+    if isinstance(source, (str, os.PathLike)):
+        source = source_of(os.fsdecode(source), allow_paths=allow_paths)
+    with ExitStack() as opened:
+        if isinstance(source, Path):
+            name = str(source)
+            opening = open_regular_file(source, expected="a video file", error=ImageError)
+            bytes_of: BinaryIO = opened.enter_context(opening)
+        else:
+            name = "the video in the bytes"
+            bytes_of = BytesIO(source)
+        file = _File(library, _LimitedReader(bytes_of, timeout), name)
+        try:
+            plan = file.plan()
+            if file.frame_rate is None and rule.in_seconds:
+                raise PromptError(
+                    f"{name}: does not tell its frame rate, so nothing can be chosen by seconds."
+                )
+            indices = rule.indices(len(plan), file.frame_rate)
+            wanted = sorted(set(indices))
+            file.check_memory(len(wanted))
+            found = file.frames(plan, wanted)
+        except InternVLError:
+            raise
+        except TimeoutError as error:
+            raise ImageError(
+                f"{name}: reading it took longer than {timeout:g} s and was given up. Give sample_video a "
+                "larger timeout, or cut the part that matters out of the file."
+            ) from error
+        except Exception as error:  # PyAV raises almost anything on damaged files
+            reason = getattr(error, "strerror", None) or error or type(error).__name__
+            raise ImageError(
+                f"{name}: cannot be read as a video ({reason}). It may be truncated, damaged or of another "
+                "kind, such as a playlist: play it, or check it with `ffprobe`."
+            ) from error
     return [found[index] for index in indices], indices, file.frame_rate
+
+
+class _LimitedReader:
+    """The bytes of one file, for a limited time. FFmpeg has no other source, and asks here for a block."""
+
+    def __init__(self, file: BinaryIO, timeout: float) -> None:
+        self._file = file
+        self._until = monotonic() + timeout
+
+    def check_time(self) -> None:
+        """Raises TimeoutError once the time is over."""
+        if monotonic() > self._until:
+            raise TimeoutError("the time for reading is over")
+
+    def read(self, size: int = -1) -> bytes:
+        self.check_time()
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.check_time()
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
 
 
 def _av() -> Any:
@@ -298,15 +388,14 @@ def _av() -> Any:
 
 
 class _File:
-    """A video file, opened anew for each of the two times that it is read."""
+    """A video file, begun anew for each of the two times that it is read."""
 
-    def __init__(
-        self, library: Any, source: str | os.PathLike[str] | bytes | bytearray | memoryview, name: str
-    ) -> None:
-        self.library = library
+    def __init__(self, library: Any, reader: _LimitedReader, name: str) -> None:
         self.frame_rate: float | None = None
-        self._source = source
+        self._library = library
+        self._reader = reader
         self._name = name
+        self._size = (0, 0)
 
     def plan(self) -> array[int]:
         """The time stamps of all frames, ascending, by reading the file without decoding it."""
@@ -316,8 +405,11 @@ class _File:
         with self._open() as container:
             stream = self._stream(container)
             for packet in container.demux(stream):
+                self._reader.check_time()
                 if packet.size == 0:
                     continue
+                if len(stamps) == _MOST_PACKETS:
+                    raise ImageError(f"{self._name}: has more than {_MOST_PACKETS} frames.")
                 if packet.pts is None:
                     self._stamped = False
                 stamp = len(stamps) if packet.pts is None else packet.pts
@@ -334,6 +426,16 @@ class _File:
                 self.frame_rate = float((len(stamps) - 1) / seconds)
         self._keys = array("q", sorted(self._keys))
         return array("q", sorted(stamps))
+
+    def check_memory(self, frames: int) -> None:
+        """Raises ImageError unless so many frames may be held."""
+        width, height = self._size
+        needed = frames * width * height * 3
+        if needed > MAX_FRAMES_BYTES:
+            raise ImageError(
+                f"{self._name}: {frames} frames of {width}x{height} take {needed / 1e9:.1f} GB; at most "
+                f"{MAX_FRAMES_BYTES / 1e9:g} GB are held. Take fewer frames, or scale the video down."
+            )
 
     def frames(self, plan: array[int], indices: Sequence[int]) -> dict[int, RgbArray]:
         """Decodes the frames at ascending indices, from the key frame before each."""
@@ -361,6 +463,7 @@ class _File:
                 container.seek(key, stream=stream, backward=True, any_frame=False)
                 decoded = container.decode(stream)
             while sought or position is None or position < wanted:
+                self._reader.check_time()
                 following = next(decoded, None)
                 if following is None:
                     break
@@ -380,6 +483,7 @@ class _File:
         remaining = iter(indices)
         index = next(remaining, None)
         for count, decoded in enumerate(container.decode(stream)):
+            self._reader.check_time()
             frame = decoded
             while index is not None and (
                 count >= index if not self._stamped or frame.pts is None else frame.pts >= plan[index]
@@ -396,30 +500,46 @@ class _File:
         return found
 
     def _open(self) -> Any:
-        if isinstance(self._source, (bytes, bytearray, memoryview)):
-            return self.library.open(BytesIO(self._source))
-        # A file and nothing else: a playlist could name addresses in the network.
-        return self.library.open(
-            f"file:{Path(self._source).absolute()}", options={"protocol_whitelist": "file"}
+        self._reader.seek(0)
+        # Three times over, nothing but these bytes is read: by the kinds of files, by the protocols, of which
+        # there is none of that name, and by the function that would open another file.
+        return self._library.open(
+            self._reader,
+            options={"max_pixels": str(MAX_FRAME_PIXELS)},
+            container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "none"},
+            io_open=_open_nothing,
         )
 
     def _stream(self, container: Any) -> Any:
         # A song's cover is a video stream too.
-        pictures = self.library.stream.Disposition.attached_pic
+        pictures = self._library.stream.Disposition.attached_pic
         for stream in container.streams.video:
-            if not stream.disposition & pictures:
-                width, height = stream.codec_context.width, stream.codec_context.height
-                if width * height > MAX_PIXELS:
-                    raise ImageError(
-                        f"{self._name}: its frames are {width}x{height}; at most {MAX_PIXELS / 1e6:g} "
-                        "million pixels are decoded."
-                    )
-                stream.thread_type = "AUTO"
-                return stream
+            if stream.disposition & pictures:
+                continue
+            if stream.codec_context is None:
+                raise ImageError(
+                    f"{self._name}: is coded in a way that this PyAV does not decode. Convert it to H.264."
+                )
+            self._size = (stream.codec_context.width, stream.codec_context.height)
+            self._check_size(*self._size)
+            stream.thread_type = "AUTO"
+            return stream
         raise ImageError(f"{self._name}: has no video stream.")
+
+    def _check_size(self, width: int, height: int) -> None:
+        if width * height > MAX_FRAME_PIXELS:
+            raise ImageError(
+                f"{self._name}: its frames are {width}x{height}; at most {MAX_FRAME_PIXELS / 1e6:.0f} "
+                "million pixels of a frame are decoded. Scale the video down."
+            )
 
     def _pixels(self, frame: Any) -> RgbArray:
         """RGB [height, width, 3], turned as players show it."""
+        self._check_size(frame.width, frame.height)
         pixels: RgbArray = frame.to_ndarray(format="rgb24")
         turns = round(frame.rotation / 90) % 4
         return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def _open_nothing(url: str, *_: object) -> Any:
+    raise PermissionError(f"the video names another file, {url[:200]!r}, which is not opened")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -188,7 +191,7 @@ def test_files_that_are_no_video(clip: Path, tmp_path: Path) -> None:
         b"junk" * 100,
         "a\0b.mp4",
     ):
-        with pytest.raises(ImageError, match="cannot be read as a video"):
+        with pytest.raises(ImageError, match=r"cannot be read as a video|expected a video file"):
             ivl.sample_video(source)
     with pytest.raises(ImageError, match="on the network"):
         ivl.sample_video("https://example.org/a.mp4")
@@ -325,3 +328,211 @@ def test_a_video_beside_messages(native_model: ivl.Model) -> None:
         native_model.chat([{"role": "user", "content": "Hi"}], video=[numbered_frame(0)])
     with pytest.raises(PromptError, match="2 image places; 1 image given"):
         native_model.chat("<image><image>", video=[numbered_frame(0)])
+
+
+def test_a_playlist_in_a_file_or_in_bytes_is_none(clip: Path, tmp_path: Path) -> None:
+    for name, content in playlists(clip).items():
+        (tmp_path / name).write_bytes(content)
+        for source in (content, tmp_path / name):
+            with pytest.raises(ImageError, match="cannot be read as a video"):
+                ivl.sample_video(source)
+
+
+def playlists(clip: Path) -> dict[str, bytes]:
+    """Files that hold no picture and name where pictures are: in the network, and in files that are there."""
+    hls = "#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:4,\n{}\n#EXT-X-ENDLIST\n"
+    dash = (
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+        'mediaPresentationDuration="PT4S"><Period><AdaptationSet mimeType="video/mp4"><Representation id="1" '
+        'bandwidth="1000"><BaseURL>{}</BaseURL></Representation></AdaptationSet></Period></MPD>'
+    )
+    made = {
+        "session.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+        "m=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+        "address.m3u8": hls.format("http://127.0.0.1:9/a.ts"),
+        "file.m3u8": hls.format(clip),
+        "url.m3u8": hls.format(clip.as_uri()),
+        "list.ffconcat": f"ffconcat version 1.0\nfile '{clip}'\n",
+        "list.txt": f"file '{clip}'\n",
+        "address.ffconcat": "ffconcat version 1.0\nfile 'http://127.0.0.1:9/a.mp4'\n",
+        "manifest.mpd": dash.format("http://127.0.0.1:9/a.mp4"),
+        "file.mpd": dash.format(clip),
+        "list.asx": f'<asx version="3.0"><entry><ref href="{clip}"/></entry></asx>',
+        "list.ref": "[Reference]\nRef1=http://127.0.0.1:9/a.asf\n",
+        "smil.smil": f'<smil><body><video src="{clip}"/></body></smil>',
+        "rtsp.txt": "rtsptextrtsp://127.0.0.1:9/a",
+        "list.pls": f"[playlist]\nFile1={clip}\n",
+        "filter.lavfi": f"movie={clip}",
+    }
+    return {name: content.encode() for name, content in made.items()}
+
+
+WATCHED = """
+import os, socket, sys
+opened = []
+def watch(event, arguments):
+    if event == "open" and str(arguments[0]) == os.environ["CLIP"]: opened.append(arguments[0])
+    if event.startswith("socket"): opened.append(event)
+sys.addaudithook(watch)
+import av, internvl_rt as ivl
+def sockets():
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try: found.append(os.readlink("/proc/self/fd/" + name))
+        except OSError: pass
+    return [link for link in found if link.startswith("socket") or link == os.environ["CLIP"]]
+import threading, time
+seen, done = set(), threading.Event()
+def look():
+    while not done.is_set(): seen.update(sockets()); time.sleep(0.001)
+thread = threading.Thread(target=look); before = set(sockets()); thread.start()
+for path in sys.argv[1:]:
+    for source in (path, open(path, "rb").read()):
+        try: ivl.sample_video(source); print("read", path)
+        except ivl.ImageError: pass
+done.set(); thread.join()
+print(sorted(seen - before), opened)
+"""
+
+
+def test_no_socket_and_no_other_file_is_opened(clip: Path, tmp_path: Path) -> None:
+    """Whatever a video names. FFmpeg waits up to a minute for packets that never come."""
+    paths = []
+    for name, content in playlists(clip).items():
+        (tmp_path / name).write_bytes(content)
+        paths.append(tmp_path / name)
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, *map(str, paths)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=50,
+        env={**os.environ, "CLIP": str(clip)},
+    )
+    assert done.stdout == "[] []\n"
+
+
+def test_references_of_a_mov_file_are_not_followed(tmp_path: Path) -> None:
+    """A track whose data lies in another file, as editing programs write it, has no frame here."""
+    whole = write_clip(tmp_path / "whole.mov", 10, g=1).read_bytes()
+    at = whole.index(b"dref") - 4
+    entry = b"url " + bytes([0, 0, 0, 0]) + (tmp_path / "whole.mov").as_uri().encode() + b"\0"
+    reference = (len(entry) + 4).to_bytes(4, "big") + entry
+    changed = bytearray(whole)
+    changed[at + 28 - 4 : at + 28] = bytes(4)  # not in this file
+    changed[at + 16 : at + 28] = reference[:12]
+    media = changed.index(b"mdat")
+    size = int.from_bytes(changed[media - 4 : media], "big")
+    changed[media + 4 : media - 4 + size] = bytes(size - 8)
+    with pytest.raises(ImageError):
+        ivl.sample_video(bytes(changed))
+
+
+def test_an_image_sequence_is_not_looked_for(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for i in range(3):
+        Image.fromarray(numbered_frame(i)).save(tmp_path / f"{i:03d}.png")
+    for name in ("%03d.png", "*.png"):
+        with pytest.raises(ImageError, match="does not exist"):
+            ivl.sample_video(tmp_path / name)
+
+
+CONTAINERS = (
+    ("a.mp4", "libx264"),
+    ("a.mkv", "libx264"),
+    ("a.avi", "mpeg4"),
+    ("a.ts", "mpeg2video"),
+    ("a.flv", "flv"),
+)
+
+
+@pytest.mark.parametrize(("name", "codec"), CONTAINERS)
+def test_damaged_files_are_image_errors(tmp_path: Path, name: str, codec: str) -> None:
+    whole = write_clip(tmp_path / name, 12, codec=codec, g=4).read_bytes()
+    rng = random.Random(name)
+    read = refused = 0
+    for attempt in range(120):
+        content = bytearray(whole)
+        if attempt % 4 == 0:
+            del content[rng.randrange(len(content)) :]
+        for _ in range(rng.choice((0, 1, 4, 30)) if attempt % 4 == 0 else rng.choice((1, 4, 30))):
+            if content:
+                # Mostly in the headers, at one of the two ends.
+                edge = rng.choice((rng.randrange(len(content)), rng.randrange(min(600, len(content)))))
+                place = rng.choice((edge, len(content) - 1 - edge))
+                content[place] = rng.choice((0, 0xFF, 0x7F, rng.randrange(256)))
+        try:
+            found = ivl.sample_video(bytes(content), num_frames=3)
+            assert len(found.frames) == 3
+            read += 1
+        except (ImageError, PromptError):
+            refused += 1
+    assert read + refused == 120
+    assert read > 5
+    assert refused > 5
+
+
+def test_a_codec_that_is_not_known(clip: Path) -> None:
+    content = clip.read_bytes().replace(b"avc1", b"zzzz")
+    with pytest.raises(
+        ImageError, match=r"coded in a way that this PyAV does not decode|cannot be read as a video"
+    ):
+        ivl.sample_video(content)
+
+
+class SlowClock:
+    """Time that passes a second with every look at it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+
+@pytest.mark.parametrize("seconds", [1, 3, 8, 20, 60])
+def test_reading_ends_when_the_time_is_over(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """While the file is opened, while its frames are counted, and while they are decoded."""
+    for source in (clip, clip.read_bytes()):
+        monkeypatch.setattr("internvl_rt.video.monotonic", SlowClock())
+        with pytest.raises(ImageError, match=f"took longer than {seconds} s and was given up"):
+            ivl.sample_video(source, num_frames=60, timeout=seconds)
+    monkeypatch.undo()
+    for timeout in (600, math.inf):
+        assert len(ivl.sample_video(clip, timeout=timeout).frames) == 8
+    for wrong in (0, -1, "long", math.nan):
+        with pytest.raises(PromptError, match="timeout must be"):
+            ivl.sample_video(clip, timeout=wrong)  # type: ignore[arg-type]
+
+
+def test_frames_that_take_too_much_memory(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("internvl_rt.video.MAX_FRAMES_BYTES", 128 * 64 * 3 * 5)
+    assert len(ivl.sample_video(clip, num_frames=5).frames) == 5
+    with pytest.raises(ImageError, match=r"6 frames of 128x64 take 0\.0 GB; .* Take fewer frames"):
+        ivl.sample_video(clip, num_frames=6)
+    monkeypatch.setattr("internvl_rt.video.MAX_FRAME_PIXELS", 128 * 64 - 1)
+    with pytest.raises(ImageError, match=r"its frames are 128x64|cannot be read as a video"):
+        ivl.sample_video(clip)
+
+
+def test_a_video_that_is_no_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for path, says in (
+        (tmp_path / "pipe.mp4", "a named pipe"),
+        (Path("/dev/zero"), "a device"),
+        (tmp_path, "a folder"),
+    ):
+        with pytest.raises(ImageError, match=f"is {says}; expected a video file"):
+            ivl.sample_video(path)
+
+
+def test_a_video_by_its_url(clip: Path) -> None:
+    assert ivl.sample_video(clip.as_uri()).indices == ivl.sample_video(clip).indices
+    for source in (clip, str(clip), clip.as_uri(), [str(clip)], iter([clip])):
+        with pytest.raises(ImageError, match="allow_paths=False"):
+            ivl.sample_video(source, allow_paths=False)
+    assert ivl.sample_video(clip.read_bytes(), allow_paths=False).indices

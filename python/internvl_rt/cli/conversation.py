@@ -42,6 +42,7 @@ class Talk:
             picture,
             max_tiles=self._arguments.get("max_tiles"),
             detail=self._arguments.get("detail", "auto"),
+            orientation=self._arguments.get("orientation"),
             progress=self._arguments.get("progress"),
         )
         self._pictures.append(features)

@@ -15,6 +15,7 @@ from internvl_rt.cli.options import (
     JsonOption,
     MaxNewTokensOption,
     ModelOptions,
+    OrientationOption,
     picture_of,
     question_of,
     with_option_groups,
@@ -50,6 +51,7 @@ def command(
         Path, typer.Option("--out", "-o", metavar="FILE", help="The picture with the answered boxes.")
     ] = Path("internvl-rt-demo.png"),
     max_new_tokens: MaxNewTokensOption = 64,
+    orientation: OrientationOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Look at a table top and answer questions, with no download."""
@@ -64,14 +66,17 @@ def command(
 
     check_picture_name(out, "--out")
     own = [question_of(text, image == STANDARD_INPUT) for text in question or ()]
-    picture = demo.demo_picture() if image is None else Image.fromarray(decode_image(picture_of(image)))
+    given = None if image is None else picture_of(image)
     if not as_json:
         print(demo.NOTE, file=sys.stderr)
+    picture = demo.demo_picture()
     with (
         demo.demo_bundle(warn) as bundle,
         options.load(bundle) as model,
         tile_progress(quiet=as_json) as progress,
     ):
+        if given is not None:
+            picture = Image.fromarray(decode_image(given, orientation=orientation or model.orientation))
         shown = model.encode(picture, progress=progress)
         answers = dict(_answers(model, shown, own, max_new_tokens, as_json))
     boxes = [box for answer in answers.values() for box in answer.boxes()]

@@ -16,6 +16,7 @@ from internvl_rt.cli.options import (
     MaxNewTokensOption,
     MaxTilesOption,
     ModelOptions,
+    OrientationOption,
     picture_of,
     with_option_groups,
 )
@@ -51,6 +52,7 @@ def command(
     max_new_tokens: MaxNewTokensOption = 1024,
     max_tiles: MaxTilesOption = None,
     detail: DetailOption = "auto",
+    orientation: OrientationOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find something in a picture: its boxes in pixels, left top right bottom."""
@@ -61,11 +63,13 @@ def command(
         check_picture_name(draw, "--draw")
     picture = picture_of(image)
     with options.load(bundle) as model, tile_progress(quiet=as_json) as progress:
+        orientation = orientation or model.orientation
         found = model.locate(
             phrase,
             picture,
             max_tiles=max_tiles,
             detail=detail,
+            orientation=orientation,
             max_new_tokens=max_new_tokens,
             progress=progress,
         )
@@ -87,4 +91,4 @@ def command(
             console(stderr=True).print(problem)
     if draw is not None:
         # Last, so that what was found is not lost with it.
-        save_picture(draw_boxes(picture, found.boxes, font=font), draw)
+        save_picture(draw_boxes(picture, found.boxes, font=font, orientation=orientation), draw)

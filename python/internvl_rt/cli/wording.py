@@ -44,6 +44,7 @@ WORDS = {
     "new_tokens": Word("--new-tokens", "the tokens of an answer"),
     "num_frames": Word("--num-frames", "the number of frames"),
     "num_return_sequences": Word("--num-return-sequences", "the number of answers"),
+    "orientation": Word("--orientation", "orientation"),
     "pattern": Word("--pattern", "pattern"),
     "prefill_chunk": Word("--prefill-chunk", "the tokens that are prefilled together"),
     "prompt_tokens": Word("--prompt-tokens", "the length of the text"),

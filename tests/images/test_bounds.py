@@ -1,0 +1,195 @@
+"""Files that take much more time or memory than their size tells."""
+
+from __future__ import annotations
+
+import io
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from internvl_rt.errors import ImageError
+from internvl_rt.images import decode_image
+
+PIXELS = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+
+
+def saved(file_format: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(PIXELS).save(file, file_format, **options)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def png(width: int, height: int, *, colour: int, depth: int = 8, rows: bytes = b"") -> bytes:
+    """A PNG of zeros, in as few bytes as it takes."""
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    row = bytes(1 + (width * channels * depth + 7) // 8)
+    packer = zlib.compressobj(9)
+    data = rows or b"".join([*(packer.compress(row) for _ in range(height)), packer.flush()])
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        )
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    palette = chunk(b"PLTE", bytes(range(96))) if colour == 3 else b""
+    return b"\x89PNG\r\n\x1a\n" + header + palette + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+PEAK = """
+import resource, sys
+from internvl_rt import ImageError
+from internvl_rt.images import decode_image
+content = sys.stdin.buffer.read()
+decode_image(open(sys.argv[1], "rb").read())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try: print(decode_image(content).shape, end=" ")
+except ImageError as error: print(type(error).__name__, end=" ")
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1000)
+"""
+
+
+@pytest.mark.parametrize(
+    ("colour", "depth", "stored"), [(2, 8, 4), (6, 8, 4), (3, 8, 1), (0, 16, 2), (4, 8, 4)]
+)
+def test_a_picture_is_held_once_in_each_form(tmp_path: Path, colour: int, depth: int, stored: int) -> None:
+    """Pillow's picture and the RGB that comes out, and no third copy on the way."""
+    small = tmp_path / "small.png"
+    small.write_bytes(saved("PNG"))
+    width, height = 6000, 4000
+    content = png(width, height, colour=colour, depth=depth)
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(small)], input=content, capture_output=True, check=True
+    )
+    *shape, megabytes = done.stdout.decode().replace("(", "").replace(")", "").replace(",", "").split()
+    assert shape == [str(height), str(width), "3"]
+    assert int(megabytes) < 24 * (stored + 3) + 30
+
+
+def test_memory_counts_beside_pixels() -> None:
+    plain, progressive = saved("JPEG"), saved("JPEG", progressive=True)
+    assert decode_image(plain, max_pixels=2400).shape == (40, 60, 3)
+    with pytest.raises(ImageError, match=r"takes 0 MB .* save it as a JPEG that is not progressive"):
+        decode_image(progressive, max_pixels=2400)
+    for file_format in ("JPEG2000", "WEBP"):
+        with pytest.raises(ImageError, match="while it is decoded"):
+            decode_image(saved(file_format), max_pixels=2400)
+        assert decode_image(saved(file_format), max_pixels=10_000).shape == (40, 60, 3)
+
+
+def with_scans(content: bytes, scans: int) -> bytes:
+    """A JPEG whose last scan is there so many times more."""
+    last = content.rindex(b"\xff\xda")
+    return content[:-2] + content[last:-2] * scans + b"\xff\xd9"
+
+
+def test_scans_of_a_jpeg_are_bounded() -> None:
+    content = saved("JPEG", progressive=True)
+    np.testing.assert_array_equal(
+        decode_image(content), np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    )
+    with pytest.raises(ImageError, match="more than 100 scans"):
+        decode_image(with_scans(content, 100))
+    with pytest.raises(ImageError, match=r"60x40 in 5\d scans"):
+        decode_image(with_scans(content, 40), max_pixels=2400 * 3)
+
+
+def test_a_scan_in_metadata_is_none() -> None:
+    content = saved("JPEG", comment=b"\xff\xda" * 1000)
+    assert decode_image(content).shape == (40, 60, 3)
+
+
+def jpeg_with_segments(marker: int, data: bytes, count: int) -> bytes:
+    content = saved("JPEG")
+    segment = b"\xff" + bytes([marker]) + struct.pack(">H", len(data) + 2) + data
+    return content[:2] + segment * count + content[2:]
+
+
+def overlapping_tags(entries: int, data: bytes) -> bytes:
+    """EXIF whose entries all point at the same bytes."""
+    place = 8 + 2 + entries * 12 + 4
+    directory = b"".join(struct.pack("<HHII", 40000 + i, 7, len(data), place) for i in range(entries))
+    return b"II*\0" + struct.pack("<IH", 8, entries) + directory + bytes(4) + data
+
+
+def test_metadata_is_not_decoded() -> None:
+    plain = decode_image(saved("JPEG"))
+    junk = bytes(range(256)) * 255
+    for content in (
+        jpeg_with_segments(0xE1, b"Exif\0\0" + junk[:65000], 800),  # 50 MB
+        jpeg_with_segments(0xE2, junk[:65000], 100),
+        jpeg_with_segments(0xFE, junk[:65000], 100),
+        jpeg_with_segments(0xE1, b"Exif\0\0" + overlapping_tags(2500, bytes(30_000)), 1),
+    ):
+        for orientation in ("exif", "stored"):
+            np.testing.assert_array_equal(decode_image(content, orientation=orientation), plain)  # type: ignore[arg-type]
+
+
+def test_parts_without_number() -> None:
+    with pytest.raises(ImageError, match="more than 250000 segments"):
+        decode_image(jpeg_with_segments(0xE5, b"", 300_000))
+    content = saved("PNG")
+    with pytest.raises(ImageError, match="more than 250000 chunks"):
+        decode_image(content[:33] + (bytes(4) + b"IDAT" + b"5\xaf\x06\x1e") * 300_000 + content[33:])
+    gif = saved("GIF")
+    at = 13 + (3 << ((gif[10] & 7) + 1))
+    with pytest.raises(ImageError, match="more than 250000 blocks"):
+        decode_image(gif[:at] + b"!\xfe\0" * 300_000 + gif[at:])
+
+
+def test_comments_of_a_gif_are_passed_over() -> None:
+    gif = saved("GIF")
+    at = 13 + (3 << ((gif[10] & 7) + 1))
+    comment = b"!\xfe" + (b"\xff" + b"x" * 255) * 100_000 + b"\0"
+    np.testing.assert_array_equal(decode_image(gif[:at] + comment + gif[at:]), decode_image(gif))
+
+
+def test_text_that_unpacks_to_much_is_passed_over() -> None:
+    content = saved("PNG")
+    data = b"bomb\0\0" + zlib.compress(bytes(200_000_000), 9)
+    chunk = struct.pack(">I", len(data)) + b"zTXt" + data + struct.pack(">I", zlib.crc32(b"zTXt" + data))
+    np.testing.assert_array_equal(decode_image(content[:33] + chunk * 5 + content[33:]), PIXELS)
+
+
+def test_tags_that_share_their_data() -> None:
+    tiff = saved("TIFF")
+    order = "<" if tiff[:2] == b"II" else ">"
+    start = struct.unpack(order + "I", tiff[4:8])[0]
+    count = struct.unpack(order + "H", tiff[start : start + 2])[0]
+    old = tiff[start + 2 : start + 2 + 12 * count]
+    extra = b"".join(struct.pack(order + "HHII", 50000 + i, 7, len(tiff), 0) for i in range(2000))
+    directory = struct.pack(order + "H", count + 2000) + old + extra + bytes(4)
+    bomb = tiff[:4] + struct.pack(order + "I", len(tiff)) + tiff[8:] + directory
+    with pytest.raises(ImageError, match="tags hold more data than the file does"):
+        decode_image(bomb)
+    numbers = struct.pack(order + "HHII", 258, 3, 5_000_000, 8)
+    directory = struct.pack(order + "H", count) + old[12:] + numbers + bytes(4)
+    many = bytearray(tiff[:4] + struct.pack(order + "I", 10_100_000) + tiff[8:])
+    many += bytes(10_100_000 - len(many)) + directory
+    with pytest.raises(ImageError, match="tag 258 holds 5000000 numbers"):
+        decode_image(bytes(many))
+
+
+def test_tiles_much_larger_than_the_picture() -> None:
+    def entry(tag: int, kind: int, value: int) -> bytes:
+        return struct.pack("<HHII", tag, kind, 1, value)
+
+    tags = [(256, 4, 8), (257, 4, 8), (258, 3, 8), (259, 3, 8), (262, 3, 1), (277, 3, 1)]
+    tags += [(322, 4, 40_000), (323, 4, 40_000), (324, 4, 8), (325, 4, 1000)]
+    directory = struct.pack("<H", len(tags)) + b"".join(entry(*tag) for tag in tags) + bytes(4)
+    content = b"II*\0" + struct.pack("<I", 8) + directory
+    with pytest.raises(ImageError, match="8x8 and takes 6400 MB"):
+        decode_image(content)
+
+
+def test_a_photoshop_file_with_large_tags_is_read() -> None:
+    file = io.BytesIO()
+    picture = Image.fromarray(PIXELS)
+    picture.save(file, "TIFF", tiffinfo={37724: bytes(3_000_000)}, icc_profile=bytes(500_000))
+    np.testing.assert_array_equal(decode_image(file.getvalue()), PIXELS)
