@@ -10,8 +10,6 @@ from dataclasses import replace
 from math import prod
 from pathlib import Path
 
-import numpy as np
-
 from internvl_rt.bundle.manifest import TOKENIZER_FILE, Manifest, Precision
 from internvl_rt.bundle.ranges import check_ranges
 from internvl_rt.bundle.tensors import POSITION_EMBEDDING, TensorSpec
@@ -112,7 +110,7 @@ def export(
     names = find_format(opened, config)
     tokenizer = convert_tokenizer(opened.folder)
     manifest = Manifest(
-        name=opened.folder.resolve().name,
+        name=opened.name,
         source_format=config.format,
         generator=generator(),
         vision=config.vision,
@@ -172,7 +170,7 @@ class CheckpointSource:
         """All rows of a tensor, about ``ROW_BYTES`` of float32 at a time."""
         recipe = self.recipes[spec.name]
         if spec.kind == "vector":
-            values = read_whole(self.checkpoint, recipe).astype(np.float32)
+            values = read_whole(self.checkpoint, recipe)
             if spec.name == POSITION_EMBEDDING:
                 values = interpolate_positions(values[0], self.manifest.vision.grid)
             yield EncodedRows(to_float32(values.reshape(spec.shape), spec.name))

@@ -31,6 +31,7 @@ from internvl_rt.export.checkpoint import Checkpoint, CheckpointTensor
 from internvl_rt.export.checkpoint.awq import AwqTensor
 from internvl_rt.export.checkpoint.tensor import RowIndex
 from internvl_rt.export.config import ModelConfig
+from internvl_rt.export.quantise import to_float32
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,10 @@ def row_ranges(
             yield tensor, slice(first, last) if piece.order is None else piece.order[first:last]
 
 
-def read_whole(checkpoint: Checkpoint, recipe: Recipe) -> npt.NDArray[np.generic]:
-    """A small tensor at once, its pieces one after the other."""
-    return np.concatenate([checkpoint.tensors[piece.name].rows() for piece in recipe])
+def read_whole(checkpoint: Checkpoint, recipe: Recipe) -> npt.NDArray[np.float32]:
+    """A small tensor at once, its pieces one after the other, which may differ in type.
+
+    Raises:
+        CheckpointError: if a value is not finite.
+    """
+    return np.concatenate([to_float32(checkpoint.tensors[p.name].rows(), p.name) for p in recipe])
