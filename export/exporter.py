@@ -26,6 +26,7 @@ from internvl_rt.export.precision import DEFAULT_WEIGHTS, choose_precision
 from internvl_rt.export.progress import progress_bar
 from internvl_rt.export.quantise import encode_rows, to_float32
 from internvl_rt.export.recipes import Recipe, find_format, has_lm_head, make_recipes, read_whole, row_ranges
+from internvl_rt.export.staging import check_out
 from internvl_rt.export.tokenizers import convert_tokenizer, prepends_bos, prompt_facts
 from internvl_rt.export.writer import (
     ROW_BYTES,
@@ -91,7 +92,9 @@ def export(
     """
     folder = bundle_folder(out)
     graph_sets = choose_graph_sets(dialect)
-    # Before the checkpoint is read, which may take a while; an AWQ one changes the language model's alone.
+    # Before the checkpoint is read, and pictures are calibrated with, which may take a while.
+    check_out(folder, overwrite)
+    # An AWQ checkpoint changes the language model's alone.
     precision = choose_precision(DEFAULT_WEIGHTS if weights is None else weights, vision)
     if calibrate is not None and precision.vit != "int8":
         raise CheckpointError(

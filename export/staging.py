@@ -43,7 +43,7 @@ def staged(out: Path, overwrite: bool) -> Iterator[Path]:
             writes to it; or if the disk refuses.
     """
     try:
-        out = out.resolve()
+        out = Path(os.path.realpath(out))
         check_out(out, overwrite)
         with _parents(out), work_folder(_work_path(out)) as work:
             _clean(work, out)
