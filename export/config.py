@@ -24,6 +24,7 @@ from internvl_rt.export.checkpoint import Checkpoint
 from internvl_rt.export.checkpoint.checkpoint import CONFIG_FILE, read_json
 from internvl_rt.export.fields import Fields
 from internvl_rt.export.modelling_class import check_modelling_class
+from internvl_rt.prompts.templates import TEMPLATES
 
 NATIVE_TEMPLATE = "internvl-hf"
 """Native checkpoints have no template's name in their configuration; they all share this one."""
@@ -153,6 +154,8 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
     if found.name == "internvl":
         tokens = (image_size // max(1, vision.patch_size) // _downsample(config)) ** 2
         config.require("image_seq_length", config.integer("image_seq_length", tokens), tokens)
+    template = config.text("template") if found.name == "internvl_chat" else NATIVE_TEMPLATE
+    config.require("template", template, *TEMPLATES)
     message = config.values.get("system_message")
     return ModelConfig(
         format=found.name,
@@ -163,7 +166,7 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
         flash=_flash(config, found),
         llm=_language_model(language_config, architecture),
         tiling=_tiling(config, found, checkpoint.folder, image_size),
-        template=config.text("template") if found.name == "internvl_chat" else NATIVE_TEMPLATE,
+        template=template,
         system_message=None if message is None else config.text("system_message"),
     )
 

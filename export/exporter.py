@@ -25,7 +25,15 @@ from internvl_rt.export.interpolate import interpolate_positions
 from internvl_rt.export.precision import DEFAULT_WEIGHTS, choose_precision
 from internvl_rt.export.progress import progress_bar
 from internvl_rt.export.quantise import encode_rows, to_float32
-from internvl_rt.export.recipes import Recipe, find_format, has_lm_head, make_recipes, read_whole, row_ranges
+from internvl_rt.export.recipes import (
+    Recipe,
+    find_format,
+    has_lm_head,
+    make_recipes,
+    naming_file_of,
+    read_whole,
+    row_ranges,
+)
 from internvl_rt.export.staging import check_out
 from internvl_rt.export.tokenizers import convert_tokenizer, prepends_bos, prompt_facts
 from internvl_rt.export.writer import (
@@ -190,4 +198,6 @@ class CheckpointSource:
 def _encode(tensor: CheckpointTensor | AwqTensor, index: RowIndex, precision: Precision) -> EncodedRows:
     if isinstance(tensor, AwqTensor) and precision == "int4":
         return EncodedRows(*tensor.int4_rows(index))
-    return EncodedRows(*encode_rows(tensor.rows(index), precision, tensor.name))
+    rows = tensor.rows(index)
+    with naming_file_of(tensor):
+        return EncodedRows(*encode_rows(rows, precision, tensor.name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -232,4 +233,19 @@ def read_whole(checkpoint: Checkpoint, recipe: Recipe) -> npt.NDArray[np.float32
     Raises:
         CheckpointError: if a value is not finite.
     """
-    return np.concatenate([to_float32(checkpoint.tensors[p.name].rows(), p.name) for p in recipe])
+    return np.concatenate([_read_piece(checkpoint.tensors[piece.name]) for piece in recipe])
+
+
+def _read_piece(tensor: CheckpointTensor | AwqTensor) -> npt.NDArray[np.float32]:
+    rows = tensor.rows()
+    with naming_file_of(tensor):
+        return to_float32(rows, tensor.name)
+
+
+@contextlib.contextmanager
+def naming_file_of(tensor: CheckpointTensor | AwqTensor) -> Iterator[None]:
+    """Puts the file of a tensor in front of what is wrong with its values."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{tensor.file}: {error}") from None

@@ -182,6 +182,62 @@ def test_pieces_of_one_tensor_in_different_types(tmp_path: Path, weights: str) -
         np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
+MATRIX, VECTOR = "language_model.model.layers.1.mlp.up_proj.weight", "mlp1.0.bias"
+
+
+@pytest.mark.parametrize("weights", ["fp32", "fp16", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("name", [MATRIX, VECTOR])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_weights_that_are_not_finite(tmp_path: Path, value: str, name: str, weights: str) -> None:
+    write_checkpoint(tmp_path / "in", TINY_QWEN2)
+    path = tmp_path / "in" / "model.safetensors"
+    tensors = load_file(path)
+    tensors[name].reshape(-1)[5] = float(value)
+    save_file(tensors, path)
+    what = "not numbers .NaN." if value == "nan" else "infinite"
+    with pytest.raises(CheckpointError, match=rf"safetensors: tensor '{name}': 1 of the \d+ .* are {what}"):
+        export(tmp_path / "in", tmp_path / "out", weights=weights)
+    assert [f.name for f in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "weights", "message"),
+    [
+        (
+            1e5,
+            torch.bfloat16,
+            "fp16",
+            r"largest magnitude is 99840; float16 ends at 65504\. Export with bf16",
+        ),
+        (
+            1e5,
+            torch.float32,
+            "fp16",
+            r"largest magnitude is 100000; float16 ends at 65504\. Export with bf16",
+        ),
+        (3.4e38, torch.float32, "bf16", r"3\.4e\+38; bfloat16 ends at 3\.38953e\+38\. Export with fp32"),
+        (1e60, torch.float64, "fp32", r"1e\+60; float32 ends at 3\.40282e\+38"),
+        (1e60, torch.float64, "int8", r"1e\+60; float32 ends at 3\.40282e\+38"),
+    ],
+)
+def test_weights_that_are_too_large_for_the_precision(
+    tmp_path: Path, value: float, dtype: torch.dtype, weights: str, message: str
+) -> None:
+    """They are finite in the checkpoint, and the message does not say otherwise."""
+    write_checkpoint(tmp_path / "in", TINY_QWEN2)
+    path = tmp_path / "in" / "model.safetensors"
+    tensors = load_file(path)
+    tensors[MATRIX].reshape(-1)[5] = 0
+    tensors[MATRIX] = tensors[MATRIX].to(dtype)
+    tensors[MATRIX].reshape(-1)[5] = value
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        export(tmp_path / "in", tmp_path / "out", weights=weights)
+    assert MATRIX in str(caught.value)
+    assert "NaN" not in str(caught.value)
+    assert "damaged" not in str(caught.value)
+
+
 @pytest.mark.parametrize("through_a_link", [False, True])
 def test_the_name_of_a_snapshot_in_the_hubs_cache(tmp_path: Path, through_a_link: bool) -> None:
     """Its folder is named by a commit, and its files are links to blobs."""
