@@ -137,7 +137,7 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
             f"{repr(classes)[:200]}). This release exports internvl_chat (the authors' format) and internvl "
             "(the transformers format). " + _supported()
         )
-    check_modelling_class(config, found.name)
+    check_modelling_class(config, found.name, checkpoint.folder)
     vision_config, language_config = config.inner("vision_config"), config.inner(found.language)
     for key, values in found.fixed.items():
         for name, value in values.items():

@@ -9,9 +9,11 @@ answer with masks), so neither tells them apart.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from internvl_rt.errors import CheckpointError
 from internvl_rt.export.fields import Fields
+from internvl_rt.export.modelling_source import computes_plainly
 
 
 @dataclass(frozen=True)
@@ -31,35 +33,39 @@ _WRAPPERS = ("FSDP",)
 """What training libraries put before the name of a class whose layers they distribute."""
 
 
-def check_modelling_class(config: Fields, model_type: str) -> None:
+def check_modelling_class(config: Fields, model_type: str, folder: Path) -> None:
     """Refuses a checkpoint that names another class than its format's.
 
-    A name that is missing, null or empty says nothing: the tensors tell then.
+    A name that is missing, null or empty says nothing: the tensors tell then. A class of another name whose
+    code lies in the folder may be a copy of the authors' (:mod:`~internvl_rt.export.modelling_source`).
 
     Args:
         config: the document.
         model_type: the format.
+        folder: the checkpoint's.
 
     Raises:
         CheckpointError: naming the class or the file.
     """
     plain = _PLAIN[model_type]
-    for name in config.texts("architectures"):
-        if not _is_plain(name, plain):
-            raise _other(config, "architectures", name, plain)
-    if config.values.get("auto_map") is None:
-        return
-    classes = config.inner("auto_map")
-    for key in classes.values:
+    copies = set()
+    if config.values.get("auto_map") is not None:
+        classes = config.inner("auto_map")
         # AutoConfig, AutoTokenizer and AutoProcessor compute nothing of the model.
-        if not key.startswith("AutoModel"):
-            continue
-        for reference in classes.texts(key):
-            _, _, inside = reference.rpartition("--")
-            path, _, name = inside.rpartition(".")
-            file = path.rpartition(".")[2]
-            if not _is_plain(name, plain) or file not in ("", plain.file):
-                raise _other(classes, key, inside, plain)
+        for key in (key for key in classes.values if key.startswith("AutoModel")):
+            for reference in classes.texts(key):
+                _, _, inside = reference.rpartition("--")
+                path, _, name = inside.rpartition(".")
+                file = path.rpartition(".")[2]
+                if _is_plain(name, plain) and file in ("", plain.file):
+                    continue
+                in_folder = model_type == "internvl_chat" and file.isidentifier()
+                if not in_folder or not computes_plainly(folder / f"{file}.py", name):
+                    raise _other(classes, key, inside, plain)
+                copies.add(name)
+    for name in config.texts("architectures"):
+        if not _is_plain(name, plain) and name not in copies:
+            raise _other(config, "architectures", name, plain)
 
 
 def _is_plain(name: str, plain: _ModellingClass) -> bool:
