@@ -87,7 +87,8 @@ def export(
             weights stay integers) or ``trt10`` (TensorRT 10.3 of JetPack 6). They compute in fp32; ``-fp16``
             or ``-bf16`` behind the name changes that, and TensorRT wants one of them. All point into the same
             weights.
-        overwrite: replace the bundle that is at ``out``.
+        overwrite: replace the bundle that is at ``out``, in one step where the file system can. A folder in
+            which anything else lies is refused.
         progress: show a progress bar; None shows it on a terminal.
 
     Returns:
@@ -96,7 +97,7 @@ def export(
     Raises:
         CheckpointError: if the checkpoint is incomplete, malformed, or of an unsupported architecture; or if
             there are no pictures to calibrate with, or nothing to calibrate.
-        BundleError: if ``out`` is taken or the disk is full.
+        BundleError: if ``out`` is taken, another export writes there, or the disk is full or refuses.
     """
     folder = bundle_folder(out)
     graph_sets = choose_graph_sets(dialect)

@@ -82,6 +82,10 @@ def _check_out(out: Path, overwrite: bool) -> None:
         return
     if not out.is_dir():
         raise BundleError(f"{out}: is there and is not a folder. Choose another place for the bundle.")
+    if os.path.ismount(out):
+        raise BundleError(
+            f"{out}: is a mount point, which nothing can take the place of. Name a folder inside of it."
+        )
     entries = {entry.name: entry.is_file(follow_symlinks=False) for entry in os.scandir(out)}
     if not entries:
         return
@@ -120,7 +124,7 @@ def _files_of_bundle(folder: Path) -> frozenset[str] | None:
 
 
 def _refused(out: Path, error: OSError) -> BundleError:
-    told = advice(error, "Choose another place; in a mount point, name a folder inside of it.")
+    told = advice(error, "Choose another place.")
     return BundleError(f"{shortened(out)}: the bundle cannot be written here ({reason(error)}). {told}")
 
 

@@ -242,6 +242,13 @@ def test_without_permission(tmp_path: Path) -> None:
     assert weights_of(out) == before
 
 
+def test_a_mount_point(tmp_path: Path) -> None:
+    """Found before anything is read or written; a folder cannot take its place."""
+    write_checkpoint(tmp_path / "in", TINY_QWEN2)
+    with pytest.raises(BundleError, match=r"/proc: is a mount point.*inside of it"):
+        export(tmp_path / "in", "/proc", overwrite=True)
+
+
 def test_folders_above_a_bundle_that_failed_are_gone(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(BundleError, match="too long"):
