@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from internvl_rt.bundle.manifest import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     Experts,
     Flash,
     LanguageModel,
@@ -19,11 +17,14 @@ from internvl_rt.bundle.manifest import (
     Tiling,
     Vision,
 )
+from internvl_rt.bundle.ranges import MAX_HEAD_DIM, MAX_ROPE_FACTOR, MAX_ROPE_THETA
 from internvl_rt.errors import CheckpointError
 from internvl_rt.export.architectures import FLASH_HEADS, LANGUAGE_ARCHITECTURES, LanguageArchitecture
 from internvl_rt.export.checkpoint import Checkpoint
 from internvl_rt.export.checkpoint.checkpoint import CONFIG_FILE, read_json
 from internvl_rt.export.fields import Fields
+from internvl_rt.export.modelling_class import check_modelling_class
+from internvl_rt.prompts.templates import TEMPLATES
 
 NATIVE_TEMPLATE = "internvl-hf"
 """Native checkpoints have no template's name in their configuration; they all share this one."""
@@ -132,10 +133,11 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
     found = next((f for f in _FORMATS if f.name == model_type), None)
     if found is None:
         raise CheckpointError(
-            f"{config.where}: is a model of the type {model_type!r} (architectures {classes!r}). This "
-            "release exports internvl_chat (the authors' format) and internvl (the transformers format). "
-            + _supported()
+            f"{config.where}: is a model of the type {repr(model_type)[:200]} (architectures "
+            f"{repr(classes)[:200]}). This release exports internvl_chat (the authors' format) and internvl "
+            "(the transformers format). " + _supported()
         )
+    check_modelling_class(config, found.name, checkpoint.folder)
     vision_config, language_config = config.inner("vision_config"), config.inner(found.language)
     for key, values in found.fixed.items():
         for name, value in values.items():
@@ -152,6 +154,8 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
     if found.name == "internvl":
         tokens = (image_size // max(1, vision.patch_size) // _downsample(config)) ** 2
         config.require("image_seq_length", config.integer("image_seq_length", tokens), tokens)
+    template = config.text("template") if found.name == "internvl_chat" else NATIVE_TEMPLATE
+    config.require("template", template, *TEMPLATES)
     message = config.values.get("system_message")
     return ModelConfig(
         format=found.name,
@@ -162,7 +166,7 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
         flash=_flash(config, found),
         llm=_language_model(language_config, architecture),
         tiling=_tiling(config, found, checkpoint.folder, image_size),
-        template=config.text("template") if found.name == "internvl_chat" else NATIVE_TEMPLATE,
+        template=template,
         system_message=None if message is None else config.text("system_message"),
     )
 
@@ -197,34 +201,65 @@ def _tiling(config: Fields, found: _Format, folder: Path, image_size: int) -> Ti
             thumbnail=config.boolean("use_thumbnail", False),
             dynamic=config.boolean("dynamic_image_size", False),
         )
+    return _native_tiling(folder, image_size)
+
+
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def _native_tiling(folder: Path, image_size: int) -> Tiling:
+    """What the native image processor (GOT-OCR2's) does; without a file, what the models are trained with.
+
+    A key that a file lacks has the class's default: CLIP's mean and deviation, unlike any published InternVL.
+    """
     processor = _image_processor(folder)
+    if processor is None:
+        return Tiling(image_size, min_tiles=1, max_tiles=12, thumbnail=True, dynamic=True)
+    for key, fixed in _FIXED_PROCESSOR.items():
+        processor.require(key, processor.like(key, fixed), fixed)
+    _check_tile_size(processor, image_size)
     return Tiling(
         tile_size=image_size,
         min_tiles=processor.integer("min_patches", 1),
         max_tiles=processor.integer("max_patches", 12),
         thumbnail=True,
         dynamic=True,
-        mean=processor.triple("image_mean", IMAGENET_MEAN),
-        std=processor.triple("image_std", IMAGENET_STD),
+        mean=processor.triple("image_mean", _CLIP_MEAN),
+        std=processor.triple("image_std", _CLIP_STD),
     )
 
 
-def _image_processor(folder: Path) -> Fields:
-    """The settings of the native image processor; without a file, it has the defaults."""
-    path = folder / IMAGE_PROCESSOR_FILE
-    if path.is_file():
-        return Fields(read_json(path), str(path))
+_FIXED_PROCESSOR = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "resample": 3}
+"""Keys that may have one value only, the class's default too; 3 is bicubic."""
+
+
+def _check_tile_size(processor: Fields, image_size: int) -> None:
+    """The model takes tiles of one size; a file that says another one is of another model."""
+    if not isinstance(processor.values.get("size"), dict):
+        return
+    size = processor.inner("size")
+    for side in ("height", "width"):
+        size.require(side, size.integer(side, image_size), image_size)
+
+
+def _image_processor(folder: Path) -> Fields | None:
+    """The settings of the native image processor, or None where no file has them.
+
+    Those inside of ``processor_config.json`` go before the older file, which libraries leave beside it.
+    """
     path = folder / PROCESSOR_FILE
     if path.is_file():
-        processor = Fields(read_json(path), str(path))
-        if processor.values.get("image_processor") is not None:
-            return processor.inner("image_processor")
-    return Fields({}, str(path))
+        outer = Fields(read_json(path), str(path))
+        if outer.values.get("image_processor") is not None:
+            return outer.inner("image_processor")
+    path = folder / IMAGE_PROCESSOR_FILE
+    return Fields(read_json(path), str(path)) if path.is_file() else None
 
 
 def _downsample(config: Fields) -> int:
     ratio = config.number("downsample_ratio", 0.5)
-    if not 0 < ratio <= 1 or (1 / ratio) != round(1 / ratio):
+    if not 1e-3 < ratio <= 1 or (1 / ratio) != round(1 / ratio):
         raise config.wrong("downsample_ratio", ratio, "1 divided by a whole number, such as 0.5")
     return round(1 / ratio)
 
@@ -238,16 +273,15 @@ _OUT_OF_SCOPE = dict.fromkeys(
 
 def _architecture(llm_config: Fields) -> LanguageArchitecture:
     """By the class's name, as the authors' code chooses; by ``model_type`` where there is none."""
-    classes = llm_config.values.get("architectures")
-    model_type = llm_config.values.get("model_type")
-    named = classes[0] if isinstance(classes, list) and classes else None
+    model_type = llm_config.text("model_type", "")
+    named = next(iter(llm_config.texts("architectures")), None)
     for architecture in LANGUAGE_ARCHITECTURES:
         if named in architecture.classes or (named is None and model_type in architecture.model_types):
             return architecture
-    reason = _OUT_OF_SCOPE.get(named or str(model_type), "")
+    reason = _OUT_OF_SCOPE.get(named or model_type, "")
     raise CheckpointError(
-        f"{llm_config.where}: the language model is {named or model_type!r}, which cannot be exported"
-        f"{reason}. {_supported()}"
+        f"{llm_config.where}: the language model is {(named or repr(model_type))[:200]}, which cannot be "
+        f"exported{reason}. {_supported()}"
     )
 
 
@@ -268,6 +302,7 @@ def _language_model(config: Fields, architecture: LanguageArchitecture) -> Langu
     kv_heads = heads if written else defaults.get("num_key_value_heads", heads)
     width = "moe_intermediate_size" if architecture.experts else "intermediate_size"
     head_dim = config.integer("head_dim", defaults.get("head_dim", hidden // max(1, heads)))
+    config.within("head_dim", head_dim, 2, MAX_HEAD_DIM)
     window = config.values.get("sliding_window")
     if architecture.always_windowed and window is not None:
         positions = config.integer("max_position_embeddings", defaults["max_position_embeddings"])
@@ -318,11 +353,14 @@ def _rope(config: Fields, defaults: Mapping[str, Any], head_dim: int) -> Rope:
         return plain
     scaling = config.inner(key)
     plain = replace(plain, theta=scaling.number("rope_theta", theta))
+    scaling.within("rope_theta", plain.theta, 1, MAX_ROPE_THETA)
     kind = scaling.text("rope_type", scaling.text("type", "default"))
     scaling.require("rope_type", kind, "default", "dynamic", "linear", "llama3", "longrope", "su")
     scaling.require("partial_rotary_factor", scaling.number("partial_rotary_factor", 1.0), 1.0)
     if kind == "default":
         return plain
+    if kind not in ("longrope", "su"):
+        scaling.within("factor", scaling.number("factor"), 1, MAX_ROPE_FACTOR)
     if kind == "dynamic":
         return replace(plain, scaling="dynamic", factor=scaling.number("factor"))
     if kind == "linear":

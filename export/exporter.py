@@ -10,8 +10,6 @@ from dataclasses import replace
 from math import prod
 from pathlib import Path
 
-import numpy as np
-
 from internvl_rt.bundle.manifest import TOKENIZER_FILE, Manifest, Precision
 from internvl_rt.bundle.ranges import check_ranges
 from internvl_rt.bundle.tensors import POSITION_EMBEDDING, TensorSpec
@@ -27,7 +25,16 @@ from internvl_rt.export.interpolate import interpolate_positions
 from internvl_rt.export.precision import DEFAULT_WEIGHTS, choose_precision
 from internvl_rt.export.progress import progress_bar
 from internvl_rt.export.quantise import encode_rows, to_float32
-from internvl_rt.export.recipes import Recipe, find_format, has_lm_head, make_recipes, read_whole, row_ranges
+from internvl_rt.export.recipes import (
+    Recipe,
+    find_format,
+    has_lm_head,
+    make_recipes,
+    naming_file_of,
+    read_whole,
+    row_ranges,
+)
+from internvl_rt.export.staging import check_out
 from internvl_rt.export.tokenizers import convert_tokenizer, prepends_bos, prompt_facts
 from internvl_rt.export.writer import (
     ROW_BYTES,
@@ -80,7 +87,8 @@ def export(
             weights stay integers) or ``trt10`` (TensorRT 10.3 of JetPack 6). They compute in fp32; ``-fp16``
             or ``-bf16`` behind the name changes that, and TensorRT wants one of them. All point into the same
             weights.
-        overwrite: replace the bundle that is at ``out``.
+        overwrite: replace the bundle that is at ``out``, in one step where the file system can. A folder in
+            which anything else lies is refused.
         progress: show a progress bar; None shows it on a terminal.
 
     Returns:
@@ -89,11 +97,13 @@ def export(
     Raises:
         CheckpointError: if the checkpoint is incomplete, malformed, or of an unsupported architecture; or if
             there are no pictures to calibrate with, or nothing to calibrate.
-        BundleError: if ``out`` is taken or the disk is full.
+        BundleError: if ``out`` is taken, another export writes there, or the disk is full or refuses.
     """
     folder = bundle_folder(out)
     graph_sets = choose_graph_sets(dialect)
-    # Before the checkpoint is read, which may take a while; an AWQ one changes the language model's alone.
+    # Before the checkpoint is read, and pictures are calibrated with, which may take a while.
+    check_out(folder, overwrite)
+    # An AWQ checkpoint changes the language model's alone.
     precision = choose_precision(DEFAULT_WEIGHTS if weights is None else weights, vision)
     if calibrate is not None and precision.vit != "int8":
         raise CheckpointError(
@@ -112,7 +122,7 @@ def export(
     names = find_format(opened, config)
     tokenizer = convert_tokenizer(opened.folder)
     manifest = Manifest(
-        name=opened.folder.resolve().name,
+        name=opened.name,
         source_format=config.format,
         generator=generator(),
         vision=config.vision,
@@ -172,7 +182,7 @@ class CheckpointSource:
         """All rows of a tensor, about ``ROW_BYTES`` of float32 at a time."""
         recipe = self.recipes[spec.name]
         if spec.kind == "vector":
-            values = read_whole(self.checkpoint, recipe).astype(np.float32)
+            values = read_whole(self.checkpoint, recipe)
             if spec.name == POSITION_EMBEDDING:
                 values = interpolate_positions(values[0], self.manifest.vision.grid)
             yield EncodedRows(to_float32(values.reshape(spec.shape), spec.name))
@@ -189,4 +199,6 @@ class CheckpointSource:
 def _encode(tensor: CheckpointTensor | AwqTensor, index: RowIndex, precision: Precision) -> EncodedRows:
     if isinstance(tensor, AwqTensor) and precision == "int4":
         return EncodedRows(*tensor.int4_rows(index))
-    return EncodedRows(*encode_rows(tensor.rows(index), precision, tensor.name))
+    rows = tensor.rows(index)
+    with naming_file_of(tensor):
+        return EncodedRows(*encode_rows(rows, precision, tensor.name))

@@ -9,6 +9,9 @@ from typing import Any
 
 from internvl_rt.errors import CheckpointError
 
+MAX_INTEGER = 1 << 62
+"""Far beyond any size of a model, and small enough to be computed with."""
+
 
 @dataclass(frozen=True)
 class Fields:
@@ -25,6 +28,8 @@ class Fields:
             value = int(value)
         if type(value) is not int:
             raise self.wrong(key, value, "an integer")
+        if abs(value) > MAX_INTEGER:
+            raise self.wrong(key, value, "an integer that a model can have")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
@@ -33,6 +38,15 @@ class Fields:
         if type(value) not in (int, float) or abs(value) > 1e300 or not isfinite(value):
             raise self.wrong(key, value, "a number")
         return float(value)
+
+    def within(self, key: str, found: float, low: float, high: float) -> None:
+        """Refuses a value that is out of the range in which it can be computed with.
+
+        Raises:
+            CheckpointError: if ``found``, which ``key`` says, is not from ``low`` to ``high``.
+        """
+        if not low <= found <= high:
+            raise self.wrong(key, found, f"a number from {low:g} to {high:g}")
 
     def boolean(self, key: str, default: bool | None = None) -> bool:
         """True or false."""
@@ -51,14 +65,18 @@ class Fields:
     def side(self, key: str, default: int | None = None) -> int:
         """The side of a square: an integer, or a pair of the same integer twice."""
         value = self._value(key, default)
-        if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
+        if isinstance(value, list) and len(value) == 2 and value[0] is not None and value[0] == value[1]:
             return Fields({key: value[0]}, self.where).integer(key)
         return self.integer(key, default)
 
     def triple(self, key: str, default: tuple[float, float, float]) -> tuple[float, float, float]:
-        """Three finite numbers, such as one for each colour."""
-        if self.values.get(key) is None:
+        """Three finite numbers, one for each colour; a single one is for all three."""
+        value = self.values.get(key)
+        if value is None:
             return default
+        if not isinstance(value, list):
+            number = self.number(key)
+            return number, number, number
         red, green, blue = self.numbers(key, 3)
         return red, green, blue
 
@@ -68,6 +86,14 @@ class Fields:
         if not isinstance(value, list) or len(value) != count:
             raise self.wrong(key, value, f"{count} numbers")
         return tuple(Fields({key: number}, self.where).number(key) for number in value)
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Strings: a list of them, or one alone. Missing, null and empty are none; so are nulls inside."""
+        value = self.values.get(key)
+        listed = value if isinstance(value, list) else [value]
+        if not all(text is None or type(text) is str for text in listed):
+            raise self.wrong(key, value, "a list of names")
+        return tuple(text for text in listed if text)
 
     def like(self, key: str, default: Any) -> Any:
         """A value of the type of its default; a square's side where that is an integer."""

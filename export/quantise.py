@@ -51,7 +51,7 @@ def encode_rows(
     if precision == "bf16":
         # Already bfloat16 in most checkpoints: no way through float32.
         return to_bfloat16(rows, name), None
-    wide = rows.astype(np.float32)
+    wide = to_float32(rows, name) if rows.dtype == np.float64 else rows.astype(np.float32)
     if precision == "fp16":
         return to_float16(wide, name), None
     if precision == "int8":
@@ -70,11 +70,7 @@ def to_float16(rows: Float32Array, name: str) -> npt.NDArray[np.float16]:
     with np.errstate(over="ignore"):
         result = rows.astype(np.float16)
     if not np.isfinite(result).all():
-        largest = np.abs(rows).max()
-        raise CheckpointError(
-            f"tensor {name!r}: its largest magnitude is {largest:.6g}, float16 ends at 65504. "
-            "Export with bf16 instead of fp16."
-        )
+        raise _not_finite(rows, name, "float16 ends at 65504. Export with bf16 instead of fp16.")
     return result
 
 
@@ -87,19 +83,21 @@ def to_bfloat16(rows: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
     result: npt.NDArray[Any] = rows.astype(BFLOAT16)
     # The exponent of infinities and NaNs is all ones.
     if ((result.view(np.uint16) & 0x7F80) == 0x7F80).any():
-        raise _not_finite(name)
+        raise _not_finite(rows, name, "bfloat16 ends at 3.38953e+38. Export with fp32.")
     return result
 
 
-def to_float32(rows: Float32Array, name: str) -> Float32Array:
-    """Checks that every value is finite.
+def to_float32(rows: npt.NDArray[Any], name: str) -> Float32Array:
+    """Rounds to the nearest float32, which all types but float64 have already.
 
     Raises:
-        CheckpointError: if one is not.
+        CheckpointError: if a value is larger than float32 can hold, or is not finite.
     """
-    if not np.isfinite(rows).all():
-        raise _not_finite(name)
-    return rows
+    with np.errstate(over="ignore"):
+        result: Float32Array = rows.astype(np.float32, copy=False)
+    if not np.isfinite(result).all():
+        raise _not_finite(rows, name, "float32 ends at 3.40282e+38. No precision of a bundle holds it.")
+    return result
 
 
 def quantise_int8(rows: Float32Array, name: str) -> tuple[npt.NDArray[np.int8], Float32Array]:
@@ -118,7 +116,7 @@ def quantise_int8(rows: Float32Array, name: str) -> tuple[npt.NDArray[np.int8], 
     """
     largest = np.abs(rows).max(axis=1)
     if not np.isfinite(largest).all():
-        raise _not_finite(name)
+        raise _not_finite(rows, name)
     scales = largest / np.float32(127)
     scales[scales < np.finfo(np.float32).tiny] = 1
     quantised = np.rint(rows / scales[:, None])
@@ -179,7 +177,7 @@ def _quantise_blocks(
     """Fills the integers [b, 32] and scales [b] of blocks [b, 32]."""
     largest = np.abs(blocks).max(axis=1)
     if not np.isfinite(largest).all():
-        raise _not_finite(name)
+        raise _not_finite(blocks, name)
     if largest.max() > 65504 * INT4_DIVISORS[0]:
         raise CheckpointError(
             f"tensor {name!r}: its largest magnitude is {largest.max():.6g}, too large for int4 with float16 "
@@ -272,8 +270,19 @@ def dequantise_int4(packed: npt.NDArray[np.uint8], scales: npt.NDArray[np.float1
     return values * np.repeat(scales.astype(np.float32), INT4_BLOCK, axis=1)
 
 
-def _not_finite(name: str) -> CheckpointError:
-    return CheckpointError(
-        f"tensor {name!r} has values that are infinite, not numbers, or too large for the precision chosen. "
-        "The checkpoint is damaged: download it again."
-    )
+def _not_finite(rows: npt.NDArray[Any], name: str, limit: str = "") -> CheckpointError:
+    """The error for rows, in the type that they came in, of which a value has no finite form.
+
+    Args:
+        rows: as they stand in the checkpoint.
+        name: the tensor's.
+        limit: where the type wanted ends, and what to do about values beyond it.
+    """
+    wide = rows.astype(np.float64)
+    for what, found in (("not numbers (NaN)", np.isnan(wide)), ("infinite", np.isinf(wide))):
+        if found.any():
+            return CheckpointError(
+                f"tensor {name!r}: {found.sum()} of the {found.size} values looked at are {what}. The "
+                "checkpoint is damaged or its training diverged: download it again, or export an earlier one."
+            )
+    return CheckpointError(f"tensor {name!r}: its largest magnitude is {np.abs(wide).max():.6g}; {limit}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ from internvl_rt.export.checkpoint import Checkpoint, CheckpointTensor
 from internvl_rt.export.checkpoint.awq import AwqTensor
 from internvl_rt.export.checkpoint.tensor import RowIndex
 from internvl_rt.export.config import ModelConfig
+from internvl_rt.export.quantise import to_float32
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,25 @@ def row_ranges(
             yield tensor, slice(first, last) if piece.order is None else piece.order[first:last]
 
 
-def read_whole(checkpoint: Checkpoint, recipe: Recipe) -> npt.NDArray[np.generic]:
-    """A small tensor at once, its pieces one after the other."""
-    return np.concatenate([checkpoint.tensors[piece.name].rows() for piece in recipe])
+def read_whole(checkpoint: Checkpoint, recipe: Recipe) -> npt.NDArray[np.float32]:
+    """A small tensor at once, its pieces one after the other, which may differ in type.
+
+    Raises:
+        CheckpointError: if a value is not finite.
+    """
+    return np.concatenate([_read_piece(checkpoint.tensors[piece.name]) for piece in recipe])
+
+
+def _read_piece(tensor: CheckpointTensor | AwqTensor) -> npt.NDArray[np.float32]:
+    rows = tensor.rows()
+    with naming_file_of(tensor):
+        return to_float32(rows, tensor.name)
+
+
+@contextlib.contextmanager
+def naming_file_of(tensor: CheckpointTensor | AwqTensor) -> Iterator[None]:
+    """Puts the file of a tensor in front of what is wrong with its values."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{tensor.file}: {error}") from None

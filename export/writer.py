@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import glob
 import hashlib
 import json
 import os
@@ -46,6 +44,8 @@ from internvl_rt.bundle.weights import (
     stored_bytes,
 )
 from internvl_rt.errors import BundleError
+from internvl_rt.export.staging import staged
+from internvl_rt.sizes import readable_size
 
 DATA_ALIGNMENT = 4096
 """The data section begins at a page, so that tensors are aligned in memory when the file is mapped."""
@@ -117,18 +117,11 @@ def write_weights(
 
     Raises:
         CheckpointError: from the source.
-        BundleError: if the disk has too little room.
         OSError: if the file cannot be written.
     """
     layout = plan_layout(manifest)
     header = _header_bytes(layout)
     total = len(header) + layout[-1].end
-    free = shutil.disk_usage(path.parent).free
-    if free < total:
-        raise BundleError(
-            f"{path.parent}: the bundle needs {total / 1e9:.2f} GB; the disk has {free / 1e9:.2f} GB left. "
-            "Free some room, or choose a smaller precision."
-        )
     digest = hashlib.sha256()
     scales_ahead: dict[str, memoryview] = {}
     with path.open("wb") as file:
@@ -152,6 +145,17 @@ def write_weights(
         file.flush()
         os.fsync(file.fileno())
     return FileEntry(total, digest.hexdigest())
+
+
+def _check_room(folder: Path, out: Path, manifest: Manifest) -> None:
+    layout = plan_layout(manifest)
+    needed = len(_header_bytes(layout)) + layout[-1].end
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise BundleError(
+            f"{out}: the bundle needs {readable_size(needed)}; the disk has {readable_size(free)} left. "
+            "Free some room, or choose a smaller precision."
+        )
 
 
 def _encoded(
@@ -200,84 +204,6 @@ def bundle_folder(out: str | Path) -> Path:
     return Path(named)
 
 
-@contextlib.contextmanager
-def staged(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A new folder beside ``out`` that takes its name when the block ends well, and else is removed.
-
-    What an export that was killed left behind is removed by the next one to the same place.
-
-    Raises:
-        BundleError: if ``out`` exists and is not an empty folder, unless it is a bundle and ``overwrite``; or
-            if the disk refuses.
-    """
-    out = out.resolve()
-    try:
-        with _staged(out, overwrite) as folder:
-            yield folder
-    except OSError as error:
-        raise BundleError(
-            f"{out}: the bundle cannot be written here ({error}). Check the disk and the permissions, "
-            "or choose another place; in a mount point, name a folder inside of it."
-        ) from error
-
-
-@contextlib.contextmanager
-def _staged(out: Path, overwrite: bool) -> Iterator[Path]:
-    _check_out(out, overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(out)
-    folder = out.parent / f".{out.name}.partial-{os.getpid()}"
-    folder.mkdir()
-    try:
-        yield folder
-        _check_out(out, overwrite)
-        if out.exists():
-            replaced = out.parent / f".{out.name}.replaced-{os.getpid()}"
-            out.rename(replaced)
-            folder.rename(out)
-            shutil.rmtree(replaced)
-        else:
-            folder.rename(out)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def _check_out(out: Path, overwrite: bool) -> None:
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise BundleError(f"{out}: is there and is not a folder. Choose another place for the bundle.")
-    if not any(out.iterdir()):
-        return
-    if not (out / MANIFEST_FILE).is_file():
-        raise BundleError(
-            f"{out}: is not empty and holds no bundle, so it is left alone. Choose another place."
-        )
-    if not overwrite:
-        raise BundleError(
-            f"{out}: holds a bundle already. Remove it, or export with overwrite (--overwrite)."
-        )
-
-
-def _remove_abandoned(out: Path) -> None:
-    prefix = f".{out.name}.partial-"
-    for folder in out.parent.glob(f"{glob.escape(prefix)}*"):
-        number = folder.name.removeprefix(prefix)
-        if number.isdigit() and not _is_running(int(number)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
 def write_bundle(
     out: Path,
     manifest: Manifest,
@@ -298,11 +224,13 @@ def write_bundle(
         advance: is told about every piece of the weights that was written.
 
     Raises:
-        BundleError: if the manifest is impossible, ``out`` is taken, or the disk is full or refuses.
+        BundleError: if the manifest is impossible, ``out`` is taken or another export writes there, or the
+            disk is full or refuses.
         CheckpointError: from the source.
     """
     check_ranges(manifest, str(out))
     with staged(out, overwrite) as folder:
+        _check_room(folder, out, manifest)
         weights = write_weights(folder / WEIGHTS_FILE, manifest, source, advance)
         write_others(folder, manifest, read_places(folder, manifest))
         files = {WEIGHTS_FILE: weights}

@@ -11,14 +11,28 @@ from typing import Any
 from internvl_rt.bundle.manifest import MANIFEST_FILE
 from internvl_rt.bundle.safetensors import HeaderError, parse_json, read_header
 from internvl_rt.errors import CheckpointError
+from internvl_rt.export.checkpoint.adapters import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_WEIGHT_FILES,
+    adapter_of_folder,
+    check_merged,
+)
 from internvl_rt.export.checkpoint.awq import AwqTensor, join_awq
 from internvl_rt.export.checkpoint.tensor import CheckpointTensor, contiguous_strides
 from internvl_rt.export.checkpoint.torch_file import read_torch_file
 from internvl_rt.export.fields import Fields
+from internvl_rt.file_errors import advice, reason, shortened
 
 CONFIG_FILE = "config.json"
-INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""The order in which transformers looks for them. It takes the first, whatever lies beside it: a fine-tuning
+that saves one file into a copy of a sharded checkpoint leaves the old index there."""
+INDEX_SUFFIX = ".index.json"
 
 MAX_JSON_BYTES = 64 << 20
 
@@ -34,6 +48,18 @@ class Checkpoint:
     tensors: Mapping[str, CheckpointTensor | AwqTensor]
 
     @property
+    def name(self) -> str:
+        """The model's: that of the folder, or of the repository for a snapshot in the hub's cache.
+
+        A commit names a snapshot: ``models--OWNER--NAME/snapshots/COMMIT``.
+        """
+        folder = self.folder.resolve()
+        repository = folder.parent.parent.name
+        if folder.parent.name == "snapshots" and repository.startswith("models--"):
+            return repository.rpartition("--")[2]
+        return folder.name
+
+    @property
     def is_awq(self) -> bool:
         """Whether its language model has 4-bit integers already."""
         return any(isinstance(tensor, AwqTensor) for tensor in self.tensors.values())
@@ -42,11 +68,11 @@ class Checkpoint:
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Opens a checkpoint folder: ``config.json`` and the headers of all weight files.
 
-    Safetensors files are preferred where ``.bin`` files lie beside them, as transformers does.
+    Of several kinds of weight files in a folder the one is taken that transformers takes.
 
     Raises:
-        CheckpointError: if there is no such folder, a file is missing, truncated or malformed, or a tensor
-            stands in two files.
+        CheckpointError: if there is no such folder, a file is missing, unreadable, truncated or malformed, a
+            tensor stands in two files, or an adapter is not merged into the weights.
     """
     try:
         folder = Path(path)
@@ -54,6 +80,13 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(
             f"a checkpoint is named by the path of its folder, a str or a Path; found {type(path).__name__}."
         ) from error
+    try:
+        return _open(folder)
+    except OSError as error:
+        raise unreadable(folder, error) from error
+
+
+def _open(folder: Path) -> Checkpoint:
     if not folder.is_dir():
         raise CheckpointError(
             f"{folder}: there is no such folder. Give the path of a downloaded checkpoint "
@@ -64,8 +97,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             f"{folder}: is a bundle already. Use it as it is (`internvl-rt chat {folder}`), or give the "
             "checkpoint that it was made from."
         )
+    _check_no_adapter(folder)
     config = read_json(folder / CONFIG_FILE)
-    files, index = _weight_files(folder)
+    files, index = _weight_files(folder, config)
     tensors: dict[str, CheckpointTensor] = {}
     for file in files:
         for name, tensor in _read_file(file).items():
@@ -81,8 +115,24 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
                 f"{folder / file_name}: lacks the tensor {name!r}, which the index places there. "
                 "Download the checkpoint again."
             )
+    check_merged(tensors, str(folder))
     group_size = awq_group_size(config, str(folder / CONFIG_FILE))
     return Checkpoint(folder, config, tensors if group_size is None else join_awq(tensors, group_size))
+
+
+def _check_no_adapter(folder: Path) -> None:
+    settings = None
+    if (folder / ADAPTER_CONFIG_FILE).is_file():
+        settings = read_json(folder / ADAPTER_CONFIG_FILE)
+    elif not any((folder / name).is_file() for name in ADAPTER_WEIGHT_FILES):
+        return
+    raise adapter_of_folder(folder, settings)
+
+
+def unreadable(path: Path, error: OSError) -> CheckpointError:
+    """The error for a file or folder that the operating system does not give."""
+    told = advice(error, "Download the checkpoint again.")
+    return CheckpointError(f"{shortened(path)}: cannot be read ({reason(error)}). {told}")
 
 
 def awq_group_size(config: dict[str, Any], where: str) -> int | None:
@@ -101,8 +151,10 @@ def awq_group_size(config: dict[str, Any], where: str) -> int | None:
         if fields.values.get("quantization_config") is None:
             continue
         found = fields.inner("quantization_config")
+        if all(value is None for value in found.values.values()):
+            continue
         method = found.text("quant_method", "")
-        if method != "awq":
+        if method.lower() != "awq":
             raise CheckpointError(
                 f"{found.where}: this checkpoint is quantised already, by {method!r}. Of quantised ones this "
                 "release exports AWQ's. Export the original; `weights` chooses the precision of the bundle."
@@ -119,14 +171,14 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if it is missing, too large, or something else.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path.parent}: has no {path.name}. Download the whole checkpoint folder.")
     try:
+        if not path.is_file():
+            raise CheckpointError(f"{path.parent}: has no {path.name}. Download the whole checkpoint folder.")
         if path.stat().st_size > MAX_JSON_BYTES:
             raise CheckpointError(f"{path}: is implausibly large. Download the checkpoint again.")
         document = parse_json(path.read_bytes())
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}). Download it again.") from error
+        raise unreadable(path, error) from error
     except HeaderError as error:
         raise CheckpointError(f"{path}: {error}. Download the checkpoint again.") from error
     if not isinstance(document, dict):
@@ -134,19 +186,28 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
+def _weight_files(folder: Path, config: dict[str, Any]) -> tuple[list[Path], dict[str, str]]:
     """The files that hold the weights, and the index (tensor name to file name) if there is one."""
-    for index_name, single in zip(INDEX_FILES, SINGLE_FILES, strict=True):
-        if (folder / index_name).is_file():
-            return _indexed_files(folder, folder / index_name)
-        if (folder / single).is_file():
-            return [folder / single], {}
+    chosen = Fields(config, str(folder / CONFIG_FILE)).text("transformers_weights", "")
+    if chosen and (Path(chosen).name != chosen or not chosen.endswith((".safetensors", INDEX_SUFFIX))):
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE}: transformers_weights is {chosen[:200]!r}; this release expects the "
+            "name of a safetensors file, or of an index of such files, in the same folder."
+        )
+    names = (chosen,) if chosen else WEIGHT_FILES
+    for name in names:
+        if (folder / name).is_file():
+            found = folder / name
+            return _indexed_files(folder, found) if name.endswith(INDEX_SUFFIX) else ([found], {})
     shards = sorted(f.name for f in folder.glob("*-of-*") if f.suffix in (".safetensors", ".bin"))
-    found = f"there are shards ({shards[0]}, ...) but no index file" if shards else "there are none of these"
-    raise CheckpointError(
-        f"{folder}: weights are expected in {', '.join(INDEX_FILES + SINGLE_FILES)}; {found}. "
-        "Download the whole checkpoint folder."
-    )
+    there = "there are none of these. Download the whole checkpoint folder."
+    if shards:
+        there = (
+            f"there are shards ({shards[0]}, ...) but no index file. Download the whole checkpoint folder."
+        )
+    elif (folder / "zero_to_fp32.py").is_file():
+        there = "there are DeepSpeed's alone. Run zero_to_fp32.py, which lies in this folder, to make them."
+    raise CheckpointError(f"{folder}: weights are expected in {', '.join(names)}; {there}")
 
 
 def _indexed_files(folder: Path, path: Path) -> tuple[list[Path], dict[str, str]]:
@@ -180,7 +241,7 @@ def _read_file(path: Path) -> dict[str, CheckpointTensor]:
     try:
         header = read_header(path)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}). Download it again.") from error
+        raise unreadable(path, error) from error
     except HeaderError as error:
         raise CheckpointError(f"{path}: {error}. Download the checkpoint again.") from error
     return {
@@ -202,7 +263,7 @@ def _check_not_pointer(path: Path) -> None:
         with path.open("rb") as file:
             start = file.read(40)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}). Download it again.") from error
+        raise unreadable(path, error) from error
     if start.startswith(b"version https://git-lfs"):
         raise CheckpointError(
             f"{path}: is a Git LFS pointer, not the weights. Run `git lfs pull` in the checkpoint folder."

@@ -37,9 +37,18 @@ STORAGE_TYPES = {
     "BoolStorage": ("bool", 1),
 }
 
+_ORDERED_DICT = ("collections", "OrderedDict")
+_TENSOR = ("torch._utils", "_rebuild_tensor_v2")
+_PARAMETERS = (("torch._utils", "_rebuild_parameter"), ("torch._utils", "_rebuild_parameter_with_state"))
+_WITH_ATTRIBUTES = ("torch._tensor", "_rebuild_from_type_v2")
+_TENSOR_TYPES = (("torch", "Tensor"), ("torch.nn.parameter", "Parameter"), ("torch.nn.parameter", "Buffer"))
+
 ALLOWED_GLOBALS = {
-    ("collections", "OrderedDict"),
-    ("torch._utils", "_rebuild_tensor_v2"),
+    _ORDERED_DICT,
+    _TENSOR,
+    *_PARAMETERS,
+    _WITH_ATTRIBUTES,
+    *_TENSOR_TYPES,
     *(("torch", name) for name in STORAGE_TYPES),
 }
 
@@ -239,13 +248,7 @@ class _Machine:
         raise _RefusedError("refers to something that is not a storage of numbers")
 
     def reduce(self) -> None:
-        function, arguments = self.pop(2)
-        if function == _Global("collections", "OrderedDict") and arguments == ():
-            self.push({})
-        elif function == _Global("torch._utils", "_rebuild_tensor_v2") and isinstance(arguments, tuple):
-            self.push(_rebuild(arguments))
-        else:
-            raise _RefusedError("calls something else than the rebuilding of a tensor")
+        self.push(_call(*self.pop(2)))
 
     def build(self) -> None:
         """State of an object: torch hangs ``_metadata`` on a state_dict, which is not needed."""
@@ -270,6 +273,29 @@ class _Machine:
         if not isinstance(target, list):
             raise _RefusedError("appends to something that is not a list")
         target.extend(items)
+
+
+def _call(function: Any, arguments: Any) -> Any:
+    """What a function of ``ALLOWED_GLOBALS`` makes of its arguments.
+
+    A parameter is (tensor, requires_grad, hooks[, attributes]); a tensor with attributes of its own is
+    (function, type, its arguments, attributes). Hooks and attributes are Python's and not needed.
+    """
+    if isinstance(function, _Global) and isinstance(arguments, tuple):
+        called = (function.module, function.name)
+        if called == _ORDERED_DICT and arguments == ():
+            return {}
+        if called == _TENSOR:
+            return _rebuild(arguments)
+        if called in _PARAMETERS and arguments and isinstance(arguments[0], _Tensor):
+            return arguments[0]
+        if called == _WITH_ATTRIBUTES:
+            match arguments:
+                case (_Global() as inner, _Global() as kind, tuple(given), *_):
+                    # A call of itself inside would nest without a bound.
+                    if (kind.module, kind.name) in _TENSOR_TYPES and inner != function:
+                        return _call(inner, given)
+    raise _RefusedError("calls something else than the rebuilding of a tensor")
 
 
 def _rebuild(arguments: tuple[Any, ...]) -> _Tensor:

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import internvl_rt as ivl
 from bundle.tiny import tiny_manifest, write_tiny
 from internvl_rt.bundle.bundle import open_bundle
 from internvl_rt.bundle.manifest import MANIFEST_FILE, WEIGHTS_FILE
 from internvl_rt.errors import BundleError
+from unprivileged import unprivileged
 
 
 @pytest.fixture
@@ -66,6 +68,32 @@ def test_missing_folder_and_missing_files(tmp_path: Path, bundle: Path) -> None:
     (bundle / MANIFEST_FILE).unlink()
     with pytest.raises(BundleError, match="not a bundle"):
         open_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", [".", MANIFEST_FILE, WEIGHTS_FILE, "tokenizer.json"])
+def test_without_permission(bundle: Path, name: str) -> None:
+    """Another export would not help, and is not asked for."""
+    ivl.load(bundle).close()
+    (bundle / name).chmod(0)
+    try:
+        with unprivileged(bundle.parent), pytest.raises(BundleError) as caught:
+            ivl.load(bundle)
+    finally:
+        (bundle / name).chmod(0o700)
+    message = str(caught.value)
+    assert str(bundle / name) in message
+    assert "Permission denied" in message
+    assert "no permission: `ls -ld`" in message
+    assert "xport" not in message
+
+
+def test_what_the_system_refuses(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"x\.\.\.: .*name too long.*shorter") as caught:
+        ivl.load(tmp_path / ("x" * 5000))
+    assert len(str(caught.value)) < 600
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(BundleError, match="loop"):
+        ivl.load(tmp_path / "loop")
 
 
 @pytest.mark.parametrize(

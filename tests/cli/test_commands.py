@@ -678,13 +678,20 @@ def test_a_seed_that_is_none(run: Run, tmp_path: Path) -> None:
     assert "seed must be an integer of 0 or more" in run(*arguments, status=1).err
 
 
-def test_export_a_synthetic_bundle(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_a_synthetic_bundle(
+    run: Run, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The command passes on what it was given; the exporter has tests of its own, at sizes that fit here."""
     from internvl_rt.export import synthetic
 
     given: list[Any] = []
-    monkeypatch.setattr(synthetic, "export_synthetic", lambda *a, **k: given.append((a, k)))
-    run(
+
+    def exported(*arguments: Any, **options: Any) -> Path:
+        given.append((arguments, options))
+        return tiny_bundle
+
+    monkeypatch.setattr(synthetic, "export_synthetic", exported)
+    told = run(
         "export",
         "--synthetic",
         "InternVL2_5-1B",
@@ -698,6 +705,7 @@ def test_export_a_synthetic_bundle(run: Run, tmp_path: Path, monkeypatch: pytest
     ((arguments, options),) = given
     assert arguments == ("InternVL2_5-1B", tmp_path)
     assert (options["weights"], options["vision"], options["overwrite"]) == ("int4", "bf16", True)
+    assert f"chat {tiny_bundle}" in told.out
 
 
 @pytest.mark.parametrize("arguments", [("Hello",), ("Hello", "--json")])

@@ -40,6 +40,7 @@ from internvl_rt.errors import (
     PromptError,
 )
 from internvl_rt.export.synthetic import synthetic_manifest, write_synthetic
+from internvl_rt.work_folder import work_folder
 
 Floats = npt.NDArray[np.float32]
 
@@ -391,12 +392,29 @@ def test_an_interrupted_build_leaves_nothing_half_made(
         build_engines(made, FakeBuilder(ORIN, fail_at, error), LIMITS)
     assert [path.name for path in store_of(made).iterdir()] == (["timing.cache"] if fail_at else [])
     assert built_plans(made, ORIN) == ()
-    abandoned = store_of(made) / ".building-99999999"
-    abandoned.mkdir()
+    abandoned = store_of(made) / ".building-abandoned"
+    (abandoned / "engines").mkdir(parents=True)
+    (abandoned / "engines" / "vit.engine").write_bytes(b"half")
     builder = FakeBuilder(ORIN)
     build_engines(made, builder, LIMITS)
     assert builder.built[0][2] == b"." * fail_at
     assert not abandoned.exists()
+
+
+def test_a_build_that_runs_is_left_alone(tmp_path: Path) -> None:
+    """Whatever number its process has: in a container it is 1, like everybody's."""
+    made = open_bundle(write_tiny(tmp_path / "bundle"))
+    store = store_of(made)
+    store.mkdir()
+    with work_folder(store / f".building-{plan_of(made, ORIN, LIMITS).key}") as live:
+        (live / "engines").mkdir()
+        (live / "engines" / "vit.engine").write_bytes(b"half")
+        with pytest.raises(DeviceError, match="another process builds these engines"):
+            build_engines(made, FakeBuilder(ORIN), LIMITS)
+        folder = build_engines(made, FakeBuilder(ORIN), dataclasses.replace(LIMITS, cache_tokens=128))
+        assert (live / "engines" / "vit.engine").read_bytes() == b"half"
+        (live / "engines").rename(tmp_path / "done")
+    assert sorted(path.name for path in store.iterdir()) == [folder.name, "timing.cache"]
 
 
 @pytest.mark.parametrize("kind", ["experts", "flash"])

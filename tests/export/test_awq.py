@@ -107,6 +107,29 @@ def test_weights_are_read_exactly(tmp_path: Path, name: str, files: Files) -> No
     np.testing.assert_array_equal(found["llm.layers.1.down.weight"], down)
 
 
+@pytest.mark.parametrize("settings", [{"quant_method": "AWQ"}, {"version": "GEMM"}, {"version": None}])
+def test_names_in_capitals_and_left_out(tmp_path: Path, settings: dict[str, Any]) -> None:
+    awq_checkpoint(tmp_path / "plain", QWEN2)
+    awq_checkpoint(tmp_path / "other", QWEN2, **settings)
+    plain, other = (
+        open_bundle(export(tmp_path / name, tmp_path / f"{name}-out", progress=False)).manifest
+        for name in ("plain", "other")
+    )
+    assert other.precision.llm == "int4"
+    assert other.files["weights.safetensors"] == plain.files["weights.safetensors"]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("value", [None, {}, {"quant_method": None, "bits": None}])
+def test_a_configuration_of_no_quantisation(tmp_path: Path, value: object, nested: bool) -> None:
+    write_checkpoint(tmp_path / "in", QWEN2)
+    path = tmp_path / "in" / "config.json"
+    document = json.loads(path.read_text())
+    (document["llm_config"] if nested else document)["quantization_config"] = value
+    path.write_text(json.dumps(document))
+    assert open_bundle(export(tmp_path / "in", tmp_path / "out")).manifest.precision.llm == "bf16"
+
+
 def test_int4_keeps_every_block_that_it_can(tmp_path: Path) -> None:
     """Four blocks of 32 share a group's scale and zero point; those in range stay the same integers."""
     means = awq_checkpoint(tmp_path / "in", QWEN2)

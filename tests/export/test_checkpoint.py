@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 from export.checkpoints import TINY_QWEN2, Files, write_checkpoint
 from internvl_rt.errors import CheckpointError
 from internvl_rt.export.checkpoint import open_checkpoint
+from internvl_rt.export.exporter import export
+from unprivileged import unprivileged
 
 
 def checkpoint(folder: Path, files: Files = "safetensors_sharded") -> Path:
@@ -42,6 +44,33 @@ def test_no_folder(tmp_path: Path) -> None:
     (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="no index file"):
         open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", [".", "config.json", "model-00002-of-00003.safetensors", "model.safetensors.index.json"]
+)
+def test_without_permission(tmp_path: Path, name: str) -> None:
+    folder = checkpoint(tmp_path / "in")
+    for file in folder.iterdir():
+        file.chmod(0o644)
+    export(folder, tmp_path / "whole")
+    (folder / name).chmod(0)
+    try:
+        with unprivileged(tmp_path), pytest.raises(CheckpointError) as caught:
+            export(folder, tmp_path / "out")
+    finally:
+        (folder / name).chmod(0o700)
+    message = str(caught.value)
+    assert str(folder / name) in message
+    assert "Permission denied). This user has no permission" in message
+    assert "ownload" not in message
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a/" * 3000])
+def test_paths_that_are_too_long(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CheckpointError, match=r"\.\.\.: .*name too long.*shorter") as caught:
+        export(tmp_path / name, tmp_path / "out")
+    assert len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1, "a": 2}', "[" * 100_000, "null", "\xff\xfe"])

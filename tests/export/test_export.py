@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 from export.checkpoints import (
     LAYOUTS,
@@ -28,6 +32,7 @@ from export.checkpoints import (
 )
 from internvl_rt.bundle.bundle import Bundle, open_bundle
 from internvl_rt.bundle.graph_sets import GRAPH_SETS
+from internvl_rt.bundle.manifest import IMAGENET_MEAN, IMAGENET_STD, Tiling
 from internvl_rt.errors import CheckpointError
 from internvl_rt.export.exporter import export
 
@@ -158,6 +163,97 @@ def test_both_formats_become_the_same_bundle(tmp_path: Path, weights: str) -> No
         )
 
 
+@pytest.mark.parametrize("weights", ["fp32", "bf16"])
+def test_pieces_of_one_tensor_in_different_types(tmp_path: Path, weights: str) -> None:
+    """A merge part by part leaves some biases in bfloat16, some in float16; NumPy has no type for both."""
+    write_checkpoint(tmp_path / "wide", TINY_QWEN2)
+    tensors = load_file(tmp_path / "wide" / "model.safetensors")
+    types = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+    mixed = {name: tensor.to(types[i % 4]) for i, (name, tensor) in enumerate(sorted(tensors.items()))}
+    assert len({mixed[f"language_model.model.layers.0.self_attn.{n}_proj.bias"].dtype for n in "qkv"}) > 1
+    write_checkpoint(tmp_path / "mixed", TINY_QWEN2)
+    save_file(mixed, tmp_path / "mixed" / "model.safetensors")
+    save_file({n: t.float() for n, t in mixed.items()}, tmp_path / "wide" / "model.safetensors")
+    found, wanted = (
+        stored(open_bundle(export(tmp_path / name, tmp_path / f"{name}-out", weights=weights)))
+        for name in ("mixed", "wide")
+    )
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+MATRIX, VECTOR = "language_model.model.layers.1.mlp.up_proj.weight", "mlp1.0.bias"
+
+
+@pytest.mark.parametrize("weights", ["fp32", "fp16", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("name", [MATRIX, VECTOR])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_weights_that_are_not_finite(tmp_path: Path, value: str, name: str, weights: str) -> None:
+    write_checkpoint(tmp_path / "in", TINY_QWEN2)
+    path = tmp_path / "in" / "model.safetensors"
+    tensors = load_file(path)
+    tensors[name].reshape(-1)[5] = float(value)
+    save_file(tensors, path)
+    what = "not numbers .NaN." if value == "nan" else "infinite"
+    with pytest.raises(CheckpointError, match=rf"safetensors: tensor '{name}': 1 of the \d+ .* are {what}"):
+        export(tmp_path / "in", tmp_path / "out", weights=weights)
+    assert [f.name for f in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "weights", "message"),
+    [
+        (
+            1e5,
+            torch.bfloat16,
+            "fp16",
+            r"largest magnitude is 99840; float16 ends at 65504\. Export with bf16",
+        ),
+        (
+            1e5,
+            torch.float32,
+            "fp16",
+            r"largest magnitude is 100000; float16 ends at 65504\. Export with bf16",
+        ),
+        (3.4e38, torch.float32, "bf16", r"3\.4e\+38; bfloat16 ends at 3\.38953e\+38\. Export with fp32"),
+        (1e60, torch.float64, "fp32", r"1e\+60; float32 ends at 3\.40282e\+38"),
+        (1e60, torch.float64, "int8", r"1e\+60; float32 ends at 3\.40282e\+38"),
+    ],
+)
+def test_weights_that_are_too_large_for_the_precision(
+    tmp_path: Path, value: float, dtype: torch.dtype, weights: str, message: str
+) -> None:
+    """They are finite in the checkpoint, and the message does not say otherwise."""
+    write_checkpoint(tmp_path / "in", TINY_QWEN2)
+    path = tmp_path / "in" / "model.safetensors"
+    tensors = load_file(path)
+    tensors[MATRIX].reshape(-1)[5] = 0
+    tensors[MATRIX] = tensors[MATRIX].to(dtype)
+    tensors[MATRIX].reshape(-1)[5] = value
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        export(tmp_path / "in", tmp_path / "out", weights=weights)
+    assert MATRIX in str(caught.value)
+    assert "NaN" not in str(caught.value)
+    assert "damaged" not in str(caught.value)
+
+
+@pytest.mark.parametrize("through_a_link", [False, True])
+def test_the_name_of_a_snapshot_in_the_hubs_cache(tmp_path: Path, through_a_link: bool) -> None:
+    """Its folder is named by a commit, and its files are links to blobs."""
+    repository = tmp_path / "hub" / "models--someone--Some.VL-1B"
+    snapshot = repository / "snapshots" / ("01234567" * 5)
+    write_checkpoint(snapshot, TINY_QWEN2)
+    (repository / "blobs").mkdir()
+    for i, file in enumerate(sorted(snapshot.iterdir())):
+        file.rename(repository / "blobs" / f"{i:064x}")
+        file.symlink_to(f"../../blobs/{i:064x}")
+    if through_a_link:
+        (tmp_path / "short").symlink_to(snapshot)
+        snapshot = tmp_path / "short"
+    assert open_bundle(export(snapshot, tmp_path / "out")).manifest.name == "Some.VL-1B"
+
+
 def test_tied_embeddings_are_found_by_the_missing_tensor(tmp_path: Path) -> None:
     weights = write_checkpoint(tmp_path / "in", TINY_QWEN2, tied=True)
     bundle = open_bundle(export(tmp_path / "in", tmp_path / "out", weights="fp32"))
@@ -251,7 +347,7 @@ def edit(folder: Path, *path: str, value: object) -> None:
         (("ps_version",), "v3", "ps_version"),
         (("pad2square",), True, "pad2square"),
         (("quantization_config",), {"quant_method": "gptq"}, "quantised already, by 'gptq'"),
-        (("llm_config", "quantization_config"), {}, "quantised already"),
+        (("llm_config", "quantization_config"), {"bits": 8}, "quantised already"),
         (("vision_config", "hidden_act"), "relu", "hidden_act is 'relu'"),
         (("vision_config", "norm_type"), "batch_norm", "norm_type"),
         (("vision_config", "num_attention_heads"), 0, r"vision\.heads"),
@@ -327,6 +423,84 @@ def test_tiling_of_native_checkpoints(tmp_path: Path, nested: bool) -> None:
     (tmp_path / "in" / name).write_text(json.dumps({"image_processor": settings} if nested else settings))
     tiling = open_bundle(export(tmp_path / "in", tmp_path / "out")).manifest.tiling
     assert (tiling.min_tiles, tiling.max_tiles, tiling.thumbnail) == (2, 5, True)
+
+
+def native_tiling(folder: Path, out: Path, **settings: object) -> Tiling:
+    """What a native checkpoint with these settings of its image processor becomes."""
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return open_bundle(export(folder, out, overwrite=True)).manifest.tiling
+
+
+def test_class_defaults_of_the_native_image_processor(tmp_path: Path) -> None:
+    """The class is asked, not a table; a key that is null is missing."""
+    write_checkpoint(tmp_path / "in", TINY_QWEN2, layout="native_second")
+    given = {
+        "min_patches": 2,
+        "max_patches": 5,
+        "image_mean": [0.5, 0.4, 0.3],
+        "image_std": [0.25, 0.5, 1],
+    }
+    fields = {
+        "min_patches": "min_tiles",
+        "max_patches": "max_tiles",
+        "image_mean": "mean",
+        "image_std": "std",
+    }
+    for missing, null in itertools.product(given, (False, True)):
+        settings = {key: value for key, value in given.items() if key != missing}
+        theirs = GotOcr2ImageProcessorPil(**settings)
+        if null:
+            settings[missing] = None
+        tiling = native_tiling(tmp_path / "in", tmp_path / "out", **settings)
+        for key, field in fields.items():
+            np.testing.assert_array_equal(getattr(tiling, field), getattr(theirs, key), err_msg=key)
+
+
+def test_without_a_file_of_the_image_processor_pictures_are_those_of_the_training(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "in", TINY_QWEN2, layout="native_second")
+    tiling = open_bundle(export(tmp_path / "in", tmp_path / "out")).manifest.tiling
+    assert (tiling.mean, tiling.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    (tmp_path / "in" / "processor_config.json").write_text('{"image_processor": null}')
+    again = open_bundle(export(tmp_path / "in", tmp_path / "again")).manifest.tiling
+    assert again == tiling
+
+
+def test_settings_inside_of_the_processor_go_before_the_older_file(tmp_path: Path) -> None:
+    """transformers takes them; the file of an older release may lie beside."""
+    write_checkpoint(tmp_path / "in", TINY_QWEN2, layout="native_second")
+    (tmp_path / "in" / "processor_config.json").write_text('{"image_processor": {"max_patches": 7}}')
+    assert native_tiling(tmp_path / "in", tmp_path / "out", max_patches=3).max_tiles == 7
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "accepted"),
+    [
+        ("do_rescale", False, None),
+        ("rescale_factor", 1, None),
+        ("do_normalize", False, None),
+        ("resample", 2, None),
+        ("size", {"height": 384, "width": 384}, None),
+        ("rescale_factor", 0.00392156862745098, True),
+        ("size", {"height": 56, "width": 56}, True),
+        ("size", None, True),
+        ("resample", None, True),
+    ],
+)
+def test_settings_that_change_what_the_model_sees(
+    tmp_path: Path, key: str, value: object, accepted: bool | None
+) -> None:
+    write_checkpoint(tmp_path / "in", TINY_QWEN2, layout="native_second")
+    if accepted:
+        assert native_tiling(tmp_path / "in", tmp_path / "out", **{key: value}).tile_size == 56
+        return
+    with pytest.raises(CheckpointError, match=key if key != "size" else "size: height is 384"):
+        native_tiling(tmp_path / "in", tmp_path / "out", **{key: value})
+
+
+def test_one_number_is_for_all_colours(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "in", TINY_QWEN2, layout="native_second")
+    tiling = native_tiling(tmp_path / "in", tmp_path / "out", image_mean=0.5, image_std=0.25)
+    assert (tiling.mean, tiling.std) == ((0.5,) * 3, (0.25,) * 3)
 
 
 def test_normalisation_of_native_checkpoints(tmp_path: Path) -> None:

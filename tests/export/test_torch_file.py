@@ -69,6 +69,24 @@ def test_state_dict_of_a_module(tmp_path: Path) -> None:
         found["1.num_batches_tracked"].rows()
 
 
+def test_parameters_and_tensors_with_attributes(tmp_path: Path) -> None:
+    """``dict(model.named_parameters())``, buffers, and tensors to which code has hung something."""
+    state = {
+        "parameter": torch.nn.Parameter(torch.randn(3, 4)),
+        "half": torch.nn.Parameter(torch.randn(4, 6).half().T, requires_grad=False),
+        "marked": torch.nn.Parameter(torch.randn(2, 5)),
+        "tensor": torch.randn(2, 2),
+        "buffer": torch.nn.Buffer(torch.randn(7)),
+    }
+    state["marked"].shard = 3
+    state["tensor"].note = {"a": [1, None]}
+    torch.save(state, tmp_path / "x.bin")
+    found = read_all(tmp_path / "x.bin")
+    assert set(found) == set(state)
+    for name, tensor in state.items():
+        np.testing.assert_array_equal(found[name], tensor.detach().numpy(), err_msg=name)
+
+
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_every_pickle_protocol(tmp_path: Path, protocol: int) -> None:
     tensor = torch.randn(4, 4)

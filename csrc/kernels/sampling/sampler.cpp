@@ -55,7 +55,8 @@ float checked_largest(std::span<const float> scores) {
   if (std::isnan(largest)) {
     throw Error(
         "The logits hold NaN, so no token can be chosen: the model's weights or input hold values that are "
-        "not numbers. Check the bundle with `internvl-rt inspect`, or use a wider precision.");
+        "not numbers. Check the files with `internvl-rt inspect BUNDLE --verify`; if they are whole, the "
+        "numbers grew too large on the way: export with bf16 or fp32, which hold larger ones than fp16.");
   }
   return largest;
 }

@@ -20,11 +20,12 @@ from internvl_rt.engines.engine import Engine
 from internvl_rt.errors import ImageError, PromptError
 from internvl_rt.files import read_regular_file
 from internvl_rt.generation import PREFILL_CHUNK, ms_since
+from internvl_rt.images import MAX_PIXELS
+from internvl_rt.images.decode import BYTES_PER_PIXEL
 from internvl_rt.loading import assemble, context_of
 from internvl_rt.model import Model
 from internvl_rt.results import Answer
 
-MOST_PICTURE_BYTES = 256_000_000
 QUESTION = "Please describe the image in detail."
 
 Progress = Callable[[str], None]
@@ -96,7 +97,10 @@ def _picture(options: BenchOptions) -> bytes:
     if options.image is None:
         return drawn_picture(options.image_size)
     return read_regular_file(
-        options.image, most_bytes=MOST_PICTURE_BYTES, expected="an image file", error=ImageError
+        options.image,
+        most_bytes=BYTES_PER_PIXEL * MAX_PIXELS,
+        expected="an image file",
+        error=ImageError,
     )
 
 

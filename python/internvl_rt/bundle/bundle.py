@@ -13,6 +13,7 @@ from internvl_rt.bundle.manifest import (
     FileEntry,
     Manifest,
     read_manifest,
+    unreadable,
 )
 from internvl_rt.bundle.weights import TensorPlace, read_places
 from internvl_rt.errors import BundleError
@@ -68,8 +69,8 @@ def open_bundle(path: str | Path, *, verify: bool = False) -> Bundle:
         ) from error
     try:
         there = folder.is_dir()
-    except OSError as error:  # a name that the file system does not take
-        raise BundleError(f"{str(folder)[:200]}: cannot be read ({error.strerror}).") from error
+    except OSError as error:
+        raise unreadable(folder, error) from error
     if not there:
         raise BundleError(
             f"{folder}: there is no such folder. Make a bundle with `internvl-rt export CHECKPOINT OUT`."
@@ -115,7 +116,7 @@ def _check_file(path: Path, entry: FileEntry, verify: bool) -> None:
                 "The file is altered: copy or export the bundle again."
             )
     except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror}). Export the bundle again.") from error
+        raise unreadable(path, error) from error
 
 
 def _sha256(path: Path) -> str:

@@ -16,6 +16,7 @@ from internvl_rt.bundle.graph_sets import DEFAULT_GRAPH_SET, GraphSet, complete_
 from internvl_rt.bundle.ranges import check_ranges
 from internvl_rt.bundle.safetensors import HeaderError, parse_json
 from internvl_rt.errors import BundleError
+from internvl_rt.file_errors import advice, reason, shortened
 
 FORMAT = "internvl_rt bundle"
 FORMAT_VERSION = 1
@@ -262,19 +263,19 @@ def read_manifest(folder: Path) -> Manifest:
             or a field is missing, unknown or of the wrong type. The message names the field.
     """
     path = folder / MANIFEST_FILE
-    if not path.is_file():
-        raise BundleError(
-            f"{folder}: is not a bundle: it has no {MANIFEST_FILE}. "
-            "Make one with `internvl-rt export CHECKPOINT OUT`."
-        )
     try:
+        if not path.is_file():
+            raise BundleError(
+                f"{folder}: is not a bundle: it has no {MANIFEST_FILE}. "
+                "Make one with `internvl-rt export CHECKPOINT OUT`."
+            )
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise BundleError(
                 f"{path}: is larger than {MAX_MANIFEST_BYTES} bytes, which no manifest is. Export it again."
             )
         document = parse_json(path.read_bytes())
     except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror}). Export the bundle again.") from error
+        raise unreadable(path, error) from error
     except HeaderError as error:
         raise BundleError(f"{path}: {error}. Export the bundle again.") from error
     if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
@@ -288,6 +289,12 @@ def read_manifest(folder: Path) -> Manifest:
     manifest = _build(Manifest, document, str(path))
     check_ranges(manifest, str(path))
     return manifest
+
+
+def unreadable(path: Path, error: OSError) -> BundleError:
+    """The error for a file or folder of a bundle that the operating system does not give."""
+    told = advice(error, "Copy the bundle from where it is whole, or export it again.")
+    return BundleError(f"{shortened(path)}: cannot be read ({reason(error)}). {told}")
 
 
 T = TypeVar("T")

@@ -18,6 +18,8 @@ MAX_HEAD_DIM = 1024
 MAX_VOCABULARY = 1 << 22
 MAX_IMAGE_SIZE = 4096
 MAX_POSITIONS = 1 << 26
+MAX_ROPE_THETA = 1e15
+MAX_ROPE_FACTOR = 1e6
 MAX_TILES = 1024
 MAX_EXPERTS = 4096
 MAX_STOP_IDS = 64
@@ -162,8 +164,8 @@ def _check_language_model(manifest: Manifest, check: _Checker) -> None:
 
 def _check_rope(manifest: Manifest, check: _Checker) -> None:
     rope, head_dim = manifest.llm.rope, manifest.llm.head_dim
-    check.within("llm.rope.theta", rope.theta, 1, 1e15)
-    check.within("llm.rope.factor", rope.factor, 1, 1e6)
+    check.within("llm.rope.theta", rope.theta, 1, MAX_ROPE_THETA)
+    check.within("llm.rope.factor", rope.factor, 1, MAX_ROPE_FACTOR)
     check.within("llm.rope.max_position_embeddings", rope.max_position_embeddings, 1, MAX_POSITIONS)
     check.within("llm.rope.attention_factor", rope.attention_factor, 1e-3, 1e3)
     check.require(

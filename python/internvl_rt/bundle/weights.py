@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from internvl_rt.bundle.manifest import WEIGHTS_FILE, Manifest
+from internvl_rt.bundle.manifest import WEIGHTS_FILE, Manifest, unreadable
 from internvl_rt.bundle.safetensors import HeaderEntry, HeaderError, read_header
 from internvl_rt.bundle.tensors import StoredTensor, stored_tensors, tensor_specs
 from internvl_rt.errors import BundleError
@@ -55,7 +55,7 @@ def read_places(folder: Path, manifest: Manifest) -> dict[str, TensorPlace]:
     try:
         header = read_header(path)
     except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror}). Export the bundle again.") from error
+        raise unreadable(path, error) from error
     except HeaderError as error:
         raise BundleError(f"{path}: {error}. Export the bundle again.") from error
     places = {

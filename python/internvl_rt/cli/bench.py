@@ -123,7 +123,8 @@ def _print(report: BenchReport) -> None:
 
 
 def _print_engine(engine: EngineReport) -> None:
-    from internvl_rt.cli.output import console, facts, size, table
+    from internvl_rt.cli.output import console, facts, table
+    from internvl_rt.sizes import readable_size as size
 
     rows = []
     for stage in engine.stages:

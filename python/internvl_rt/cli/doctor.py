@@ -59,7 +59,7 @@ def command(
 
 
 def _memory(total: int | None, available: int | None) -> str:
-    from internvl_rt.cli.output import size
+    from internvl_rt.sizes import readable_size as size
 
     if total is None:
         return "unknown"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from internvl_rt.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from internvl_rt.export.calibration import Calibration
@@ -69,6 +72,7 @@ def command(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of --synthetic.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Turn a checkpoint into a bundle that every engine reads."""
     dialects = dialect or ["onnx24"]
@@ -83,7 +87,7 @@ def command(
         from internvl_rt.export.precision import DEFAULT_WEIGHTS
         from internvl_rt.export.synthetic import export_synthetic
 
-        export_synthetic(
+        written = export_synthetic(
             synthetic,
             target,
             weights=DEFAULT_WEIGHTS if weights is None else weights,
@@ -92,22 +96,59 @@ def command(
             dialect=dialects,
             overwrite=overwrite,
         )
+        _tell(written, None, as_json)
         return
     if checkpoint is None or out is None:
         raise typer.BadParameter("give CHECKPOINT and OUT, or --synthetic NAME and OUT.")
     from internvl_rt.export import export
 
-    export(
+    calibrations: list[Calibration] = []
+    written = export(
         checkpoint,
         out,
         weights=weights,
         vision=vision,
         calibrate=calibrate,
-        on_calibration=_print_calibration,
+        on_calibration=calibrations.append,
         on_choice=lambda told: typer.echo(told, err=True),
         dialect=dialects,
         overwrite=overwrite,
     )
+    _tell(written, calibrations[0] if calibrations else None, as_json)
+
+
+def _tell(bundle: Path, calibration: Calibration | None, as_json: bool) -> None:
+    """What was written: where, how large, and how to ask it."""
+    import dataclasses
+
+    from internvl_rt.bundle.manifest import read_manifest
+    from internvl_rt.cli.output import print_json
+    from internvl_rt.sizes import readable_size
+
+    manifest = read_manifest(bundle)
+    size = sum(entry.bytes for entry in manifest.files.values())
+    if as_json:
+        print_json(
+            {
+                "bundle": str(bundle),
+                "name": manifest.name,
+                "bytes": size,
+                "files": {name: entry.bytes for name, entry in manifest.files.items()},
+                "precision": dataclasses.asdict(manifest.precision),
+                "graphs": [graphs.name for graphs in manifest.graph_sets],
+                "calibration": None if calibration is None else calibration.matrices,
+            }
+        )
+        return
+    if calibration is not None:
+        _print_calibration(calibration)
+    precision = manifest.precision
+    typer.echo(
+        f"{bundle}: {manifest.name}, {readable_size(size)} (language model {precision.llm}, vision tower "
+        f"{precision.vit})."
+    )
+    ask = ["internvl-rt", "chat", str(bundle), "What is in the picture?"]
+    typer.echo(f"Ask it: {shlex.join(ask)} --image PICTURE")
 
 
 def _print_calibration(found: Calibration) -> None:

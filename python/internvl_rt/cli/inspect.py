@@ -42,7 +42,8 @@ def command(
 
 
 def _print(found: Inspection, verified: bool) -> None:
-    from internvl_rt.cli.output import console, facts, size, table
+    from internvl_rt.cli.output import console, facts, table
+    from internvl_rt.sizes import readable_size as size
 
     manifest = found.manifest
     vision, llm, tiling, rope = manifest.vision, manifest.llm, manifest.tiling, manifest.llm.rope

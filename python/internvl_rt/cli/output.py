@@ -55,15 +55,6 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, markup=False, highlight=False, soft_wrap=False)
 
 
-def size(count: float) -> str:
-    """Bytes for people: ``1.50 GiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024 or unit == "GiB":
-            break
-        count /= 1024
-    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
-
-
 def check_picture_name(path: Path, option: str) -> None:
     """Tells before the work is done whether a picture can be written to the file that an option names.
 

@@ -7,7 +7,6 @@ import sys
 from internvl_rt.errors import ImageError, InternVLError, PromptError
 
 MOST_QUESTION_BYTES = 1_000_000
-MOST_PICTURE_BYTES = 256_000_000
 
 
 def read_question() -> str:
@@ -32,12 +31,17 @@ def read_picture() -> bytes:
     Raises:
         ImageError: if it is larger than a picture's file.
     """
-    return _read(MOST_PICTURE_BYTES, "a picture", ImageError)
+    from internvl_rt.images import MAX_PIXELS
+    from internvl_rt.images.decode import BYTES_PER_PIXEL
+
+    return _read(BYTES_PER_PIXEL * MAX_PIXELS, "a picture", ImageError)
 
 
 def _read(most: int, expected: str, error: type[InternVLError]) -> bytes:
-    # Not read() at once: an endless input would fill the memory.
-    data = sys.stdin.buffer.read(most + 1)
-    if len(data) > most:
-        raise error(f"standard input has more than {most / 1e6:g} MB; expected {expected}.")
-    return data
+    # Piece by piece: an endless input would fill the memory.
+    data = bytearray()
+    while piece := sys.stdin.buffer.read(1 << 16):
+        data += piece
+        if len(data) > most:
+            raise error(f"standard input has more than {most / 1e6:g} MB; expected {expected}.")
+    return bytes(data)

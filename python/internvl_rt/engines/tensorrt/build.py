@@ -134,8 +134,8 @@ def build_engines(
                 measured,
                 WORKSPACE_BYTES,
             )
-            write_whole(staging / engine_file(part), engine)
-            write_whole(timing, measured)
+            write_whole(staging / engine_file(part), engine, staging)
+            write_whole(timing, measured, staging)
         for leftover in (WEIGHTS_FILE, *plan.graph_set.files):
             (staging / leftover).unlink()
     folder = store_of(bundle) / plan.key

@@ -18,12 +18,16 @@ from internvl_rt.bundle.manifest import WEIGHTS_FILE
 from internvl_rt.engines.tensorrt.profiles import Limits, profiles_of
 from internvl_rt.engines.tensorrt.toolkit import Toolkit
 from internvl_rt.errors import DeviceError
+from internvl_rt.file_errors import advice, reason
+from internvl_rt.work_folder import InUseError, work_folder
 
 FORMAT = 1
 """Raised whenever graphs or profiles change in a way that their facts do not show."""
 
 PLAN_FILE = "plan.json"
 TIMING_CACHE = "timing.cache"
+
+_BUILDING = ".building-"
 
 
 @dataclass(frozen=True)
@@ -138,60 +142,59 @@ def _read_plan(path: Path, bundle: Bundle, toolkit: Toolkit) -> Plan | None:
 def staged_engines(bundle: Bundle, plan: Plan) -> Iterator[Path]:
     """A folder that takes its place under the plan's key when the block ends well, and else is removed.
 
-    What a build that was killed left behind is removed by the next one.
+    What builds that were killed left behind is removed by the next one.
 
     Raises:
-        DeviceError: if nothing can be written beside the bundle.
+        DeviceError: if nothing can be written beside the bundle, or another process builds the same engines.
     """
     store = store_of(bundle)
-    staging = store / f".building-{os.getpid()}"
-    try:
-        store.mkdir(exist_ok=True)
-        for abandoned in store.glob(".building-*"):
-            if not _is_running(abandoned.name.removeprefix(".building-")):
-                shutil.rmtree(abandoned, ignore_errors=True)
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir()
-    except OSError as error:
-        raise DeviceError(
-            f"{store}: engines cannot be written here ({error.strerror}). Copy the bundle to a place that "
-            "may be written to."
-        ) from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            store.mkdir(exist_ok=True)
+            for abandoned in store.glob(f"{_BUILDING}*"):
+                # Those that are not abandoned are in use.
+                with contextlib.suppress(InUseError), work_folder(abandoned) as folder:
+                    _clear(folder)
+            work = stack.enter_context(work_folder(store / f"{_BUILDING}{plan.key}"))
+            stack.callback(_clear, work)
+            staging = work / "engines"
+            staging.mkdir()
+        except InUseError:
+            raise DeviceError(
+                f"{store}: another process builds these engines at the moment. Wait until it is done."
+            ) from None
+        except OSError as error:
+            told = advice(error, "Copy the bundle to a place that may be written to.")
+            raise DeviceError(f"{store}: engines cannot be written here ({reason(error)}). {told}") from error
         yield staging
         (staging / PLAN_FILE).write_text(plan.to_json(), encoding="utf-8")
         target = store / plan.key
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(work / "replaced")
         staging.rename(target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file that is there completely or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+def _clear(folder: Path) -> None:
+    """Removes what a build made, but for the lock."""
+    for made in ("engines", "replaced"):
+        shutil.rmtree(folder / made, ignore_errors=True)
+
+
+def write_whole(path: Path, data: bytes, through: Path) -> None:
+    """Writes a file that is there completely or not at all.
+
+    Args:
+        path: the file.
+        data: its content.
+        through: a folder on the same disk that is this process's alone.
+    """
+    written = through / f".{path.name}"
+    with written.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    written.replace(path)
 
 
 def _digest(document: object) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-
-
-def _is_running(process: str) -> bool:
-    if not process.isdigit() or int(process) == os.getpid():
-        return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
