@@ -176,8 +176,10 @@ def test_a_picture_twice_in_a_question(
 
 
 def test_progress_of_a_picture_may_end_it(model: ivl.Model, photo: Image.Image) -> None:
-    def stop(done: int) -> None:
-        raise KeyError(done)
+    def stop(done: int, tiles: int) -> None:
+        assert tiles == len(many)
+        if done > 0:
+            raise KeyError(done)
 
     pixels = ivl.tile_image(photo, tile_size=56).pixel_values()
     many = np.concatenate([pixels + i for i in range(30)])  # more than one batch, all different
