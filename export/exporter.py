@@ -28,7 +28,7 @@ from internvl_rt.export.precision import DEFAULT_WEIGHTS, choose_precision
 from internvl_rt.export.progress import progress_bar
 from internvl_rt.export.quantise import encode_rows, to_float32
 from internvl_rt.export.recipes import Recipe, find_format, has_lm_head, make_recipes, read_whole, row_ranges
-from internvl_rt.export.tokenizers import convert_tokenizer, prepends_bos, prompt_facts
+from internvl_rt.export.tokenizers import convert_tokenizer, prompt_facts, prompt_rules
 from internvl_rt.export.writer import (
     ROW_BYTES,
     EncodedRows,
@@ -120,7 +120,11 @@ def export(
         llm=replace(config.llm, tied_embeddings=not has_lm_head(opened, config, names)),
         tiling=config.tiling,
         prompt=prompt_facts(
-            tokenizer, config.template, config.system_message, add_bos=prepends_bos(opened.folder)
+            tokenizer,
+            config.template,
+            config.system_message,
+            prompt_rules(opened.folder),
+            vocab_size=config.llm.vocab_size,
         ),
         precision=precision,
         flash=config.flash,

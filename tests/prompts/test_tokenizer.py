@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tokenizers import AddedToken
 
 from internvl_rt.errors import BundleError
-from internvl_rt.export.tokenizers import prompt_facts, synthetic_tokenizer
+from internvl_rt.export.tokenizers import PromptRules, prompt_facts, synthetic_tokenizer
 from internvl_rt.prompts.messages import conversation
 from internvl_rt.prompts.render import PromptRenderer
 from internvl_rt.prompts.tokenizer import Control, PromptTokenizer
@@ -18,9 +19,12 @@ from internvl_rt.prompts.tokenizer import Control, PromptTokenizer
 SMALL = synthetic_tokenizer("qwen2", 400).to_str()
 
 
-def load(folder: Path, document: str) -> PromptTokenizer:
+PROMPT = prompt_facts(synthetic_tokenizer("qwen2", 400), "Hermes-2", None)
+
+
+def load(folder: Path, document: str, **facts: object) -> PromptTokenizer:
     (folder / "tokenizer.json").write_text(document)
-    return PromptTokenizer.from_bundle(folder)
+    return PromptTokenizer.from_bundle(folder, replace(PROMPT, **facts))
 
 
 def test_loading(tmp_path: Path) -> None:
@@ -51,10 +55,10 @@ def test_damaged_files(tmp_path: Path, document: str, message: str) -> None:
 
 def test_missing_and_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"has no tokenizer.json. Export"):
-        PromptTokenizer.from_bundle(tmp_path)
+        PromptTokenizer.from_bundle(tmp_path, PROMPT)
     (tmp_path / "tokenizer.json").write_bytes(b"\xff\xfe")
     with pytest.raises(BundleError, match="is not a tokenizer"):
-        PromptTokenizer.from_bundle(tmp_path)
+        PromptTokenizer.from_bundle(tmp_path, PROMPT)
 
 
 def test_settings_in_the_file_do_not_shorten_prompts(tmp_path: Path) -> None:
@@ -103,7 +107,7 @@ def test_neighbouring_texts_are_one() -> None:
 
 def test_threads_share_a_renderer() -> None:
     raw = synthetic_tokenizer("internlm2", 92553)
-    facts = prompt_facts(raw, "internvl2_5", None, add_bos=True)
+    facts = prompt_facts(raw, "internvl2_5", None, PromptRules(add_bos=True))
     renderer = PromptRenderer(PromptTokenizer(raw), facts, 16)
     questions = [f"<|im_end|> {i} of <ref>these</ref> " * (1 + i % 7) for i in range(200)]
 

@@ -17,7 +17,7 @@ from tokenization_cases import INTERNLM2_CHAT, INTERNVL, TEXTS, UNUSED, train_se
 from tokenizers import Tokenizer
 
 from internvl_rt.errors import CheckpointError
-from internvl_rt.export.tokenizers import convert_tokenizer, prepends_bos
+from internvl_rt.export.tokenizers import convert_tokenizer, prompt_rules
 from internvl_rt.prompts.tokenizer import Control, PromptTokenizer
 
 FLAGS: dict[str, dict[str, object]] = {
@@ -197,20 +197,20 @@ def test_control_tokens_that_the_model_itself_defines_are_special(tmp_path: Path
 
 
 def test_bos(internlm2: Path, qwen2: Path, tmp_path: Path) -> None:
-    assert prepends_bos(internlm2)
-    assert not prepends_bos(qwen2)
+    assert prompt_rules(internlm2).add_bos
+    assert not prompt_rules(qwen2).add_bos
     config = tmp_path / "tokenizer_config.json"
     config.write_text('{"tokenizer_class": "LlamaTokenizer", "add_bos_token": false}')
-    assert not prepends_bos(tmp_path)
+    assert not prompt_rules(tmp_path).add_bos
     config.write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     single = '[{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]'
     processor = (
         f'{{"type": "Sequence", "processors": [{{"type": "TemplateProcessing", "single": {single}}}]}}'
     )
     (tmp_path / "tokenizer.json").write_text(f'{{"post_processor": {processor}}}')
-    assert prepends_bos(tmp_path)
+    assert prompt_rules(tmp_path).add_bos
     (tmp_path / "tokenizer.json").write_text('{"post_processor": {"type": "ByteLevel"}}')
-    assert not prepends_bos(tmp_path)
+    assert not prompt_rules(tmp_path).add_bos
 
 
 @pytest.mark.parametrize(
