@@ -88,29 +88,29 @@ def prompt_rules(checkpoint: Path) -> PromptRules:
 def _adds_bos(checkpoint: Path, settings: TokenizerSettings) -> bool:
     """Whether the checkpoint's tokenizer puts its beginning-of-text token in front of a prompt.
 
-    ``add_bos_token`` of tokenizer_config.json decides; without it the InternLM and Llama classes do and
-    the Qwen classes do not; for other classes, the post-processor of tokenizer.json tells.
+    ``add_bos_token`` of tokenizer_config.json decides; without it the template of tokenizer.json, which is
+    all that transformers 5 writes of it; and without either the InternLM and Llama classes do.
     """
     if settings.add_bos is not None:
         return settings.add_bos
-    if settings.kind.startswith(("InternLM", "Llama")):
-        return True
-    if settings.kind.startswith("Qwen"):
-        return False
-    path = checkpoint / TOKENIZER_JSON
-    if path.is_file():
-        return _starts_with_special(read_object(path).get("post_processor"))
+    if (checkpoint / TOKENIZER_JSON).is_file():
+        written = _starts_with_special(read_object(checkpoint / TOKENIZER_JSON).get("post_processor"))
+        if written is not None:
+            return written
+    if settings.kind:
+        return settings.kind.startswith(("InternLM", "Llama"))
     # A SentencePiece model without a word on its class: InternLM2's and Llama's tokenizers both do.
-    return (checkpoint / TOKENIZER_MODEL).is_file()
+    return _is_sentencepiece(checkpoint)
 
 
-def _starts_with_special(processor: object) -> bool:
+def _starts_with_special(processor: object) -> bool | None:
+    """Whether the template of a post-processor begins with a special token; None where it has no template."""
     match processor:
         case {"type": "Sequence", "processors": list(parts)}:
-            return any(map(_starts_with_special, parts))
-        case {"type": "TemplateProcessing", "single": [{"SpecialToken": _}, *_]}:
-            return True
-    return False
+            return next((found for found in map(_starts_with_special, parts) if found is not None), None)
+        case {"type": "TemplateProcessing", "single": list(single)}:
+            return bool(single) and isinstance(single[0], dict) and "SpecialToken" in single[0]
+    return None
 
 
 def _from_tokenizer_json(path: Path, added: AddedTokens) -> Tokenizer:

@@ -13,7 +13,7 @@ import pytest
 import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenization_cases import INTERNVL, QWEN2_PATTERN, TEXTS, write_added_tokens
+from tokenization_cases import INTERNVL, QWEN2_PATTERN, TEXTS, library_of_transformers, write_added_tokens
 from tokenizers import Tokenizer
 
 from internvl_rt.errors import CheckpointError
@@ -69,16 +69,12 @@ def algorithm(qwen2: Path) -> Callable[[str], list[int]]:
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_texts_against_transformers(qwen2: Path, converted: Tokenizer, text: str) -> None:
-    from transformers import Qwen2Tokenizer
-
-    original = Qwen2Tokenizer.from_pretrained(qwen2)
+    original = library_of_transformers().Qwen2Tokenizer.from_pretrained(qwen2)
     assert converted.encode(text).ids == original.encode(text)
 
 
 def test_special_tokens_against_transformers(qwen2: Path, converted: Tokenizer) -> None:
-    from transformers import Qwen2Tokenizer
-
-    original = Qwen2Tokenizer.from_pretrained(qwen2)
+    original = library_of_transformers().Qwen2Tokenizer.from_pretrained(qwen2)
     text = "<|im_start|>user\n<img><IMG_CONTEXT></img>\nthe <ref>cup </ref><box>[[1]]</box><|im_end|>\n"
     ids = converted.encode(text).ids
     assert ids == original.encode(text)
