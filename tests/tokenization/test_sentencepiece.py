@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import random
 import re
 import tempfile
@@ -13,6 +14,7 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sentencepiece import sentencepiece_model_pb2
 from tokenization_cases import INTERNLM2_CHAT, INTERNVL, TEXTS, UNUSED, train_sentencepiece
 from tokenizers import Tokenizer
 
@@ -194,6 +196,65 @@ def test_control_tokens_that_the_model_itself_defines_are_special(tmp_path: Path
         assert PromptTokenizer(tokenizer).decode(encode(tokenizer, token)) == token
         assert tokenizer.token_to_id(token) not in encode(tokenizer, token)
     assert encode(tokenizer, "other") == expected.encode("other")
+
+
+NORMAL, CONTROL, USER_DEFINED, UNUSED_PIECE = 1, 3, 4, 5
+
+
+@pytest.mark.parametrize("config", [{}, {"legacy": False}], ids=str)
+@pytest.mark.parametrize(
+    ("piece", "kind"),
+    [
+        # Releases of the library part ways at these, or refuse the model.
+        ("\0", NORMAL), ("\0", USER_DEFINED), ("\0", UNUSED_PIECE), ("a\0", NORMAL), ("\0\0", USER_DEFINED),
+        ("\x02", UNUSED_PIECE), ("\ufeff", UNUSED_PIECE),
+        # And not at these.
+        ("\ufeff", NORMAL), ("\ufeff", USER_DEFINED), ("▁▁▁", USER_DEFINED), ("th▁", USER_DEFINED),
+         ("<mask>", CONTROL), ("zebra", CONTROL), ("[UNUSED_TOKEN_99]", UNUSED_PIECE),
+    ],
+)  # fmt: skip
+def test_pieces_of_every_kind(tmp_path: Path, piece: str, kind: int, config: dict[str, object]) -> None:
+    """A model is not refused for a character that no prompt has, and all other text keeps its ids."""
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    proto = with_piece(tmp_path, piece, kind)
+    proto.pieces[-1].piece = piece.replace("\0", "no such text")
+    expected, converted = Library(model_proto=proto.SerializeToString()), convert_tokenizer(tmp_path)
+    disputed = {"\0", piece} if kind == UNUSED_PIECE else {"\0"}
+    for text in [*TEXTS, "th   \ufeff th\ufeff\ufeffx", "<mask> zebra"]:
+        text = text.translate(dict.fromkeys(map(ord, filter(lambda c: len(c) == 1, disputed))))
+        assert encode(converted, text) == expected.encode(text)
+    assert len(encode(converted, "a\0b")) >= 3
+
+
+def with_piece(folder: Path, piece: str, kind: int) -> sentencepiece_model_pb2.ModelProto:
+    """A trained model and one more piece, written to the folder."""
+    train_sentencepiece(folder / "tokenizer.model", user_defined_symbols="")
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString((folder / "tokenizer.model").read_bytes())
+    proto.pieces.add(piece=piece, score=-1.5, type=kind)
+    (folder / "tokenizer.model").write_bytes(proto.SerializeToString())
+    return proto
+
+
+def test_a_null_piece_makes_no_noise(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with_piece(tmp_path, "\0", NORMAL)
+    capfd.readouterr()
+    convert_tokenizer(tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_models_own_test_texts_do_not_matter(tmp_path: Path) -> None:
+    """Up to 0.2.1 the library tries them when it loads a model, and they were encoded with the prefix that the checkpoint's settings turn off."""
+    proto = with_piece(tmp_path, "zebra", NORMAL)
+    proto.normalizer_spec.add_dummy_prefix = True
+    expected = Library(model_proto=proto.SerializeToString()).encode("the", out_type=str)
+    sample = b"".join(
+        bytes((tag, len(text))) + text for tag, text in ((10, b"the"), (18, " ".join(expected).encode()))
+    )
+    field = bytes((4 << 3 | 2, 2 + len(sample), 10, len(sample))) + sample
+    (tmp_path / "tokenizer.model").write_bytes(proto.SerializeToString() + field)
+    (tmp_path / "tokenizer_config.json").write_text('{"legacy": false}')
+    assert encode(convert_tokenizer(tmp_path), "the") != encode(convert_tokenizer(tmp_path), " the")
 
 
 def test_bos(internlm2: Path, qwen2: Path, tmp_path: Path) -> None:
