@@ -128,7 +128,12 @@ def _from_tokenizer_json(path: Path, added: AddedTokens) -> Tokenizer:
             raise CheckpointError(f"{path}: an entry of 'added_tokens' has no 'content'.")
         if content in flagged or must_be_special(content):
             entry["special"] = True
+        for flag in ("single_word", "lstrip", "rstrip", "special"):
+            entry[flag] = entry.get(flag) is True
+        if entry.get("normalized") is None:
+            entry["normalized"] = not entry["special"]
     document["added_tokens"] = entries
+    model["type"] = "BPE"
     _never_prepend_to_the_first(document.get("pre_tokenizer"))
     try:
         tokenizer = Tokenizer.from_str(json.dumps(document, ensure_ascii=False))

@@ -244,7 +244,7 @@ def test_a_null_piece_makes_no_noise(tmp_path: Path, capfd: pytest.CaptureFixtur
 
 
 def test_a_models_own_test_texts_do_not_matter(tmp_path: Path) -> None:
-    """Up to 0.2.1 the library tries them when it loads a model, and they were encoded with the prefix that the checkpoint's settings turn off."""
+    """Up to 0.2.1 the library tries them, and they have the prefix that the settings turn off."""
     proto = with_piece(tmp_path, "zebra", NORMAL)
     proto.normalizer_spec.add_dummy_prefix = True
     expected = Library(model_proto=proto.SerializeToString()).encode("the", out_type=str)
