@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer
 
 from internvl_rt.errors import BundleError
 from internvl_rt.export.tokenizers import PromptRules, prompt_facts, synthetic_tokenizer
@@ -82,6 +82,37 @@ def test_a_manifest_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
     facts = prompt_facts(synthetic_tokenizer("qwen2", 500), "Hermes-2", None)
     with pytest.raises(BundleError, match="<IMG_CONTEXT> is the id 393 in the bundle's tokenizer and 493"):
         PromptRenderer(load(tmp_path, SMALL), facts, 4)
+
+
+@pytest.mark.parametrize("token_id", [388, 393, 65, 400, 10**9], ids=str)
+def test_task_ids_that_would_let_text_steer_are_refused(tmp_path: Path, token_id: int) -> None:
+    """A chat token, an image token, no added token, and none at all."""
+    with pytest.raises(
+        BundleError, match=rf"tokenizer.json: prompt.task_ids .* has the id {token_id}, which"
+    ):
+        load(tmp_path, SMALL, task_ids=(token_id,))
+
+
+def test_task_tokens_are_cut_out_by_the_rules_of_the_library(tmp_path: Path) -> None:
+    """The longest first; white space and whole words by the flags, beside tokens of the template too."""
+    raw = synthetic_tokenizer("qwen2", 400)
+    tokens = [
+        AddedToken("<a>"), AddedToken("<a><b>"), AddedToken("<left>", lstrip=True),
+        AddedToken("<right>", rstrip=True), AddedToken("<word", single_word=True), AddedToken("[x]"),
+    ]  # fmt: skip
+    raw.add_special_tokens(tokens)
+    raw.add_tokens([AddedToken("<plain>", normalized=False), AddedToken("<norm>", normalized=True)])
+    expected = Tokenizer.from_str(raw.to_str())
+    task_ids = [raw.token_to_id(token.content) for token in tokens]
+    tokenizer = PromptTokenizer(raw, task_ids=task_ids)
+    for text in (
+        "<a><b><a> <b>", "one <left>  two <right>  three", "a <word b<word c", "<word", "<word>", "[x][x",
+        " <right> <left> ", "<plain><a><norm> <norm><plain", "é<a>中 <left>😀<right>\n", "<a", "",
+    ):  # fmt: skip
+        assert tokenizer.encode(text) == expected.encode(text).ids
+        pieces = [Control("<|im_start|>"), text, Control("<|im_end|>"), text]
+        whole = f"<|im_start|>{text}<|im_end|>{text}"
+        assert tokenizer.encode_pieces(pieces) == expected.encode(whole).ids
 
 
 def test_tokens_that_swallow_whitespace_do_so(tmp_path: Path) -> None:
