@@ -110,7 +110,7 @@ def export(
             )
     config = read_config(opened)
     names = find_format(opened, config)
-    tokenizer = convert_tokenizer(opened.folder)
+    tokenizer = convert_tokenizer(opened.folder, config.llm.vocab_size)
     manifest = Manifest(
         name=opened.folder.resolve().name,
         source_format=config.format,
@@ -119,13 +119,7 @@ def export(
         projector=config.projector,
         llm=replace(config.llm, tied_embeddings=not has_lm_head(opened, config, names)),
         tiling=config.tiling,
-        prompt=prompt_facts(
-            tokenizer,
-            config.template,
-            config.system_message,
-            prompt_rules(opened.folder),
-            vocab_size=config.llm.vocab_size,
-        ),
+        prompt=prompt_facts(tokenizer, config.template, config.system_message, prompt_rules(opened.folder)),
         precision=precision,
         flash=config.flash,
     )

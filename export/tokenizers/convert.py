@@ -15,12 +15,13 @@ from internvl_rt.export.tokenizers.files import read_object
 from internvl_rt.export.tokenizers.sentencepiece_bpe import convert_sentencepiece
 from internvl_rt.export.tokenizers.sentencepiece_model import read_sentencepiece_model
 from internvl_rt.export.tokenizers.settings import TokenizerSettings, read_settings
+from internvl_rt.prompts.control_tokens import steers
 from internvl_rt.prompts.decoding import Decoding
 
 TOKENIZER_JSON, TOKENIZER_MODEL = "tokenizer.json", "tokenizer.model"
 
 
-def convert_tokenizer(checkpoint: Path) -> Tokenizer:
+def convert_tokenizer(checkpoint: Path, vocab_size: int | None = None) -> Tokenizer:
     """Makes the tokenizer of a bundle from the files of a checkpoint folder.
 
     In this order: ``tokenizer.json``; ``vocab.json`` and ``merges.txt`` (Qwen2, byte-level BPE);
@@ -29,6 +30,11 @@ def convert_tokenizer(checkpoint: Path) -> Tokenizer:
     special token, which is where all text of a prompt stands. Tokens that steer the model are special tokens
     in the result even where the files forget to say so.
 
+    Args:
+        checkpoint: the folder.
+        vocab_size: the tokens that the language model has an embedding of, where that is known. Added tokens
+            beyond them, which nothing was trained with, are left out: they are text.
+
     Raises:
         CheckpointError: if there are no such files, or one is malformed or of an unsupported kind.
     """
@@ -36,7 +42,7 @@ def convert_tokenizer(checkpoint: Path) -> Tokenizer:
     added = read_added_tokens(checkpoint, settings)
     tokenizer = _convert(checkpoint, settings, added)
     _check_unforgeable(checkpoint, tokenizer)
-    return tokenizer
+    return tokenizer if vocab_size is None else _embedded(tokenizer, vocab_size)
 
 
 def _convert(checkpoint: Path, settings: TokenizerSettings, added: AddedTokens) -> Tokenizer:
@@ -165,6 +171,19 @@ def _never_prepend_to_the_first(pre_tokenizer: object) -> None:
         case dict() if pre_tokenizer.get("type") == "Metaspace":
             if pre_tokenizer.get("prepend_scheme") == "first":
                 pre_tokenizer["prepend_scheme"] = "never"
+
+
+def _embedded(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
+    added = tokenizer.get_added_tokens_decoder().items()
+    # Tokens that steer never come out of text. Where a prompt needs one, its id is checked by name.
+    beyond = {token.content for i, token in added if i >= vocab_size and not steers(token.content)}
+    if not beyond:
+        return tokenizer
+    document = json.loads(tokenizer.to_str())
+    document["added_tokens"] = [t for t in document["added_tokens"] if t["content"] not in beyond]
+    for content in beyond:
+        document["model"]["vocab"].pop(content, None)
+    return Tokenizer.from_str(json.dumps(document, ensure_ascii=False))
 
 
 def _check_unforgeable(checkpoint: Path, tokenizer: Tokenizer) -> None:

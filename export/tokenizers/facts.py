@@ -47,8 +47,6 @@ def prompt_facts(
     template: str,
     system_message: str | None,
     rules: PromptRules | None = None,
-    *,
-    vocab_size: int | None = None,
 ) -> Prompt:
     """Resolves what the manifest says of prompts.
 
@@ -57,7 +55,6 @@ def prompt_facts(
         template: the name in the checkpoint's ``config.json``.
         system_message: the configuration's own system message, or None for the template's.
         rules: what ``prompt_rules`` tells of a checkpoint; the defaults of its class where None.
-        vocab_size: the tokens that the language model has an embedding of. Those beyond stay text.
 
     Raises:
         CheckpointError: if the template is unknown, or the tokenizer lacks a token that prompts need.
@@ -94,7 +91,6 @@ def prompt_facts(
             and not steers(token.content)
             and token.content not in rules.roles
             and token.content not in (*GROUNDING_TOKENS, *chosen.control_tokens)
-            and (vocab_size is None or token_id < vocab_size)
         ),
         clean_up_spaces=rules.clean_up_spaces,
     )

@@ -109,12 +109,15 @@ def test_tokens_without_an_embedding_stay_text(tmp_path: Path) -> None:
     """A tokenizer that grew without its model: no id that the model does not know."""
     bundle = export(tmp_path, fine_tuned(), ANSWER)
     grown = fine_tuned()
-    grown.add_special_tokens(["<loc_2>"])
+    grown.add_special_tokens(["<loc_2>", "<|more|>"])
+    grown.add_tokens(["<plain>"])
     grown.save(str(tmp_path / "checkpoint" / "tokenizer.json"))
     bundle = ivl.export(tmp_path / "checkpoint", bundle, weights="fp32", progress=False, overwrite=True)
     with ivl.load(bundle, engine="native") as model:
-        assert max(ids_of(model, "<loc_2> and <loc_1>")) < model.manifest.llm.vocab_size
-        assert grown.token_to_id("<loc_1>") in ids_of(model, "<loc_2> and <loc_1>")
+        ids = ids_of(model, "<loc_2> and <loc_1> and <plain><|more|>")
+        assert max(ids) < model.manifest.llm.vocab_size
+        assert grown.token_to_id("<loc_1>") in ids
+        assert model.chat("<plain><loc_2>").text
 
 
 PUNCTUATED = ("Yes", " ,", " it", " is", " n't", " .", " So", " ' ", "x", " ?")

@@ -14,7 +14,7 @@ import pytest
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 from tokenization_cases import INTERNVL, TEXTS, library_of_transformers, train_sentencepiece
-from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
 
 import internvl_rt as ivl
 from export.checkpoints import TINY_PHI3, write_checkpoint
@@ -41,10 +41,9 @@ MODELS: dict[str, dict[str, object]] = {
 }  # fmt: skip
 ABSENT: dict[str, Any] = {}
 QUESTIONS = [
-    *(text for text in TEXTS if not text.startswith(SPACE)),
+    *TEXTS,
     "  two spaces\n",
-    # In front, a token that eats spaces eats this mark too in the slow tokenizer, and not here.
-    f"mark {SPACE}{SPACE}marks{SPACE}",
+    f"{SPACE}mark {SPACE}{SPACE}marks{SPACE}",
     "<ref>the cup</ref> at <box>[[1, 2]]</box>",
     " <ref> spaced </ref> ",
 ]
@@ -232,6 +231,27 @@ def test_prompts_of_a_tokenizer_json(
     for question in [*HONEST, "<think> so </think>", "one word, words"]:
         rendered = render(conversation(question, system=" you"))
         assert rendered.input_ids.tolist() == library.encode(rendered.text, add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize("prefix", ["always", "first", "never", "strip"])
+def test_answers_of_a_tokenizer_json(trained: dict[str, bytes], tmp_path: Path, prefix: str) -> None:
+    """Its decoder is the library's, whatever the scheme of its pre-tokenizer."""
+    write_files(tmp_path, trained["llama"], "phi3-chat", {"legacy": False})
+    library = convert_tokenizer(tmp_path)
+    library.normalizer, library.pre_tokenizer = scheme_of("first")
+    if prefix == "strip":
+        steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+        library.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)])
+    else:
+        library.decoder = decoders.Metaspace(SPACE, prepend_scheme=prefix)
+    (tmp_path / "tokenizer.json").write_text(library.to_str())
+    tokenizer = renderer(tmp_path, "phi3-chat")[1]
+    # Metaspace takes away all spaces of a first token; pieces of several words are not made with it.
+    pieces = [i for i in range(259, 1000) if library.id_to_token(i).rfind(SPACE) <= 0]
+    chance = random.Random(1)
+    for _ in range(200):
+        ids = chance.choices(pieces, k=chance.randint(0, 8))
+        assert tokenizer.decode(ids) == library.decode(ids)
 
 
 def test_a_tokenizer_json_that_transformers_saved(trained: dict[str, bytes], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ class PromptTokenizer:
             "task": task,
             "all": special,
         }
+        self._space_mark = _space_mark(tokenizer)
         self._cutter = _Cutter({i: t for i, t in self._added.items() if i in task or not t.special})
         self.decoding = Decoding(tokenizer)
         self.clean_up_spaces = clean_up_spaces
@@ -150,7 +152,9 @@ class PromptTokenizer:
                 strip_next = self._added[token_id].rstrip
                 ids += [token_id] * piece.count
                 continue
-            text = piece.text.lstrip() if strip_next else piece.text
+            text = piece.text if self._space_mark is None else piece.text.replace(self._space_mark, " ")
+            if strip_next:
+                text = text.lstrip()
             if piece.before is not None and self._added[self.control_id(piece.before)].lstrip:
                 text = text.rstrip()
             strip_next = False
@@ -206,6 +210,15 @@ def _runs(pieces: Iterable[str | Control]) -> Iterator[_Run | Control]:
             text.clear()
             yield piece
     yield _Run("".join(text), None)
+
+
+def _space_mark(tokenizer: Tokenizer) -> str | None:
+    """What the tokenizer reads as a space from the start: tokens that eat white space eat it too."""
+    normalizer = None if tokenizer.normalizer is None else json.loads(tokenizer.normalizer.__getstate__())
+    match normalizer:
+        case {"normalizers": [{"type": "Replace", "pattern": {"String": str(mark)}, "content": " "}, *_]}:
+            return mark
+    return None
 
 
 class _Cutter:
