@@ -109,11 +109,12 @@ def test_spaces_before_punctuation_go_in_a_stream_as_in_the_whole(
 
 
 def test_the_rule_for_spaces_is_that_of_transformers() -> None:
-    transformers = pytest.importorskip("transformers")
-    rule = getattr(transformers.PreTrainedTokenizerBase, "clean_up_tokenization", None)
+    try:
+        from transformers import PreTrainedTokenizerBase
+    except ImportError as error:
+        pytest.skip(f"transformers cannot be imported ({error})")
     for text in ("a . b ?c ! , ' ' x n't 'm 's 've 're", " ' s", "' 's  n't", "do n't ' ' ' ,"):
-        assert rule is not None
-        assert cleaned(text) == rule(transformers.PreTrainedTokenizerBase, text)
+        assert cleaned(text) == PreTrainedTokenizerBase.clean_up_tokenization(None, text)
 
 
 @both
