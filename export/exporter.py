@@ -35,7 +35,7 @@ from internvl_rt.export.recipes import (
     row_ranges,
 )
 from internvl_rt.export.staging import check_out
-from internvl_rt.export.tokenizers import convert_tokenizer, prepends_bos, prompt_facts
+from internvl_rt.export.tokenizers import convert_tokenizer, prompt_facts, prompt_rules
 from internvl_rt.export.writer import (
     ROW_BYTES,
     EncodedRows,
@@ -120,7 +120,7 @@ def export(
             )
     config = read_config(opened)
     names = find_format(opened, config)
-    tokenizer = convert_tokenizer(opened.folder)
+    tokenizer = convert_tokenizer(opened.folder, config.llm.vocab_size)
     manifest = Manifest(
         name=opened.name,
         source_format=config.format,
@@ -129,9 +129,7 @@ def export(
         projector=config.projector,
         llm=replace(config.llm, tied_embeddings=not has_lm_head(opened, config, names)),
         tiling=config.tiling,
-        prompt=prompt_facts(
-            tokenizer, config.template, config.system_message, add_bos=prepends_bos(opened.folder)
-        ),
+        prompt=prompt_facts(tokenizer, config.template, config.system_message, prompt_rules(opened.folder)),
         precision=precision,
         flash=config.flash,
     )

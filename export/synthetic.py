@@ -28,7 +28,7 @@ from internvl_rt.export.graphs import choose_graph_sets, write_graphs
 from internvl_rt.export.precision import DEFAULT_WEIGHTS, choose_precision
 from internvl_rt.export.progress import progress_bar
 from internvl_rt.export.quantise import BFLOAT16
-from internvl_rt.export.tokenizers import prompt_facts, synthetic_tokenizer
+from internvl_rt.export.tokenizers import PromptRules, prompt_facts, synthetic_tokenizer
 from internvl_rt.export.writer import EncodedRows, bundle_folder, generator, plan_layout, write_bundle
 
 CHUNK_ELEMENTS = 1 << 22
@@ -107,7 +107,7 @@ def synthetic_manifest(
         projector=PROJECTOR,
         llm=llm,
         tiling=TILING,
-        prompt=prompt_facts(tokenizer, model.template, None, add_bos=model.tokenizer == "internlm2"),
+        prompt=prompt_facts(tokenizer, model.template, None, PromptRules(model.tokenizer == "internlm2")),
         precision=choose_precision(weights, vision),
     )
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
 from internvl_rt.errors import CheckpointError
-from internvl_rt.export.tokenizers.files import AddedTokens, read_ids, read_text
+from internvl_rt.export.tokenizers.added_tokens import AddedTokens
+from internvl_rt.export.tokenizers.files import read_ids, read_text
+from internvl_rt.export.tokenizers.settings import TokenizerSettings
 from internvl_rt.prompts.byte_alphabet import BYTE_ALPHABET
 
 QWEN2_PATTERN = (
@@ -19,17 +20,16 @@ QWEN2_PATTERN = (
 """Where Qwen 2, 2.5 and 3 cut text before merging."""
 
 
-def convert_byte_level(checkpoint: Path, config: dict[str, Any], added: AddedTokens) -> Tokenizer:
+def convert_byte_level(checkpoint: Path, settings: TokenizerSettings, added: AddedTokens) -> Tokenizer:
     """Builds the tokenizer of a folder with ``vocab.json`` and ``merges.txt``.
 
     Raises:
         CheckpointError: if a file is malformed, the files contradict each other, or tokenizer_config.json
             names a class other than Qwen2Tokenizer, whose rules for cutting text are not known here.
     """
-    kind = config.get("tokenizer_class", "Qwen2Tokenizer")
-    if kind not in ("Qwen2Tokenizer", "Qwen2TokenizerFast", "Qwen3Tokenizer"):
+    if settings.kind not in ("", "Qwen2Tokenizer", "Qwen2TokenizerFast", "Qwen3Tokenizer"):
         raise CheckpointError(
-            f"{checkpoint / 'tokenizer_config.json'}: the tokenizer class {kind!r} with vocab.json and "
+            f"{settings.path}: the tokenizer class {settings.kind!r} with vocab.json and "
             "merges.txt is not supported; 'Qwen2Tokenizer' is. Save a tokenizer.json with transformers."
         )
     path = checkpoint / "vocab.json"

@@ -10,15 +10,18 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
 
 from internvl_rt.errors import CheckpointError
-from internvl_rt.export.tokenizers.files import AddedTokens, must_be_special
-from internvl_rt.export.tokenizers.sentencepiece_model import PieceType, SentencePieceModel
-
-SPACE = "▁"
-"""U+2581, which stands for a space in pieces."""
+from internvl_rt.export.tokenizers.added_tokens import AddedTokens, must_be_special
+from internvl_rt.export.tokenizers.sentencepiece_model import SPACE, PieceType, SentencePieceModel
+from internvl_rt.export.tokenizers.settings import TokenizerSettings
 
 
-def convert_sentencepiece(model: SentencePieceModel, added: AddedTokens) -> Tokenizer:
+def convert_sentencepiece(
+    model: SentencePieceModel, settings: TokenizerSettings, added: AddedTokens
+) -> Tokenizer:
     """Converts a model and the tokens added to it.
+
+    What is encoded is a piece of text behind a special token, so that a tokenizer that is not ``legacy`` puts
+    no prefix in front of it.
 
     An added token whose id is that of a piece replaces the piece, as InternLM2's chat tokens replace
     ``[UNUSED_TOKEN_..]``: text no longer turns into that id. The result is held against the SentencePiece
@@ -59,8 +62,9 @@ def convert_sentencepiece(model: SentencePieceModel, added: AddedTokens) -> Toke
         for i, piece in enumerate(model.pieces)
         if piece.type is PieceType.USER_DEFINED and i not in added.by_id
     ]
-    tokenizer.normalizer = _normaliser(model, user_defined)
-    tokenizer.decoder = _decoder(model)
+    legacy = settings.legacy or settings.is_internlm
+    tokenizer.normalizer = _normaliser(model, user_defined) if legacy else _inner_normaliser(model)
+    tokenizer.decoder = _decoder(model, settings, legacy=legacy)
 
     tokens = dict(added.by_id)
     for i, piece in enumerate(model.pieces):
@@ -73,7 +77,7 @@ def convert_sentencepiece(model: SentencePieceModel, added: AddedTokens) -> Toke
             tokens[i] = AddedToken(piece.text, normalized=True, special=False)
     for i in sorted(tokens):
         (tokenizer.add_special_tokens if tokens[i].special else tokenizer.add_tokens)([tokens[i]])
-    _check_same_ids(model, added, tokenizer)
+    _check_same_ids(model, added, tokenizer, legacy=legacy)
     return tokenizer
 
 
@@ -153,14 +157,28 @@ def _normaliser(model: SentencePieceModel, user_defined: list[str]) -> normalize
     return normalizers.Sequence(steps)
 
 
-def _decoder(model: SentencePieceModel) -> decoders.Decoder:
+def _inner_normaliser(model: SentencePieceModel) -> normalizers.Normalizer:
+    """Of text that never has a prefix: the slow tokenizer encodes it behind another word."""
+    steps: list[normalizers.Normalizer] = [normalizers.Replace(SPACE, " ")]
+    if model.remove_extra_whitespaces:
+        steps.append(normalizers.Replace(Regex(" {2,}"), " "))
+        steps.append(normalizers.Replace(Regex(r" \z"), ""))
+    steps.append(normalizers.Replace(" ", SPACE))
+    return normalizers.Sequence(steps)
+
+
+def _decoder(model: SentencePieceModel, settings: TokenizerSettings, *, legacy: bool) -> decoders.Decoder:
     steps: list[decoders.Decoder] = [decoders.Replace(SPACE, " ")]
     if model.byte_fallback:
         steps.append(decoders.ByteFallback())
     steps.append(decoders.Fuse())
+    # SentencePiece takes the space that stands for its prefix away again; Llama's class and InternLM3's take
+    # one away wherever they are set to put one in front of a prompt.
+    by_library = legacy and model.add_dummy_prefix
+    by_class = settings.kind.startswith(("Llama", "InternLM3")) or not legacy
     if model.remove_extra_whitespaces:
         steps.append(decoders.Strip(" ", 1 << 16, 0))  # all of them
-    elif model.add_dummy_prefix:
+    elif by_library or (by_class and settings.add_prefix_space):
         steps.append(decoders.Strip(" ", 1, 0))
     return decoders.Sequence(steps)
 
@@ -171,7 +189,7 @@ _PROBES = (
     "안녕하세요 세계, 한국어 문장입니다.  Привет, мир! مرحبا",
     "😀 👩‍👩‍👧 é e\u0301 \u00a0 \u200b ﬁ ① Ａ",
     "      ----====----      ",
-    "\x00\x01\x7f \ufffd",
+    "\x01\x7f \ufffd",
 )
 
 
@@ -189,17 +207,29 @@ def _probes(model: SentencePieceModel, added: AddedTokens) -> Iterator[str]:
         yield "".join(batch[start::64][:512])
 
 
-def _check_same_ids(model: SentencePieceModel, added: AddedTokens, tokenizer: Tokenizer) -> None:
-    try:
-        library = sentencepiece.SentencePieceProcessor(model_proto=model.data)
-    except RuntimeError as error:
-        raise CheckpointError(f"{model.path}: SentencePiece does not load it ({error}).") from error
+def _disputed(model: SentencePieceModel) -> set[str]:
+    """Characters that releases of SentencePiece encode differently, so that none of them is the measure.
+
+    U+0000 is a piece of its own up to 0.2.1 and a byte since 0.2.3, where the model has such a piece, as all
+    of InternLM2's kind have. A single character that the model marks as unused or as a control piece came out
+    of text up to 0.2.1 all the same.
+    """
+    marked = (PieceType.UNUSED, PieceType.CONTROL)
+    return {"\0"} | {p.text for p in model.pieces if p.type in marked and len(p.text) == 1}
+
+
+def _check_same_ids(
+    model: SentencePieceModel, added: AddedTokens, tokenizer: Tokenizer, *, legacy: bool
+) -> None:
+    reference = _Reference(model, legacy=legacy)
+    disputed = str.maketrans(dict.fromkeys(_disputed(model), ""))
     tokenizer.encode_special_tokens = True
-    for text in _probes(model, added):
+    for probe in _probes(model, added):
+        text = probe.translate(disputed)
         # Added tokens beyond the library's vocabulary, and pieces that they replace, differ on purpose.
         if any(token.content in text for token in added.by_id.values()):
             continue
-        expected = library.encode(text)
+        expected = reference.encode(text)
         found = tokenizer.encode(text, add_special_tokens=False).ids
         if expected != found:
             at = next((i for i, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b), 0)
@@ -208,3 +238,27 @@ def _check_same_ids(model: SentencePieceModel, added: AddedTokens, tokenizer: To
                 f"{found[at : at + 4]} in the text {text[:80]!r}. Please report the model."
             )
     tokenizer.encode_special_tokens = False
+
+
+class _Reference:
+    """The SentencePiece library, called for a piece of text as the checkpoint's slow tokenizer calls it."""
+
+    def __init__(self, model: SentencePieceModel, *, legacy: bool) -> None:
+        self._legacy = legacy
+        self._unknown = next(piece.text for piece in model.pieces if piece.type is PieceType.UNKNOWN)
+        try:
+            self._library = sentencepiece.SentencePieceProcessor(
+                model_proto=model.for_library(dummy_prefix=legacy and model.add_dummy_prefix)
+            )
+        except RuntimeError as error:
+            raise CheckpointError(f"{model.path}: SentencePiece does not load it ({error}).") from error
+
+    def encode(self, text: str) -> list[int]:
+        if not self._legacy:
+            text = text.replace(SPACE, " ")
+            if text.startswith(" "):
+                # Alone, the spaces at the beginning might be lost.
+                ids: list[int] = self._library.encode(self._unknown + text)
+                return ids[len(self._library.encode(self._unknown)) :]
+        encoded: list[int] = self._library.encode(text)
+        return encoded

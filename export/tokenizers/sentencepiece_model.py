@@ -17,6 +17,11 @@ from typing import TypeAlias
 from internvl_rt.errors import CheckpointError
 from internvl_rt.export.tokenizers.files import read_bytes
 
+SPACE = "▁"
+"""U+2581, which stands for a space in pieces."""
+
+_Value: TypeAlias = int | bytes
+
 
 class PieceType(enum.IntEnum):
     """What a piece is to the encoder."""
@@ -58,10 +63,55 @@ class SentencePieceModel:
     remove_extra_whitespaces: bool
     escape_whitespaces: bool
 
+    @property
+    def control_pieces(self) -> frozenset[str]:
+        """The pieces that never come out of text."""
+        kinds = (PieceType.CONTROL, PieceType.UNKNOWN)
+        return frozenset(piece.text for piece in self.pieces if piece.type in kinds)
+
+    def for_library(self, *, dummy_prefix: bool) -> bytes:
+        """The file for the SentencePiece library, with another word on its prefix.
+
+        Since 0.2.3 the library refuses a model with U+0000 within a piece, and warns of a piece that is this
+        character alone. No text that a prompt is made of has it, so such pieces go by another name.
+        """
+        written = bytearray()
+        index = 0
+        for number, value in _fields(self.data):
+            if number == 1:
+                piece = self.pieces[index]
+                if "\0" in piece.text:
+                    value = _written(1, f"<U+0000 {index}>".encode())
+                    value += _SCORE.pack(2 << 3 | 5, piece.score) + _written(3, int(piece.type))
+                index += 1
+            if number != _SELF_TEST:  # its texts were encoded with the other prefix
+                written += _written(number, value)
+        # Of a field that is there twice the last one counts, and messages are merged.
+        return bytes(written + _written(3, _written(3, int(dummy_prefix))))
+
+
+_SELF_TEST = 4
+
+_SCORE = struct.Struct("<Bf")
+"""A piece's field 2, the tag in front."""
+
+
+def _written(number: int, value: _Value) -> bytes:
+    if isinstance(value, int):
+        return _varint_bytes(number << 3) + _varint_bytes(value)
+    return _varint_bytes(number << 3 | 2) + _varint_bytes(len(value)) + value
+
+
+def _varint_bytes(value: int) -> bytes:
+    written = bytearray()
+    while value > 0x7F:
+        written.append(value & 0x7F | 0x80)
+        value >>= 7
+    written.append(value)
+    return bytes(written)
+
 
 _ALGORITHMS = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
-
-_Value: TypeAlias = int | bytes
 
 
 def read_sentencepiece_model(path: Path) -> SentencePieceModel:

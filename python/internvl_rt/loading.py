@@ -107,7 +107,7 @@ def assemble(
     """
     if threads is not None:
         threads = _positive("threads", threads, 1024)
-    tokenizer = PromptTokenizer.from_bundle(bundle.folder)
+    tokenizer = PromptTokenizer.from_bundle(bundle.folder, bundle.manifest.prompt)
     try:
         renderer = PromptRenderer(tokenizer, bundle.manifest.prompt, bundle.manifest.tokens_per_tile)
     except BundleError as error:

@@ -599,7 +599,12 @@ class Model:
             Writer(
                 own,
                 TokenChooser(own, seed, index, constraint),
-                Detokeniser(self._tokenizer, keep=own.keep_special_tokens, stop=own.stop),
+                Detokeniser(
+                    self._tokenizer,
+                    keep=own.keep_special_tokens,
+                    stop=own.stop,
+                    verbatim=own.constrained,
+                ),
             )
             for index, (own, constraint) in enumerate(zip(settings, constraints, strict=True))
         ]

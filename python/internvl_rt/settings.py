@@ -43,7 +43,8 @@ class GenerationSettings:
     stop: tuple[str, ...] = ()
     """Texts that end the answer; they are not part of it."""
     keep_special_tokens: KeepTokens = "none"
-    """Which special tokens stay in the text: ``none``, ``grounding`` (``<ref>``, ``<box>``, ...), ``all``."""
+    """Which special tokens stay in the text: ``none``; ``grounding`` (``<ref>``, ``<box>``, ...); ``task``,
+    which are these and those that a fine-tuning added: the text that ``history`` takes; or ``all``."""
     ignore_stop_tokens: bool = False
     """Generate to max_new_tokens whatever the model says: for measuring."""
     schema: JsonSchema | None = None

@@ -6,7 +6,9 @@ Names and layouts are written down here from the reference page, independently o
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 
 from internvl_rt.export.family import family_model
 from internvl_rt.export.tokenizers import synthetic_tokenizer
@@ -166,6 +169,7 @@ def write_checkpoint(
     tied: bool = False,
     config_changes: dict[str, Any] | None = None,
     shards: int = 3,
+    change_weights: Callable[[dict[str, Array]], None] | None = None,
 ) -> dict[str, Array]:
     """Writes a checkpoint folder: configuration, weights and tokenizer.
 
@@ -179,12 +183,15 @@ def write_checkpoint(
         tied: leave the output matrix out.
         config_changes: keys of config.json to replace, at the top level.
         shards: into which sharded weights are divided.
+        change_weights: changes the random weights, by neutral names, before they are stored.
 
     Returns:
         The weights as they are stored, by neutral names.
     """
     folder.mkdir(parents=True)
     weights = random_weights(model, seed)
+    if change_weights is not None:
+        change_weights(weights)
     if tied:
         weights["llm.head.weight"] = weights["llm.embed.weight"]
     torch_dtype = getattr(torch, dtype)
@@ -202,6 +209,32 @@ def write_checkpoint(
     save_weights(folder, {n: torch.from_numpy(w).to(torch_dtype) for n, w in tensors.items()}, files, shards)
     write_tokenizer(folder, model)
     return weights
+
+
+def write_reciting_checkpoint(folder: Path, tokenizer: Tokenizer, words: Sequence[str]) -> None:
+    """Writes a checkpoint that answers every question with the same tokens, each of which must be there once.
+
+    The prompt ends with a line break, and every token is followed by the next one whatever was before it.
+    """
+    vocabulary = tokenizer.get_vocab_size()
+    width = -(-vocabulary // 64) * 64
+    model = dataclasses.replace(
+        TINY_QWEN2, vocabulary=vocabulary, hidden=width, heads=4, kv_heads=2, head_dim=width // 4
+    )
+    (newline,) = tokenizer.encode("\n").ids
+    assert set(words) <= set(tokenizer.get_vocab())
+    chain = [newline, *map(tokenizer.token_to_id, (*words, "<|im_end|>"))]
+
+    def recite(weights: dict[str, Array]) -> None:
+        for name, value in weights.items():
+            if name.startswith("llm."):
+                value[...] = 1.0 if "norm" in name else 0.0
+        weights["llm.embed.weight"][:] = np.eye(vocabulary, width)
+        for now, following in itertools.pairwise(chain):
+            weights["llm.head.weight"][following, now] = 1.0
+
+    write_checkpoint(folder, model, change_weights=recite)
+    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def write_tokenizer(folder: Path, model: Model) -> None:

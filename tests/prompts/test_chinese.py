@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internvl_rt.export.tokenizers import prompt_facts, synthetic_tokenizer
+from internvl_rt.export.tokenizers import PromptRules, prompt_facts, synthetic_tokenizer
 from internvl_rt.prompts.detokenise import Detokeniser
 from internvl_rt.prompts.messages import conversation
 from internvl_rt.prompts.render import PromptRenderer
@@ -90,7 +90,7 @@ def test_grounding_tokens_stand_between_chinese_as_one_id_each(family: str) -> N
 @pytest.mark.parametrize(("family", "template", "end"), TEMPLATES)
 def test_a_chinese_conversation_in_every_template(family: str, template: str, end: str) -> None:
     made = synthetic_tokenizer(family, SIZES[family])
-    facts = prompt_facts(made, template, None, add_bos=family == "internlm2")
+    facts = prompt_facts(made, template, None, PromptRules(add_bos=family == "internlm2"))
     tokenizer = PromptTokenizer(made)
     renderer = PromptRenderer(tokenizer, facts, 2)
     asked = conversation(

@@ -7,6 +7,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from internvl_rt.export.tokenizers import synthetic_tokenizer
 from internvl_rt.prompts.detokenise import Detokeniser
@@ -63,6 +64,57 @@ def test_a_piece_is_final(kind: str, ids: list[int]) -> None:
         given_out.encode("utf-8")
         assert whole.startswith(given_out)
     assert given_out + detokeniser.finish() == whole
+
+
+def cleaned(text: str) -> str:
+    """What transformers' decode makes of a text where clean_up_tokenization_spaces is set."""
+    for old, new in (
+        (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"),
+        (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
+    ):  # fmt: skip
+        text = text.replace(old, new)
+    return text
+
+
+CLEANERS = {
+    name: PromptTokenizer(Tokenizer.from_str(tokenizer.to_str()), clean_up_spaces=True)
+    for name, tokenizer in RAW.items()
+}
+punctuated = st.lists(
+    st.sampled_from(
+        [*" .?!,'nt", "'", " ' ", "n't", " '", "'m", "'s", "'ve", "'re", "a", "中", "  ", " ' ' "]
+    ),
+    max_size=30,
+).map("".join)
+
+
+@both
+@settings(max_examples=300, deadline=None)
+@given(text=punctuated, stop=st.lists(punctuated.map(lambda text: text[:4]), max_size=2))
+def test_spaces_before_punctuation_go_in_a_stream_as_in_the_whole(
+    kind: str, text: str, stop: list[str]
+) -> None:
+    tokenizer = CLEANERS[kind]
+    ids, expected = tokenizer.encode(text), cleaned(text)
+    assert tokenizer.decode(ids) == expected
+    detokeniser = Detokeniser(tokenizer, stop=stop)
+    given_out = ""
+    for i in ids:
+        given_out += detokeniser.push(i)
+        assert expected.startswith(given_out)
+    cuts = [(expected.find(s) + len(s), expected.find(s)) for s in stop if s and s in expected]
+    assert given_out + detokeniser.finish() == expected[: min(cuts)[1] if cuts else None]
+    verbatim = Detokeniser(tokenizer, verbatim=True)
+    assert "".join(map(verbatim.push, ids)) + verbatim.finish() == text
+
+
+def test_the_rule_for_spaces_is_that_of_transformers() -> None:
+    try:
+        from transformers import PreTrainedTokenizerBase
+    except ImportError as error:
+        pytest.skip(f"transformers cannot be imported ({error})")
+    for text in ("a . b ?c ! , ' ' x n't 'm 's 've 're", " ' s", "' 's  n't", "do n't ' ' ' ,"):
+        assert cleaned(text) == PreTrainedTokenizerBase.clean_up_tokenization(None, text)
 
 
 @both

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from internvl_rt.bundle.manifest import Prompt
 from internvl_rt.errors import BundleError, CheckpointError, PromptError
-from internvl_rt.export.tokenizers import prompt_facts, synthetic_tokenizer
+from internvl_rt.export.tokenizers import PromptRules, prompt_facts, synthetic_tokenizer
 from internvl_rt.prompts.messages import conversation
 from internvl_rt.prompts.render import PromptRenderer, RenderedPrompt
 from internvl_rt.prompts.tokenizer import PromptTokenizer
@@ -39,7 +39,9 @@ MODELS = [
 
 
 def facts(family: str, template: str, system_message: str | None = None) -> Prompt:
-    return prompt_facts(TOKENIZERS[family], template, system_message, add_bos=family == "internlm2")
+    return prompt_facts(
+        TOKENIZERS[family], template, system_message, PromptRules(add_bos=family == "internlm2")
+    )
 
 
 def renderer(family: str, template: str, system_message: str | None = None) -> PromptRenderer:

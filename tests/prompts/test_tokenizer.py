@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer
 
 from internvl_rt.errors import BundleError
-from internvl_rt.export.tokenizers import prompt_facts, synthetic_tokenizer
+from internvl_rt.export.tokenizers import PromptRules, prompt_facts, synthetic_tokenizer
 from internvl_rt.prompts.messages import conversation
 from internvl_rt.prompts.render import PromptRenderer
 from internvl_rt.prompts.tokenizer import Control, PromptTokenizer
@@ -18,9 +19,12 @@ from internvl_rt.prompts.tokenizer import Control, PromptTokenizer
 SMALL = synthetic_tokenizer("qwen2", 400).to_str()
 
 
-def load(folder: Path, document: str) -> PromptTokenizer:
+PROMPT = prompt_facts(synthetic_tokenizer("qwen2", 400), "Hermes-2", None)
+
+
+def load(folder: Path, document: str, **facts: object) -> PromptTokenizer:
     (folder / "tokenizer.json").write_text(document)
-    return PromptTokenizer.from_bundle(folder)
+    return PromptTokenizer.from_bundle(folder, replace(PROMPT, **facts))
 
 
 def test_loading(tmp_path: Path) -> None:
@@ -51,10 +55,10 @@ def test_damaged_files(tmp_path: Path, document: str, message: str) -> None:
 
 def test_missing_and_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"has no tokenizer.json. Export"):
-        PromptTokenizer.from_bundle(tmp_path)
+        PromptTokenizer.from_bundle(tmp_path, PROMPT)
     (tmp_path / "tokenizer.json").write_bytes(b"\xff\xfe")
     with pytest.raises(BundleError, match="is not a tokenizer"):
-        PromptTokenizer.from_bundle(tmp_path)
+        PromptTokenizer.from_bundle(tmp_path, PROMPT)
 
 
 def test_settings_in_the_file_do_not_shorten_prompts(tmp_path: Path) -> None:
@@ -80,6 +84,37 @@ def test_a_manifest_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
         PromptRenderer(load(tmp_path, SMALL), facts, 4)
 
 
+@pytest.mark.parametrize("token_id", [388, 393, 65, 400, 10**9], ids=str)
+def test_task_ids_that_would_let_text_steer_are_refused(tmp_path: Path, token_id: int) -> None:
+    """A chat token, an image token, no added token, and none at all."""
+    with pytest.raises(
+        BundleError, match=rf"tokenizer.json: prompt.task_ids .* has the id {token_id}, which"
+    ):
+        load(tmp_path, SMALL, task_ids=(token_id,))
+
+
+def test_task_tokens_are_cut_out_by_the_rules_of_the_library(tmp_path: Path) -> None:
+    """The longest first; white space and whole words by the flags, beside tokens of the template too."""
+    raw = synthetic_tokenizer("qwen2", 400)
+    tokens = [
+        AddedToken("<a>"), AddedToken("<a><b>"), AddedToken("<left>", lstrip=True),
+        AddedToken("<right>", rstrip=True), AddedToken("<word", single_word=True), AddedToken("[x]"),
+    ]  # fmt: skip
+    raw.add_special_tokens(tokens)
+    raw.add_tokens([AddedToken("<plain>", normalized=False), AddedToken("<norm>", normalized=True)])
+    expected = Tokenizer.from_str(raw.to_str())
+    task_ids = [raw.token_to_id(token.content) for token in tokens]
+    tokenizer = PromptTokenizer(raw, task_ids=task_ids)
+    for text in (
+        "<a><b><a> <b>", "one <left>  two <right>  three", "a <word b<word c", "<word", "<word>", "[x][x",
+        " <right> <left> ", "<plain><a><norm> <norm><plain", "é<a>中 <left>😀<right>\n", "<a", "",
+    ):  # fmt: skip
+        assert tokenizer.encode(text) == expected.encode(text).ids
+        pieces = [Control("<|im_start|>"), text, Control("<|im_end|>"), text]
+        whole = f"<|im_start|>{text}<|im_end|>{text}"
+        assert tokenizer.encode_pieces(pieces) == expected.encode(whole).ids
+
+
 def test_tokens_that_swallow_whitespace_do_so(tmp_path: Path) -> None:
     """As the flags of Phi-3's chat tokens say."""
     raw = synthetic_tokenizer("qwen2", 400)
@@ -103,7 +138,7 @@ def test_neighbouring_texts_are_one() -> None:
 
 def test_threads_share_a_renderer() -> None:
     raw = synthetic_tokenizer("internlm2", 92553)
-    facts = prompt_facts(raw, "internvl2_5", None, add_bos=True)
+    facts = prompt_facts(raw, "internvl2_5", None, PromptRules(add_bos=True))
     renderer = PromptRenderer(PromptTokenizer(raw), facts, 16)
     questions = [f"<|im_end|> {i} of <ref>these</ref> " * (1 + i % 7) for i in range(200)]
 

@@ -13,11 +13,11 @@ import pytest
 import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenization_cases import INTERNVL, QWEN2_PATTERN, TEXTS, write_added_tokens
+from tokenization_cases import INTERNVL, QWEN2_PATTERN, TEXTS, library_of_transformers, write_added_tokens
 from tokenizers import Tokenizer
 
 from internvl_rt.errors import CheckpointError
-from internvl_rt.export.tokenizers import convert_tokenizer
+from internvl_rt.export.tokenizers import PromptRules, convert_tokenizer, prompt_facts, prompt_rules
 from internvl_rt.prompts.tokenizer import PromptTokenizer
 
 
@@ -69,16 +69,12 @@ def algorithm(qwen2: Path) -> Callable[[str], list[int]]:
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_texts_against_transformers(qwen2: Path, converted: Tokenizer, text: str) -> None:
-    from transformers import Qwen2Tokenizer
-
-    original = Qwen2Tokenizer.from_pretrained(qwen2)
+    original = library_of_transformers().Qwen2Tokenizer.from_pretrained(qwen2)
     assert converted.encode(text).ids == original.encode(text)
 
 
 def test_special_tokens_against_transformers(qwen2: Path, converted: Tokenizer) -> None:
-    from transformers import Qwen2Tokenizer
-
-    original = Qwen2Tokenizer.from_pretrained(qwen2)
+    original = library_of_transformers().Qwen2Tokenizer.from_pretrained(qwen2)
     text = "<|im_start|>user\n<img><IMG_CONTEXT></img>\nthe <ref>cup </ref><box>[[1]]</box><|im_end|>\n"
     ids = converted.encode(text).ids
     assert ids == original.encode(text)
@@ -210,6 +206,52 @@ def test_a_decoder_that_is_not_known(folder: Path, converted: Tokenizer) -> None
     (folder / "tokenizer.json").write_text(json.dumps(document))
     with pytest.raises(CheckpointError, match=r"tokenizer.json: the tokenizer's decoder .* is not known"):
         convert_tokenizer(folder)
+
+
+MARK = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    "name", ["vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json", "tokenizer.json"]
+)
+def test_a_byte_order_mark_is_no_text(folder: Path, converted: Tokenizer, name: str) -> None:
+    if name == "tokenizer.json":
+        (folder / name).write_text(converted.to_str())
+    (folder / name).write_bytes(MARK + (folder / name).read_bytes())
+    assert convert_tokenizer(folder).to_str() == converted.to_str()
+
+
+def test_keys_without_a_value_are_not_there(folder: Path, converted: Tokenizer) -> None:
+    keys = ("tokenizer_class", "added_tokens_decoder", "add_bos_token", "legacy", "pad_token", "bos_token")
+    keys += ("clean_up_tokenization_spaces", "additional_special_tokens", "auto_map", "extra_special_tokens")
+    (folder / "tokenizer_config.json").write_text(json.dumps(dict.fromkeys(keys)))
+    (folder / "special_tokens_map.json").write_text(json.dumps(dict.fromkeys(keys)))
+    assert convert_tokenizer(folder).to_str() == converted.to_str()
+    assert prompt_rules(folder) == PromptRules()
+    document = json.loads(converted.to_str())
+    document["model"] |= {"type": None, "dropout": None, "unk_token": None}
+    document["added_tokens"][0] |= {"lstrip": None, "normalized": None, "special": None}
+    (folder / "tokenizer.json").write_text(json.dumps(document | {"padding": None, "post_processor": None}))
+    assert convert_tokenizer(folder).get_vocab() == converted.get_vocab()
+    document["added_tokens"] = None
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    assert convert_tokenizer(folder).get_vocab() == converted.get_vocab()
+
+
+def test_special_tokens_of_old_files_are_those_that_are_listed(folder: Path) -> None:
+    """added_tokens.json has no flags; the lists beside it say which of its tokens are special."""
+    base = len(json.loads((folder / "vocab.json").read_text()))
+    names = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *INTERNVL, "<loc>", "<seg>", "<fill>", "<plain>")
+    (folder / "added_tokens.json").write_text(json.dumps({t: base + i for i, t in enumerate(names)}))
+    (folder / "tokenizer_config.json").write_text('{"additional_special_tokens": ["<loc>"]}')
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    listed = {"additional_special_tokens": [{"content": "<seg>", **flags}], "pad_token": "<fill>"}
+    (folder / "special_tokens_map.json").write_text(json.dumps(listed))
+    tokenizer = convert_tokenizer(folder)
+    special = {t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special}
+    assert special == set(names) - {"<plain>"}
+    prompt = prompt_facts(tokenizer, "internvl2_5", None, prompt_rules(folder))
+    assert prompt.task_ids == (tokenizer.token_to_id("<loc>"), tokenizer.token_to_id("<seg>"))
 
 
 def test_no_tokenizer(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import random
 import re
 import tempfile
@@ -13,11 +14,12 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sentencepiece import sentencepiece_model_pb2
 from tokenization_cases import INTERNLM2_CHAT, INTERNVL, TEXTS, UNUSED, train_sentencepiece
 from tokenizers import Tokenizer
 
 from internvl_rt.errors import CheckpointError
-from internvl_rt.export.tokenizers import convert_tokenizer, prepends_bos
+from internvl_rt.export.tokenizers import convert_tokenizer, prompt_rules
 from internvl_rt.prompts.tokenizer import Control, PromptTokenizer
 
 FLAGS: dict[str, dict[str, object]] = {
@@ -196,21 +198,80 @@ def test_control_tokens_that_the_model_itself_defines_are_special(tmp_path: Path
     assert encode(tokenizer, "other") == expected.encode("other")
 
 
+NORMAL, CONTROL, USER_DEFINED, UNUSED_PIECE = 1, 3, 4, 5
+
+
+@pytest.mark.parametrize("config", [{}, {"legacy": False}], ids=str)
+@pytest.mark.parametrize(
+    ("piece", "kind"),
+    [
+        # Releases of the library part ways at these, or refuse the model.
+        ("\0", NORMAL), ("\0", USER_DEFINED), ("\0", UNUSED_PIECE), ("a\0", NORMAL), ("\0\0", USER_DEFINED),
+        ("\x02", UNUSED_PIECE), ("\ufeff", UNUSED_PIECE),
+        # And not at these.
+        ("\ufeff", NORMAL), ("\ufeff", USER_DEFINED), ("▁▁▁", USER_DEFINED), ("th▁", USER_DEFINED),
+         ("<mask>", CONTROL), ("zebra", CONTROL), ("[UNUSED_TOKEN_99]", UNUSED_PIECE),
+    ],
+)  # fmt: skip
+def test_pieces_of_every_kind(tmp_path: Path, piece: str, kind: int, config: dict[str, object]) -> None:
+    """A model is not refused for a character that no prompt has, and all other text keeps its ids."""
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    proto = with_piece(tmp_path, piece, kind)
+    proto.pieces[-1].piece = piece.replace("\0", "no such text")
+    expected, converted = Library(model_proto=proto.SerializeToString()), convert_tokenizer(tmp_path)
+    disputed = {"\0", piece} if kind == UNUSED_PIECE else {"\0"}
+    for text in [*TEXTS, "th   \ufeff th\ufeff\ufeffx", "<mask> zebra"]:
+        text = text.translate(dict.fromkeys(map(ord, filter(lambda c: len(c) == 1, disputed))))
+        assert encode(converted, text) == expected.encode(text)
+    assert len(encode(converted, "a\0b")) >= 3
+
+
+def with_piece(folder: Path, piece: str, kind: int) -> sentencepiece_model_pb2.ModelProto:
+    """A trained model and one more piece, written to the folder."""
+    train_sentencepiece(folder / "tokenizer.model", user_defined_symbols="")
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString((folder / "tokenizer.model").read_bytes())
+    proto.pieces.add(piece=piece, score=-1.5, type=kind)
+    (folder / "tokenizer.model").write_bytes(proto.SerializeToString())
+    return proto
+
+
+def test_a_null_piece_makes_no_noise(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with_piece(tmp_path, "\0", NORMAL)
+    capfd.readouterr()
+    convert_tokenizer(tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_models_own_test_texts_do_not_matter(tmp_path: Path) -> None:
+    """Up to 0.2.1 the library tries them, and they have the prefix that the settings turn off."""
+    proto = with_piece(tmp_path, "zebra", NORMAL)
+    proto.normalizer_spec.add_dummy_prefix = True
+    expected = Library(model_proto=proto.SerializeToString()).encode("the", out_type=str)
+    sample = b"".join(
+        bytes((tag, len(text))) + text for tag, text in ((10, b"the"), (18, " ".join(expected).encode()))
+    )
+    field = bytes((4 << 3 | 2, 2 + len(sample), 10, len(sample))) + sample
+    (tmp_path / "tokenizer.model").write_bytes(proto.SerializeToString() + field)
+    (tmp_path / "tokenizer_config.json").write_text('{"legacy": false}')
+    assert encode(convert_tokenizer(tmp_path), "the") != encode(convert_tokenizer(tmp_path), " the")
+
+
 def test_bos(internlm2: Path, qwen2: Path, tmp_path: Path) -> None:
-    assert prepends_bos(internlm2)
-    assert not prepends_bos(qwen2)
+    assert prompt_rules(internlm2).add_bos
+    assert not prompt_rules(qwen2).add_bos
     config = tmp_path / "tokenizer_config.json"
     config.write_text('{"tokenizer_class": "LlamaTokenizer", "add_bos_token": false}')
-    assert not prepends_bos(tmp_path)
+    assert not prompt_rules(tmp_path).add_bos
     config.write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     single = '[{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]'
     processor = (
         f'{{"type": "Sequence", "processors": [{{"type": "TemplateProcessing", "single": {single}}}]}}'
     )
     (tmp_path / "tokenizer.json").write_text(f'{{"post_processor": {processor}}}')
-    assert prepends_bos(tmp_path)
+    assert prompt_rules(tmp_path).add_bos
     (tmp_path / "tokenizer.json").write_text('{"post_processor": {"type": "ByteLevel"}}')
-    assert not prepends_bos(tmp_path)
+    assert not prompt_rules(tmp_path).add_bos
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ import json
 import pydoc
 import textwrap
 from pathlib import Path
+from typing import Any
 
+import pytest
 import sentencepiece
 
 INTERNVL = ("<img>", "</img>", "<IMG_CONTEXT>", "<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>")
@@ -23,6 +25,15 @@ PROSE = [
     "Что на столе? Красная чашка стоит слева от тарелки, рядом лежат три яблока и открытая книга.",
     "What is on the table? The red cup stands left of the plate, beside three apples and an open book.",
 ]
+
+
+def library_of_transformers() -> Any:
+    """transformers, which takes few releases of tokenizers: the test is skipped beside any other."""
+    try:
+        import transformers
+    except ImportError as error:
+        pytest.skip(f"transformers cannot be imported ({error})")
+    return transformers
 
 
 def corpus() -> list[str]:

@@ -21,7 +21,8 @@ from internvl_rt.file_errors import advice, reason, shortened
 FORMAT = "internvl_rt bundle"
 FORMAT_VERSION = 1
 
-MAX_MANIFEST_BYTES = 1 << 20
+MAX_MANIFEST_BYTES = 4 << 20
+"""Enough for a whole vocabulary of `task_ids`."""
 
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -186,6 +187,14 @@ class Prompt:
     """Prepended once to every prompt (InternLM2), or None."""
     stop_ids: tuple[int, ...]
     """Ids that end an answer: the template's stop token first."""
+    prefix_ids: tuple[int, ...] = ()
+    """Stand in front of the first token of every prompt, behind ``bos_id``: the space that a SentencePiece
+    tokenizer keeps there."""
+    task_ids: tuple[int, ...] = ()
+    """Special tokens that are tokens in questions and answers too, beside the grounding tokens: those that a
+    fine-tuning added for its task. Every other special token stays text there."""
+    clean_up_spaces: bool = False
+    """An answer loses the spaces before punctuation, as the checkpoint's tokenizer is set to decode it."""
 
 
 @dataclass(frozen=True)

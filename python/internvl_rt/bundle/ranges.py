@@ -23,6 +23,7 @@ MAX_ROPE_FACTOR = 1e6
 MAX_TILES = 1024
 MAX_EXPERTS = 4096
 MAX_STOP_IDS = 64
+MAX_PREFIX_IDS = 64
 MAX_FILE_BYTES = 1 << 42
 MAX_TEXT = 1 << 16
 LEAST_INPUT_SCALE, MOST_INPUT_SCALE = 2.0**-14, 65504 / 128
@@ -230,9 +231,16 @@ def _check_prompt(manifest: Manifest, check: _Checker) -> None:
         prompt.stop_ids,
         f"1 to {MAX_STOP_IDS} token ids",
     )
+    check.require(
+        len(prompt.prefix_ids) <= MAX_PREFIX_IDS,
+        "prompt.prefix_ids",
+        prompt.prefix_ids,
+        f"at most {MAX_PREFIX_IDS} token ids",
+    )
     ids = [("prompt.image_context_id", prompt.image_context_id)]
     ids += [("prompt.bos_id", prompt.bos_id)] if prompt.bos_id is not None else []
-    ids += [(f"prompt.stop_ids[{i}]", stop) for i, stop in enumerate(prompt.stop_ids)]
+    for name in ("stop_ids", "prefix_ids", "task_ids"):
+        ids += [(f"prompt.{name}[{i}]", token) for i, token in enumerate(getattr(prompt, name))]
     for field, token in ids:
         check.require(
             0 <= token < vocabulary, field, token, f"an id of the vocabulary, 0 to {vocabulary - 1}"

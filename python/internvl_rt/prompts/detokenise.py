@@ -6,6 +6,8 @@ import codecs
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from internvl_rt.prompts.clean_up import SpaceCleaner
+
 if TYPE_CHECKING:
     from internvl_rt.prompts.tokenizer import KeepTokens, PromptTokenizer
 
@@ -28,7 +30,12 @@ class Detokeniser:
     """
 
     def __init__(
-        self, tokenizer: PromptTokenizer, *, keep: KeepTokens = "none", stop: Sequence[str] = ()
+        self,
+        tokenizer: PromptTokenizer,
+        *,
+        keep: KeepTokens = "none",
+        stop: Sequence[str] = (),
+        verbatim: bool = False,
     ) -> None:
         """Starts a text.
 
@@ -37,6 +44,8 @@ class Detokeniser:
             keep: which special tokens stay visible.
             stop: the text ends before the one of these strings that is complete first; empty ones are
                 ignored.
+            verbatim: spaces before punctuation stay whatever the tokenizer's settings are: the text was
+                written to a form, which they are part of.
         """
         self._tokenizer = tokenizer
         self._keep = keep
@@ -44,6 +53,7 @@ class Detokeniser:
         self._artificial_spaces = tokenizer.decoding.artificial_spaces
         errors = "internvl_rt.replace_each_byte" if tokenizer.decoding.byte_fallback else "replace"
         self._characters = codecs.getincrementaldecoder("utf-8")(errors=errors)
+        self._cleaner = None if verbatim or not tokenizer.clean_up_spaces else SpaceCleaner()
         self._held = ""
         self.stopped: str | None = None
         """The stop string that ended the text."""
@@ -55,13 +65,19 @@ class Detokeniser:
         data = self._tokenizer.token_bytes(token_id, self._keep)
         if self._artificial_spaces and data:
             data = self._at_start(token_id, data)
-        return self._release(self._characters.decode(data), final=False)
+        text = self._characters.decode(data)
+        if self._cleaner is not None:
+            text = self._cleaner.push(text)
+        return self._release(text, final=False)
 
     def finish(self) -> str:
         """The rest of the text; a character that was never completed is U+FFFD."""
         if self.stopped is not None:
             return ""
-        return self._release(self._characters.decode(b"", final=True), final=True)
+        text = self._characters.decode(b"", final=True)
+        if self._cleaner is not None:
+            text = self._cleaner.push(text) + self._cleaner.finish()
+        return self._release(text, final=True)
 
     def _at_start(self, token_id: int, data: bytes) -> bytes:
         """A token without its artificial space, while nothing but such spaces came before it."""

@@ -22,7 +22,7 @@ class RenderedPrompt:
     """A prompt with its image places expanded."""
 
     text: str
-    """Control and image context tokens written out; the beginning-of-text token is not in it."""
+    """Control and image context tokens written out; what a tokenizer puts in front of a text is not in it."""
     input_ids: npt.NDArray[np.int64]
     """[n]."""
 
@@ -69,9 +69,9 @@ class PromptRenderer:
         if any(count < 1 for count in tiles):
             raise PromptError(f"every image has at least one tile; found tile counts {list(tiles)}.")
         pieces = list(self._pieces(conversation, tiles))
-        ids = self._tokenizer.encode_pieces(pieces)
-        if self._prompt.bos_id is not None:
-            ids.insert(0, self._prompt.bos_id)
+        ids = [] if self._prompt.bos_id is None else [self._prompt.bos_id]
+        ids += self._prompt.prefix_ids
+        ids += self._tokenizer.encode_pieces(pieces)
         text = "".join(p if isinstance(p, str) else p.token * p.count for p in pieces)
         return RenderedPrompt(text, np.array(ids, dtype=np.int64))
 

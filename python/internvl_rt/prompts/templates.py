@@ -32,7 +32,7 @@ class Template:
     stop: str
     """The token that ends an answer."""
     control_tokens: tuple[str, ...]
-    """The tokens in the strings above that are encoded as one id."""
+    """The tokens in the strings above that are encoded as one id; every prompt begins with the first."""
 
 
 _CHATML = ("<|im_start|>system\n", "<|im_start|>user\n", "<|im_start|>assistant\n")
@@ -60,8 +60,3 @@ TEMPLATES: dict[str, Template] = {
     )
 }
 """By the name that stands as ``template`` in a checkpoint's ``config.json``. Native ones name none."""
-
-END_OF_TEXT_TOKENS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>")
-"""The language models' own ends of text. An answer that runs into one is over too."""
-
-BOS_TOKENS = ("<s>", "<|begin_of_text|>", "<|startoftext|>")

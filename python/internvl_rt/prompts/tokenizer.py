@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import WordLevel
 
-from internvl_rt.bundle.manifest import TOKENIZER_FILE
+from internvl_rt.bundle.manifest import TOKENIZER_FILE, Prompt
 from internvl_rt.errors import BundleError
-from internvl_rt.prompts.control_tokens import GROUNDING_TOKENS
+from internvl_rt.prompts.control_tokens import GROUNDING_TOKENS, steers
 from internvl_rt.prompts.decoding import Decoding
 from internvl_rt.prompts.detokenise import Detokeniser
 
-KeepTokens = Literal["none", "grounding", "all"]
-"""Which special tokens stay visible in decoded text: none, ``<ref> <box> <quad>`` and their ends, or all."""
+KeepTokens = Literal["none", "grounding", "task", "all"]
+"""Which special tokens stay visible in decoded text: none; ``<ref> <box> <quad>`` and their ends; all that
+are tokens in a question too, which are these and those that a fine-tuning added; or all."""
+
+_TEXT = ""
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -35,14 +40,23 @@ class PromptTokenizer:
     """The tokenizer of one bundle. May be used from several threads.
 
     Ordinary text is encoded with special tokens switched off, so that ``<|im_end|>`` or ``<IMG_CONTEXT>``
-    typed by a user stays text. The grounding tokens are the exception: the models are prompted with them.
+    typed by a user stays text. The exceptions are the grounding tokens and those of a fine-tuning, which the
+    models are prompted with: ``control_tokens`` has the rule.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, task_ids: Iterable[int] = (), clean_up_spaces: bool = False
+    ) -> None:
         """Takes over ``tokenizer`` and changes its settings; use a copy elsewhere.
 
+        Args:
+            tokenizer: encodes a piece of text as if a special token stood in front of it.
+            task_ids: special tokens that are tokens in ordinary text, beside the grounding tokens.
+            clean_up_spaces: decoded text loses the spaces before punctuation.
+
         Raises:
-            BundleError: if the tokenizer decodes in a way that is not known here.
+            BundleError: if the tokenizer decodes in a way that is not known here, or ``task_ids`` would let
+                text become a token that steers the model.
         """
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -50,17 +64,33 @@ class PromptTokenizer:
         self._tokenizer = tokenizer
         self._added: dict[int, AddedToken] = tokenizer.get_added_tokens_decoder()
         self._by_text = {token.content: i for i, token in self._added.items()}
-        grounding = [token for token in GROUNDING_TOKENS if token in self._by_text]
-        self._grounding_ids = frozenset(self._by_text[token] for token in grounding)
-        self._grounding = re.compile("(" + "|".join(grounding) + ")") if grounding else None
+        special = frozenset(i for i, token in self._added.items() if token.special)
+        grounding = special.intersection(self._by_text.get(token) for token in GROUNDING_TOKENS)
+        task = grounding.union(task_ids)
+        for token_id in task:
+            if token_id not in special or steers(self._added[token_id].content):
+                raise BundleError(
+                    f"prompt.task_ids of the manifest has the id {token_id}, which is no special token that "
+                    "text may become. Export the bundle again."
+                )
+        self._visible: dict[KeepTokens, frozenset[int]] = {
+            "none": frozenset(),
+            "grounding": grounding,
+            "task": task,
+            "all": special,
+        }
+        self._space_mark = _space_mark(tokenizer)
+        self._cutter = _Cutter({i: t for i, t in self._added.items() if i in task or not t.special})
         self.decoding = Decoding(tokenizer)
+        self.clean_up_spaces = clean_up_spaces
 
     @classmethod
-    def from_bundle(cls, folder: Path) -> PromptTokenizer:
-        """Loads ``tokenizer.json`` of a bundle.
+    def from_bundle(cls, folder: Path, prompt: Prompt) -> PromptTokenizer:
+        """Loads ``tokenizer.json`` of a bundle with the manifest's prompt facts.
 
         Raises:
-            BundleError: if the file is missing, unreadable or not a tokenizer of a known kind.
+            BundleError: if the file is missing, unreadable, not a tokenizer of a known kind, or does not fit
+                the manifest.
         """
         path = folder / TOKENIZER_FILE
         if not path.is_file():
@@ -70,7 +100,7 @@ class PromptTokenizer:
         except Exception as error:  # the library raises plain Exception
             raise BundleError(f"{path}: is not a tokenizer ({error}). Export the bundle again.") from error
         try:
-            return cls(tokenizer)
+            return cls(tokenizer, task_ids=prompt.task_ids, clean_up_spaces=prompt.clean_up_spaces)
         except BundleError as error:
             raise BundleError(f"{path}: {error}") from error
 
@@ -107,7 +137,7 @@ class PromptTokenizer:
         return token_id
 
     def encode(self, text: str) -> list[int]:
-        """Encodes ordinary text: no token but the grounding tokens is special in it."""
+        """Encodes ordinary text: what a user may type."""
         return self.encode_pieces([text])
 
     def encode_pieces(self, pieces: Iterable[str | Control]) -> list[int]:
@@ -122,19 +152,30 @@ class PromptTokenizer:
         """
         ids: list[int] = []
         strip_next = False
-        for piece in self._runs(pieces):
+        for piece in _runs(pieces):
             if isinstance(piece, Control):
                 token_id = self.control_id(piece.token)
                 strip_next = self._added[token_id].rstrip
                 ids += [token_id] * piece.count
                 continue
-            run = piece.text.lstrip() if strip_next else piece.text
-            if piece.before is not None and self._added[self._by_text[piece.before]].lstrip:
-                run = run.rstrip()
+            text = piece.text if self._space_mark is None else piece.text.replace(self._space_mark, " ")
+            if strip_next:
+                text = text.lstrip()
+            if piece.before is not None and self._added[self.control_id(piece.before)].lstrip:
+                text = text.rstrip()
             strip_next = False
-            if run:
-                run = _LONE_SURROGATE.sub("\ufffd", run)
-                ids += self._tokenizer.encode(run, add_special_tokens=False).ids
+            if text:
+                ids += self._encode(_LONE_SURROGATE.sub("\ufffd", text))
+        return ids
+
+    def _encode(self, text: str) -> list[int]:
+        """Encodes text between two control tokens, cut at the tokens in it."""
+        ids: list[int] = []
+        for part in self._cutter.cut(text):
+            if isinstance(part, int):
+                ids.append(part)
+            else:
+                ids += self._tokenizer.encode(part, add_special_tokens=False).ids
         return ids
 
     def decode(self, token_ids: Sequence[int], keep: KeepTokens = "none") -> str:
@@ -150,37 +191,10 @@ class PromptTokenizer:
         """
         added = self._added.get(token_id)
         if added is not None:
-            visible = (
-                not added.special
-                or keep == "all"
-                or (keep == "grounding" and token_id in self._grounding_ids)
-            )
-            return added.content.encode() if visible else b""
+            hidden = added.special and token_id not in self._visible[keep]
+            return b"" if hidden else added.content.encode()
         token = self._tokenizer.id_to_token(token_id) if token_id >= 0 else None
         return b"" if token is None else self.decoding.token_bytes(token, strip_space=strip_space)
-
-    def _runs(self, pieces: Iterable[str | Control]) -> Iterable[_Run | Control]:
-        """Joins neighbouring texts, and cuts them at grounding tokens."""
-        text: list[str] = []
-        for piece in pieces:
-            if isinstance(piece, str):
-                text.append(piece)
-            elif piece.count > 0:
-                yield from self._cut("".join(text), piece.token)
-                text.clear()
-                yield piece
-        yield from self._cut("".join(text), None)
-
-    def _cut(self, text: str, before: str | None) -> Iterable[_Run | Control]:
-        if self._grounding is None:
-            yield _Run(text, before)
-            return
-        parts = self._grounding.split(text)  # text, token, text, token, ..., text
-        for i, part in enumerate(parts):
-            if i % 2:
-                yield Control(part)
-            else:
-                yield _Run(part, parts[i + 1] if i + 1 < len(parts) else before)
 
 
 @dataclass(frozen=True)
@@ -189,3 +203,53 @@ class _Run:
 
     text: str
     before: str | None
+
+
+def _runs(pieces: Iterable[str | Control]) -> Iterator[_Run | Control]:
+    """Joins neighbouring texts."""
+    text: list[str] = []
+    for piece in pieces:
+        if isinstance(piece, str):
+            text.append(piece)
+        elif piece.count > 0:
+            yield _Run("".join(text), piece.token)
+            text.clear()
+            yield piece
+    yield _Run("".join(text), None)
+
+
+def _space_mark(tokenizer: Tokenizer) -> str | None:
+    """What the tokenizer reads as a space from the start: tokens that eat white space eat it too."""
+    normalizer = None if tokenizer.normalizer is None else json.loads(tokenizer.normalizer.__getstate__())
+    match normalizer:
+        case {"normalizers": [{"type": "Replace", "pattern": {"String": str(mark)}, "content": " "}, *_]}:
+            return mark
+    return None
+
+
+class _Cutter:
+    """Cuts text at tokens by the library's rules: the longest one first, spaces and words by the flags."""
+
+    def __init__(self, tokens: Mapping[int, AddedToken]) -> None:
+        # Text between tokens is one unknown word to a vocabulary without words.
+        self._library = Tokenizer(WordLevel({_TEXT: 0}, unk_token=_TEXT))
+        self._ids = [0]
+        begins = set()
+        for token_id, token in tokens.items():
+            if not token.special and token.normalized:
+                continue  # the bundle's tokenizer cuts at it, once the text is normalised
+            flags = {"lstrip": token.lstrip, "rstrip": token.rstrip, "single_word": token.single_word}
+            added = AddedToken(token.content, **flags, normalized=False, special=False)
+            if self._library.add_tokens([added]):
+                self._ids.append(token_id)
+                begins.add(re.escape(token.content[0]))
+        self._begins = re.compile("|".join(sorted(begins))) if begins else None
+
+    def cut(self, text: str) -> Iterator[str | int]:
+        """The parts of a text: ids of tokens, and what is between them."""
+        if self._begins is None or self._begins.search(text) is None:
+            yield text
+            return
+        found = self._library.encode(text, add_special_tokens=False)
+        for number, (begin, end) in zip(found.ids, found.offsets, strict=True):
+            yield self._ids[number] if number else text[begin:end]
