@@ -1,5 +1,5 @@
-"""The C++ unit tests are part of the test suite, and run once more under the sanitizers, on 64-bit Arm and
-on emulated AVX-512."""
+"""The C++ unit tests are part of the test suite; .ci/run runs them once more under the sanitizers, on 64-bit
+Arm and on emulated AVX-512."""
 
 import os
 import shutil
@@ -19,26 +19,35 @@ def run(*command: str) -> None:
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-8000:]}\n{done.stderr[-4000:]}"
 
 
-@pytest.mark.cpp
-@pytest.mark.parametrize("preset", ["release", "asan", "tsan"])
-def test_cpp_unit_tests(preset: str) -> None:
+def run_preset(preset: str) -> None:
     run("cmake", "--preset", preset)
     run("cmake", "--build", "--preset", preset)
     run("ctest", "--preset", preset, "--parallel", str(os.cpu_count() or 1))
 
 
 @pytest.mark.cpp
+def test_cpp_unit_tests() -> None:
+    run_preset("release")
+
+
+@pytest.mark.sanitizers
+@pytest.mark.parametrize("preset", ["asan", "tsan"])
+def test_cpp_unit_tests_under_sanitizers(preset: str) -> None:
+    run_preset(preset)
+
+
+@pytest.mark.sanitizers
 @pytest.mark.skipif(
     not (shutil.which("aarch64-linux-gnu-g++") and shutil.which("qemu-aarch64")),
     reason="needs g++-aarch64-linux-gnu and qemu-user",
 )
 def test_cpp_unit_tests_on_arm() -> None:
     """Whole models run with the last of the instruction sets only: each takes a minute there."""
-    test_cpp_unit_tests("aarch64")
+    run_preset("aarch64")
 
 
-@pytest.mark.cpp
+@pytest.mark.sanitizers
 @pytest.mark.skipif(not Path("/usr/include/simde").is_dir(), reason="needs libsimde-dev")
 def test_kernels_on_emulated_avx512() -> None:
     """Few machines can run these kernels; one that can does so in the tests above."""
-    test_cpp_unit_tests("emulated")
+    run_preset("emulated")
