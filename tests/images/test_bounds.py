@@ -47,11 +47,11 @@ import sys
 from internvl_rt import ImageError
 from internvl_rt.images import decode_image
 content = sys.stdin.buffer.read()
-decode_image(open(sys.argv[1], "rb").read())
+decode_image(open(sys.argv[1], "rb").read(), orientation="exif")
 def peak():  # what getrusage gives begins with the peak of the process that started this one
     return int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1])
 before = peak()
-try: print(decode_image(content).shape, end=" ")
+try: print(decode_image(content, orientation="exif", max_pixels=10**9).shape, end=" ")
 except ImageError as error: print(type(error).__name__, end=" ")
 print((peak() - before) // 1000)
 """
@@ -62,16 +62,46 @@ print((peak() - before) // 1000)
 )
 def test_a_picture_is_held_once_in_each_form(tmp_path: Path, colour: int, depth: int, stored: int) -> None:
     """Pillow's picture and the RGB that comes out, and no third copy on the way."""
+    width, height = 6000, 4000
+    shape, megabytes = peak_of(tmp_path, png(width, height, colour=colour, depth=depth))
+    assert shape == [height, width, 3]
+    assert megabytes < 24 * (stored + 3) + 30
+
+
+def peak_of(tmp_path: Path, content: bytes) -> tuple[list[int], int]:
+    """The shape that a file decodes to, and the megabytes that it took to."""
     small = tmp_path / "small.png"
     small.write_bytes(saved("PNG"))
-    width, height = 6000, 4000
-    content = png(width, height, colour=colour, depth=depth)
     done = subprocess.run(
         [sys.executable, "-c", PEAK, str(small)], input=content, capture_output=True, check=True
     )
-    *shape, megabytes = done.stdout.decode().replace("(", "").replace(")", "").replace(",", "").split()
-    assert shape == [str(height), str(width), "3"]
-    assert int(megabytes) < 24 * (stored + 3) + 30
+    *shape, megabytes = done.stdout.decode().translate({ord(mark): None for mark in "(),"}).split()
+    return list(map(int, shape)), int(megabytes)
+
+
+@pytest.mark.parametrize(
+    ("file_format", "bytes_per_pixel", "options"),
+    [
+        ("JPEG", 7, {}),
+        ("JPEG", 7, {"turned": True}),
+        ("JPEG", 10, {"progressive": True, "subsampling": 0}),
+        ("WEBP", 16, {"method": 0}),
+        ("JPEG2000", 20, {}),
+        ("TIFF", 7, {}),
+    ],
+)
+def test_memory_is_what_is_counted(
+    tmp_path: Path, file_format: str, bytes_per_pixel: int, options: dict[str, object]
+) -> None:
+    pixels = np.asarray(Image.fromarray(PIXELS).resize((4000, 3000)))
+    exif = Image.Exif()
+    if options.pop("turned", False):
+        exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, file_format, exif=exif, **options)  # type: ignore[arg-type]
+    shape, megabytes = peak_of(tmp_path, file.getvalue())
+    assert sorted(shape) == [3, 3000, 4000]
+    assert megabytes < 12 * bytes_per_pixel + 30
 
 
 def test_memory_counts_beside_pixels() -> None:
