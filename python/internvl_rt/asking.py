@@ -17,8 +17,8 @@ from internvl_rt.settings import GenerationArguments, GenerationSettings, checke
 from internvl_rt.video import VideoSource, sample_video
 
 Image: TypeAlias = ImageSource | ImageFeatures
-"""A path, the bytes of a file, a PIL image, a uint8 RGB array [height, width, 3], a CPU array of another
-library with ``__dlpack__`` of that form, or ``ImageFeatures``."""
+"""A path, a data URL, the bytes of a file, a PIL image, a uint8 RGB array [height, width, 3], a CPU array of
+another library with ``__dlpack__`` of that form, or ``ImageFeatures``."""
 
 MOST_TILES = 40
 """The most tiles of a picture that the authors document, for 4K."""
