@@ -97,7 +97,7 @@ def _read_up_to(file: BinaryIO, most: int, size: int) -> bytes:
     parts = [file.read(min(size + 1, most))]
     while parts[-1] and sum(map(len, parts)) < most:
         parts.append(file.read(min(1 << 20, most - sum(map(len, parts)))))
-    return b"".join(parts)
+    return b"".join(part for part in parts if part)
 
 
 def _check_kind(found: os.stat_result, name: Path, expected: str, error: type[InternVLError]) -> None:
