@@ -205,8 +205,9 @@ def _limit_this_process() -> None:
     import resource
     import signal
 
-    end_with_parent = 1  # PR_SET_PDEATHSIG
-    ctypes.CDLL(None).prctl(end_with_parent, signal.SIGKILL)
+    if sys.platform == "linux":
+        end_with_parent = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(end_with_parent, signal.SIGKILL)
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     limit = _MEMORY if most == resource.RLIM_INFINITY else min(_MEMORY, most)
     resource.setrlimit(resource.RLIMIT_AS, (limit, most))

@@ -148,6 +148,8 @@ def open_video(
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                # Threads that nobody uses would take up the memory that it may take.
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"},
                 pass_fds=[descriptor],
                 start_new_session=True,  # Ctrl-C is for the caller, who ends it
             )
