@@ -17,8 +17,8 @@ from internvl_rt.settings import GenerationArguments, GenerationSettings, checke
 from internvl_rt.video import VideoSource, sample_video
 
 Image: TypeAlias = ImageSource | ImageFeatures
-"""A path, the bytes of a file, a PIL image, a uint8 RGB array [height, width, 3], a CPU array of another
-library with ``__dlpack__`` of that form, or ``ImageFeatures``."""
+"""A path, a data URL, the bytes of a file, a PIL image, a uint8 RGB array [height, width, 3], a CPU array of
+another library with ``__dlpack__`` of that form, or ``ImageFeatures``."""
 
 TileProgress: TypeAlias = Callable[[int, int], None]
 """Is told on the way how many tiles are done, and how many there are. What it raises ends the call, which

@@ -79,8 +79,7 @@ def read_regular_file(
     with open_regular_file(path, expected=expected, error=error) as file:
         try:
             size = os.fstat(file.fileno()).st_size
-            # Some files (those of /proc) have no size before they are read.
-            content = file.read(most_bytes + 1) if size <= most_bytes else b""
+            content = _read_up_to(file, most_bytes + 1, size) if size <= most_bytes else b""
         except OSError as failed:
             raise error(
                 f"{path} cannot be read ({failed.strerror}); expected {expected}. Check the disk."
@@ -91,6 +90,14 @@ def read_regular_file(
             f"{most_bytes / 1e6:g} MB."
         )
     return content
+
+
+def _read_up_to(file: BinaryIO, most: int, size: int) -> bytes:
+    """Reads a file of that size. It may have grown, and some files (those of /proc) do not tell theirs."""
+    parts = [file.read(min(size + 1, most))]
+    while parts[-1] and sum(map(len, parts)) < most:
+        parts.append(file.read(min(1 << 20, most - sum(map(len, parts)))))
+    return b"".join(part for part in parts if part)
 
 
 def _check_kind(found: os.stat_result, name: Path, expected: str, error: type[InternVLError]) -> None:

@@ -43,9 +43,10 @@ class Question:
     """The stages before the language model."""
     usage: Usage
     image_sizes: tuple[tuple[int, int], ...]
-    orientations: tuple[Orientation, ...]
     started: float
     """``perf_counter()`` at the call, in seconds."""
+    orientations: tuple[Orientation, ...] = ()
+    """Of the pictures; see ``Answer``."""
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,12 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from internvl_rt.errors import ImageError, PromptError
+from internvl_rt.files import read_regular_file
 from internvl_rt.prompts.control_tokens import GROUNDING_TOKENS, IMAGE_MARK
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ _KEY_LENGTH = 200
 _FENCE = re.compile(r"```[a-zA-Z]*")
 _FAR = 1 << 24
 """What is drawn lies within so many pixels of the picture's corner."""
+_FONT_BYTES = 100_000_000
 _SHOWN = 60
 """Characters of the text that a problem quotes."""
 
@@ -286,8 +289,9 @@ def _font(path: str | Path | None, size: int) -> Any:
     from PIL import ImageFont
 
     if path is not None:
+        content = read_regular_file(path, most_bytes=_FONT_BYTES, expected="a font file", error=ImageError)
         try:
-            return ImageFont.truetype(str(path), size)
+            return ImageFont.truetype(BytesIO(content), size)
         except (OSError, ImportError) as error:
             raise ImageError(f"{path}: is not a font that can be read ({error}).") from error
     try:

@@ -160,9 +160,10 @@ class Model:
                 are, and the first is the one that is given without this argument. Where the cache has no room
                 for all of them at once, some wait for others. More than one need ``do_sample``.
             arguments: about the question, see ``AskArguments``: history, system, max_tiles, detail, as_one,
-                video, num_frames, progress; and about the answer, see ``GenerationSettings``: max_new_tokens,
-                do_sample, temperature, top_p, top_k, repetition_penalty, seed, stop, keep_special_tokens,
-                ignore_stop_tokens; and the form that it keeps: schema, pattern, choices.
+                video, num_frames, progress, orientation, allow_paths; and about the answer, see
+                ``GenerationSettings``: max_new_tokens, do_sample, temperature, top_p, top_k, repetition_penalty,
+                seed, stop, keep_special_tokens, ignore_stop_tokens; and the form that it keeps: schema, pattern,
+                choices.
 
         Returns:
             the answer; a list of answers where ``num_return_sequences`` was given.

@@ -1,54 +1,39 @@
 """Videos: which frames are looked at, reading them, and how they stand in a prompt.
 
 Frames are chosen by the rule of the authors' model cards, and each is one tile. Files are read by PyAV (the
-optional dependency ``internvl-rt[video]``), which is given the bytes of the file and nothing else: it opens
-no other file and no connection, whatever the video names. Only the chosen frames are held, and only they and
-what lies between them and the key frames before them is decoded.
+optional dependency ``internvl-rt[video]``) in a process of its own, see ``video_process``. Only the chosen
+frames are held, and only they and what lies between them and the key frames before them is decoded.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from array import array
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
-from time import monotonic, perf_counter
-from typing import Any, BinaryIO, TypeAlias, cast
+from time import perf_counter
+from typing import Any, TypeAlias, cast
 
-import numpy as np
 from PIL import Image
 
-from internvl_rt.errors import ImageError, InternVLError, PromptError
+from internvl_rt.errors import ImageError, PromptError
 from internvl_rt.files import open_regular_file
 from internvl_rt.images import ImageSource, decode_image
 from internvl_rt.images.decode import RgbArray
 from internvl_rt.images.sources import source_of
 from internvl_rt.prompts.control_tokens import IMAGE_MARK
 from internvl_rt.settings import checked_integer
+from internvl_rt.video_process import check_installed, open_video
 
 DEFAULT_FRAMES = 8
 """As in the model cards' example; training had 8 to 32."""
 MOST_FRAMES = 1024
-MAX_FRAME_PIXELS = 1 << 26
-"""Pixels of the largest frame of a file, twice those of 8K. Decoders hold twenty frames and more."""
 MAX_FRAMES_BYTES = 2_000_000_000
 """Memory of the frames that are chosen from a file, as RGB."""
 TIMEOUT = 300.0
 """Seconds after which reading a file is given up."""
-
-_MOST_PACKETS = 20_000_000
-"""Frames of a file: four days at 60 a second."""
-_FORMATS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h261,h263,h264,hevc,vvc,av1,obu,ivf,vc1,"
-    "dirac,cavsvideo,flv,ogg,asf,rm,nut,mxf,gxf,dv,wtv,swf,yuv4mpegpipe,mjpeg,mpjpeg,gif,apng,wav,mp3,aac,flac"
-)
-"""FFmpeg's names of the containers that are read, each of which holds its pictures itself. Not among them are
-playlists, session descriptions and sequences of files. Those of sound are there to be told apart."""
 
 
 @dataclass(frozen=True)
@@ -315,231 +300,19 @@ def _from_file(
     allow_paths: bool,
     timeout: float,
 ) -> tuple[list[ImageSource], list[int], float | None]:
-    library = _av()
+    check_installed()
     if isinstance(source, (str, os.PathLike)):
         source = source_of(os.fsdecode(source), allow_paths=allow_paths)
     with ExitStack() as opened:
         if isinstance(source, Path):
             name = str(source)
             opening = open_regular_file(source, expected="a video file", error=ImageError)
-            bytes_of: BinaryIO = opened.enter_context(opening)
+            video = opened.enter_context(open_video(opened.enter_context(opening), name, timeout))
         else:
             name = "the video in the bytes"
-            bytes_of = BytesIO(source)
-        file = _File(library, _LimitedReader(bytes_of, timeout), name)
-        try:
-            plan = file.plan()
-            if file.frame_rate is None and rule.in_seconds:
-                raise PromptError(
-                    f"{name}: does not tell its frame rate, so nothing can be chosen by seconds."
-                )
-            indices = rule.indices(len(plan), file.frame_rate)
-            wanted = sorted(set(indices))
-            file.check_memory(len(wanted))
-            found = file.frames(plan, wanted)
-        except InternVLError:
-            raise
-        except TimeoutError as error:
-            raise ImageError(
-                f"{name}: reading it took longer than {timeout:g} s and was given up. Give sample_video a "
-                "larger timeout, or cut the part that matters out of the file."
-            ) from error
-        except Exception as error:  # PyAV raises almost anything on damaged files
-            reason = getattr(error, "strerror", None) or error or type(error).__name__
-            raise ImageError(
-                f"{name}: cannot be read as a video ({reason}). It may be truncated, damaged or of another "
-                "kind, such as a playlist: play it, or check it with `ffprobe`."
-            ) from error
-    return [found[index] for index in indices], indices, file.frame_rate
-
-
-class _LimitedReader:
-    """The bytes of one file, for a limited time. FFmpeg has no other source, and asks here for a block."""
-
-    def __init__(self, file: BinaryIO, timeout: float) -> None:
-        self._file = file
-        self._until = monotonic() + timeout
-
-    def check_time(self) -> None:
-        """Raises TimeoutError once the time is over."""
-        if monotonic() > self._until:
-            raise TimeoutError("the time for reading is over")
-
-    def read(self, size: int = -1) -> bytes:
-        self.check_time()
-        return self._file.read(size)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self.check_time()
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-
-def _av() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise InternVLError(
-            "video files need PyAV. Install it: pip install 'internvl-rt[video]', or pass a list of frames."
-        ) from error
-    return av
-
-
-class _File:
-    """A video file, begun anew for each of the two times that it is read."""
-
-    def __init__(self, library: Any, reader: _LimitedReader, name: str) -> None:
-        self.frame_rate: float | None = None
-        self._library = library
-        self._reader = reader
-        self._name = name
-        self._size = (0, 0)
-
-    def plan(self) -> array[int]:
-        """The time stamps of all frames, ascending, by reading the file without decoding it."""
-        stamps = array("q")
-        self._keys = array("q")
-        self._stamped = True
-        with self._open() as container:
-            stream = self._stream(container)
-            for packet in container.demux(stream):
-                self._reader.check_time()
-                if packet.size == 0:
-                    continue
-                if len(stamps) == _MOST_PACKETS:
-                    raise ImageError(f"{self._name}: has more than {_MOST_PACKETS} frames.")
-                if packet.pts is None:
-                    self._stamped = False
-                stamp = len(stamps) if packet.pts is None else packet.pts
-                stamps.append(stamp)
-                if packet.is_keyframe:
-                    self._keys.append(stamp)
-            if not stamps:
-                raise ImageError(f"{self._name}: the video holds no frame.")
-            rate = stream.average_rate or stream.guessed_rate
-            seconds = (max(stamps) - min(stamps)) * (stream.time_base or 0) if self._stamped else 0
-            if rate:
-                self.frame_rate = float(rate)
-            elif seconds > 0:
-                self.frame_rate = float((len(stamps) - 1) / seconds)
-        self._keys = array("q", sorted(self._keys))
-        return array("q", sorted(stamps))
-
-    def check_memory(self, frames: int) -> None:
-        """Raises ImageError unless so many frames may be held."""
-        width, height = self._size
-        needed = frames * width * height * 3
-        if needed > MAX_FRAMES_BYTES:
-            raise ImageError(
-                f"{self._name}: {frames} frames of {width}x{height} take {needed / 1e9:.1f} GB; at most "
-                f"{MAX_FRAMES_BYTES / 1e9:g} GB are held. Take fewer frames, or scale the video down."
-            )
-
-    def frames(self, plan: array[int], indices: Sequence[int]) -> dict[int, RgbArray]:
-        """Decodes the frames at ascending indices, from the key frame before each."""
-        with self._open() as container:
-            stream = self._stream(container)
-            found = self._seeking(container, stream, plan, indices) if self._stamped else None
-        if found is None:
-            # What cannot be sought in, or has no time stamps, is decoded from its beginning.
-            with self._open() as container:
-                found = self._in_order(container, self._stream(container), plan, indices)
-        return found
-
-    def _seeking(
-        self, container: Any, stream: Any, plan: array[int], indices: Sequence[int]
-    ) -> dict[int, RgbArray] | None:
-        found: dict[int, RgbArray] = {}
-        position: int | None = None
-        decoded: Iterator[Any] = iter(())
-        frame: Any = None
-        for index in indices:
-            wanted = plan[index]
-            key = self._keys[max(0, bisect_right(self._keys, wanted) - 1)] if self._keys else plan[0]
-            sought = position is None or (position < key <= wanted)
-            if sought:
-                container.seek(key, stream=stream, backward=True, any_frame=False)
-                decoded = container.decode(stream)
-            while sought or position is None or position < wanted:
-                self._reader.check_time()
-                following = next(decoded, None)
-                if following is None:
-                    break
-                if following.pts is None or (sought and following.pts > wanted >= key):
-                    return None
-                frame, position, sought = following, following.pts, False
-            if frame is None:
-                return None
-            found[index] = self._pixels(frame)
-        return found
-
-    def _in_order(
-        self, container: Any, stream: Any, plan: array[int], indices: Sequence[int]
-    ) -> dict[int, RgbArray]:
-        found: dict[int, RgbArray] = {}
-        frame: Any = None
-        remaining = iter(indices)
-        index = next(remaining, None)
-        for count, decoded in enumerate(container.decode(stream)):
-            self._reader.check_time()
-            frame = decoded
-            while index is not None and (
-                count >= index if not self._stamped or frame.pts is None else frame.pts >= plan[index]
-            ):
-                found[index] = self._pixels(frame)
-                index = next(remaining, None)
-            if index is None:
-                return found
-        if frame is None:
-            raise ImageError(f"{self._name}: none of its frames can be decoded.")
-        while index is not None:  # fewer frames than packets: the last one stands for what is missing
-            found[index] = self._pixels(frame)
-            index = next(remaining, None)
-        return found
-
-    def _open(self) -> Any:
-        self._reader.seek(0)
-        # Three times over, nothing but these bytes is read: by the kinds of files, by the protocols, of which
-        # there is none of that name, and by the function that would open another file.
-        return self._library.open(
-            self._reader,
-            options={"max_pixels": str(MAX_FRAME_PIXELS)},
-            container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "none"},
-            io_open=_open_nothing,
-        )
-
-    def _stream(self, container: Any) -> Any:
-        # A song's cover is a video stream too.
-        pictures = self._library.stream.Disposition.attached_pic
-        for stream in container.streams.video:
-            if stream.disposition & pictures:
-                continue
-            if stream.codec_context is None:
-                raise ImageError(
-                    f"{self._name}: is coded in a way that this PyAV does not decode. Convert it to H.264."
-                )
-            self._size = (stream.codec_context.width, stream.codec_context.height)
-            self._check_size(*self._size)
-            stream.thread_type = "AUTO"
-            return stream
-        raise ImageError(f"{self._name}: has no video stream.")
-
-    def _check_size(self, width: int, height: int) -> None:
-        if width * height > MAX_FRAME_PIXELS:
-            raise ImageError(
-                f"{self._name}: its frames are {width}x{height}; at most {MAX_FRAME_PIXELS / 1e6:.0f} "
-                "million pixels of a frame are decoded. Scale the video down."
-            )
-
-    def _pixels(self, frame: Any) -> RgbArray:
-        """RGB [height, width, 3], turned as players show it."""
-        self._check_size(frame.width, frame.height)
-        pixels: RgbArray = frame.to_ndarray(format="rgb24")
-        turns = round(frame.rotation / 90) % 4
-        return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
-
-
-def _open_nothing(url: str, *_: object) -> Any:
-    raise PermissionError(f"the video names another file, {url[:200]!r}, which is not opened")
+            video = opened.enter_context(open_video(source, name, timeout))
+        if video.frame_rate is None and rule.in_seconds:
+            raise PromptError(f"{name}: does not tell its frame rate, so nothing can be chosen by seconds.")
+        indices = rule.indices(video.frames, video.frame_rate)
+        found = video.decode(sorted(set(indices)), MAX_FRAMES_BYTES)
+        return [found[index] for index in indices], indices, video.frame_rate

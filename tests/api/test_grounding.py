@@ -221,8 +221,13 @@ def test_drawing_what_cannot_be_drawn(tmp_path: Path) -> None:
         draw_boxes(image, [(1, 2, 3, 4)])  # type: ignore[list-item]
     with pytest.raises(ImageError, match="line_width must be"):
         draw_boxes(image, [], line_width=0)
-    with pytest.raises(ImageError, match="is not a font"):
+    with pytest.raises(ImageError, match="does not exist; expected a font file"):
         draw_boxes(image, [], font=tmp_path / "none.ttf")
+    (tmp_path / "text.ttf").write_text("text")
+    with pytest.raises(ImageError, match="is not a font"):
+        draw_boxes(image, [], font=tmp_path / "text.ttf")
+    with pytest.raises(ImageError, match="is a device"):
+        draw_boxes(image, [], font="/dev/zero")
     with pytest.raises(ImageError, match="not an image"):
         draw_boxes(b"junk", [])
 

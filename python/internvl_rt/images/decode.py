@@ -96,7 +96,7 @@ def decode_image(
     if isinstance(source, np.ndarray):
         return _check_array(source, max_pixels)
     if isinstance(source, Image.Image):
-        return reading.picture(source, "The PIL image", orientation_of=_pillows_orientation)
+        return reading.picture(source, "The PIL image")
     if isinstance(source, str):
         source = source_of(source, allow_paths=allow_paths)
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -253,34 +253,42 @@ class _Reading:
         except ValueError as error:
             raise _damaged(what, error) from error
         del content
+        # Turning makes a copy, and Pillow's picture is gone by then.
+        return _turned(*self._decoded(container, what))
+
+    def picture(self, image: Image.Image, what: str) -> RgbArray:
+        _check_size(image.width, image.height, what, self.max_pixels)
+        return _turned(*self._converted(image, what, _pillows_orientation))
+
+    def _decoded(self, container: Container, what: str) -> tuple[RgbArray, int]:
         try:
             with _identify(BytesIO(container.content), what) as image:
                 self._check_memory(image, container, what)
-                return self.picture(image, what, orientation_of=lambda opened: _turn(opened, container))
+                return self._converted(image, what, lambda opened: _turn(opened, container))
         except ImageError:
             raise
         except Exception as error:  # Pillow's decoders raise almost anything on damaged files
             raise _damaged(what, error) from error
 
-    def picture(
-        self, image: Image.Image, what: str, *, orientation_of: Callable[[Image.Image], int]
-    ) -> RgbArray:
-        _check_size(image.width, image.height, what, self.max_pixels)
+    def _converted(
+        self, image: Image.Image, what: str, orientation_of: Callable[[Image.Image], int]
+    ) -> tuple[RgbArray, int]:
+        """RGB, and how it has to be turned."""
         try:
             rgb = _rgb(image)  # decoding happens here
-            turn = orientation_of(image) if self.orientation == "exif" else 1
+            return rgb, orientation_of(image) if self.orientation == "exif" else 1
         except Exception as error:
             raise _damaged(what, error) from error
-        return _turned(rgb, turn)
 
     def _check_memory(self, image: ImageFile, container: Container, what: str) -> None:
         """Refuses what takes more memory or work than a picture of so many pixels may."""
         _check_size(image.width, image.height, what, self.max_pixels)
         pixels = image.width * image.height
-        per_pixel = _STORED_BYTES.get(image.mode, 4) + 3 + _DECODER_BYTES.get(image.format or "", 0)
+        decoder = _DECODER_BYTES.get(image.format or "", 0)
         if image.format == "JPEG" and container.scans > 1:
-            per_pixel += 2 * len(image.getbands())  # coefficients
-        needed = pixels * per_pixel + container.tile_bytes
+            decoder = 2 * len(image.getbands())  # coefficients
+        # The decoder's part is free again when the RGB is made.
+        needed = pixels * (_STORED_BYTES.get(image.mode, 4) + max(3, decoder)) + container.tile_bytes
         if needed > self.most_bytes:
             raise ImageError(
                 f"{what} is {image.width}x{image.height} and takes {needed / 1e6:.0f} MB while it is "
@@ -297,7 +305,7 @@ class _Reading:
 _STORED_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 """Bytes of a pixel in Pillow's memory; 4 in every other mode."""
 
-_DECODER_BYTES = {"WEBP": 12, "AVIF": 12, "JPEG2000": 12}
+_DECODER_BYTES = {"WEBP": 12, "AVIF": 10, "JPEG2000": 16}
 """Bytes of a pixel that a decoder holds beside Pillow's picture."""
 
 
