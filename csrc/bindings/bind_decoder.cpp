@@ -1,14 +1,15 @@
-#include <pybind11/functional.h>
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/watched_progress.h"
 #include "model/decoder.h"
 #include "model/sequence_lease.h"
 #include "runtime/error.h"
@@ -47,7 +48,7 @@ Floats new_array(std::size_t rows, std::size_t columns) {
   return Floats({static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(columns)});
 }
 
-// Dropping a sequence waits for its turn at the decoder, whose call may want to report progress.
+// Dropping a sequence waits for its turn at the cache.
 struct WithoutTheGil {
   void operator()(SequenceLease* lease) const {
     const py::gil_scoped_release release;
@@ -56,15 +57,16 @@ struct WithoutTheGil {
 };
 
 Floats prefill(Decoder& decoder, SequenceId sequence, const Floats& embeddings, bool all_logits,
-               const Decoder::Progress& progress) {
+               const WatchedProgress::Function& progress) {
   check_rows(embeddings, decoder.facts().hidden_size, "embeddings");
   const auto n = static_cast<std::size_t>(embeddings.shape(0));
   Floats logits = new_array(all_logits ? n : 1, decoder.facts().vocab_size);
   float* out = logits.mutable_data();
   const float* in = embeddings.data();
+  WatchedProgress watched(progress);
   {
     const py::gil_scoped_release release;
-    decoder.prefill(sequence, in, n, all_logits, out, progress);
+    decoder.prefill(sequence, in, n, all_logits, out, std::ref(watched));
   }
   return logits;
 }

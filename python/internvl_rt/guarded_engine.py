@@ -25,8 +25,8 @@ class GuardedEngine:
     """Passes every call on to an engine, and closes it only when no call is running.
 
     Engines free memory that a call in another thread may be reading; here ``close`` waits for the calls
-    that are running and refuses those that come later. Long calls end at their next step (a batch of tiles, a
-    chunk of a prompt), so the wait is short.
+    that are running and refuses those that come later. Long calls end where they next ask whether to go on,
+    so the wait is short.
     """
 
     def __init__(self, engine: Engine) -> None:

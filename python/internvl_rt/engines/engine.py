@@ -12,8 +12,9 @@ import numpy.typing as npt
 Float32Array = npt.NDArray[np.float32]
 
 Progress: TypeAlias = Callable[[int], None]
-"""Called on the way of a long call with how much is done; what it raises ends the call, which leaves
-everything as it was before. It must not call the engine."""
+"""Asked on the way of a long call whether to go on, ten times a second where the engine can. Its argument is
+how much is done, often the same as before. What it raises ends the call, which leaves everything as it was
+before. It must not call the engine."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Engine(Protocol):
         Args:
             pixel_values: normalised float32 [tiles, 3, tile_size, tile_size]. The result of a tile does not
                 depend on the others.
-            progress: called between batches with the number of tiles done.
+            progress: asked with the number of tiles done, also in the middle of a tile.
 
         Raises:
             ImageError: if the shape or type is another one.
@@ -86,7 +87,7 @@ class Engine(Protocol):
             sequence: the sequence to append to.
             embeddings: float32 [n, hidden], n >= 1.
             all_logits: return the logits of every position instead of the last one's.
-            progress: called between chunks of the prompt with the number of tokens done.
+            progress: asked with the number of tokens done.
 
         Returns:
             float32 [1, vocab], or [n, vocab].

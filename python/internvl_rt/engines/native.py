@@ -97,7 +97,8 @@ class NativeEngine:
     def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
         """Encodes tiles, as :meth:`internvl_rt.engines.engine.Engine.encode_tiles`.
 
-        Signals are handled between batches: there, Ctrl-C ends the call.
+        Signals are handled between layers: there, Ctrl-C ends the call. Tokens of other sequences are decoded
+        there too.
 
         Raises:
             ImageError: if the shape or type is another one.
@@ -142,8 +143,9 @@ class NativeEngine:
             sequence: the sequence to append to.
             embeddings: float32 [n, hidden], n >= 1.
             all_logits: return the logits of every position instead of the last one's.
-            progress: called between chunks of ``PREFILL_CHUNK`` tokens with the number of tokens done. What
-                it raises ends the prefill, and the sequence is as it was before the call.
+            progress: asked between layers with the number of tokens done, a multiple of ``PREFILL_CHUNK``.
+                What it raises ends the prefill, and the sequence is as it was before the call. Signals are
+                handled there, and tokens of other sequences decoded.
 
         Raises:
             CacheFullError: if the cache has no room for n more tokens.
