@@ -136,10 +136,12 @@ void register_decoder(py::module_& module) {
            py::kw_only(), py::arg("hidden_size"), py::arg("layers"), py::arg("heads"), py::arg("kv_heads"),
            py::arg("head_dim"), py::arg("intermediate_size"), py::arg("vocab_size"), py::arg("norm_eps"),
            py::arg("qkv_bias"), py::arg("qk_norm"), py::arg("rope"), py::arg("experts") = ExpertFacts{});
+  module.attr("CACHE_BLOCK") = cache_block;
   py::class_<Decoder, std::shared_ptr<Decoder>>(module, "Decoder")
       .def(py::init([](const DecoderFacts& facts, std::shared_ptr<WeightFile> weights,
                        std::shared_ptr<ThreadTeam> team, std::size_t cache_tokens,
                        const std::string& cache_type, std::size_t prefill_chunk) {
+             const py::gil_scoped_release release;  // the cache may take gigabytes
              return std::make_shared<Decoder>(
                  facts, std::move(weights), std::move(team),
                  DecoderOptions{cache_tokens, cache_type_from(cache_type), prefill_chunk});

@@ -107,12 +107,12 @@ CacheType cache_type_from(std::string_view name) {
 }
 
 KvCache::KvCache(CacheType type, std::size_t layers, std::size_t kv_heads, std::size_t head_dim,
-                 std::size_t tokens)
+                 std::size_t tokens, ThreadTeam& team)
     : type_(type),
       kv_heads_(kv_heads),
       head_dim_(head_dim),
       head_bytes_(block_head_bytes(type, head_dim)),
-      pool_(blocks_for(tokens), layers * kv_heads * head_bytes_) {}
+      pool_(blocks_for(tokens), layers * kv_heads * head_bytes_, team) {}
 
 const KvCache::Sequence& KvCache::find(SequenceId sequence) const {
   const auto found = sequences_.find(sequence);

@@ -11,6 +11,7 @@
 
 #include "kernels/attention/attention.h"
 #include "kv_cache/block_pool.h"
+#include "runtime/thread_team.h"
 #include "runtime/turn_lock.h"
 
 namespace internvl {
@@ -27,15 +28,17 @@ CacheType cache_type_from(std::string_view name);
 using SequenceId = std::int64_t;
 
 // A sequence is a list of blocks of `cache_block` tokens. fork() shares all of them; the last one is copied
-// when one of the sharers appends to it while it is not full. Memory is allocated once.
+// when one of the sharers appends to it while it is not full.
 //
 // Calls from several threads take turns, which are short. What lies in a sequence's blocks is read and
 // written outside of them, by whoever holds it with a Reservation: a block that sequences share is never
 // written.
 class KvCache {
  public:
-  // Room for at least `tokens` tokens. Throws DeviceError if there is no memory for it.
-  KvCache(CacheType type, std::size_t layers, std::size_t kv_heads, std::size_t head_dim, std::size_t tokens);
+  // Room for at least `tokens` tokens, whose memory the team's threads take at once. Throws DeviceError if
+  // there is none for it.
+  KvCache(CacheType type, std::size_t layers, std::size_t kv_heads, std::size_t head_dim, std::size_t tokens,
+          ThreadTeam& team);
 
   CacheType type() const { return type_; }
   // Tokens that the pool holds, all sequences together.

@@ -97,7 +97,7 @@ Decoder::Decoder(const DecoderFacts& facts, std::shared_ptr<const WeightFile> we
       norm_(vector("llm.norm.weight", facts.hidden_size)),
       layers_(load_layers()),
       rope_(facts.rope, facts.head_dim),
-      cache_(options.cache_type, facts.layers, facts.kv_heads, facts.head_dim, options.cache_tokens),
+      cache_(options.cache_type, facts.layers, facts.kv_heads, facts.head_dim, options.cache_tokens, *team_),
       prefill_(*this, std::max<std::size_t>(options.prefill_chunk, 1)),
       decode_(*this, std::min(prefill_.rows, most_decode_rows)) {
   if (embedding_.scales != nullptr) {
