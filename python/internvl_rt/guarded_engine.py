@@ -48,6 +48,15 @@ class GuardedEngine:
         with self._call():
             return self._engine.free_tokens
 
+    def room(self, prompt: int, new: int, forks: int) -> int:
+        """See ``Engine.room``."""
+        return self._engine.room(prompt, new, forks)
+
+    def check_open(self) -> None:
+        """Raises ClosedError where the engine was closed, DeviceError in a process that was forked."""
+        with self._call():
+            return
+
     def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
         """See ``Engine.encode_tiles``."""
         with self._call():

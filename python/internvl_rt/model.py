@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
 from types import TracebackType
@@ -15,9 +16,10 @@ import numpy.typing as npt
 
 from internvl_rt.asking import AskArguments, Asked, Image, TileBudget, ask
 from internvl_rt.bundle.manifest import Manifest
-from internvl_rt.critic import Judgement, critic_conversation, judge_steps, split_steps
+from internvl_rt.cache_room import CacheRoom
+from internvl_rt.critic import Judgement, critic_conversation, judge_steps, shared_length, split_steps
 from internvl_rt.engines.engine import EncodedTiles, Engine, Float32Array, Progress
-from internvl_rt.errors import CacheFullError, ImageError, InternVLError, PromptError
+from internvl_rt.errors import ImageError, InternVLError, PromptError
 from internvl_rt.generation import AnswerStream, Question, Writer, all_answers, answer_pieces, ms_since
 from internvl_rt.grounding import LOCATE_PROMPT, Location, locate_question
 from internvl_rt.guarded_engine import GuardedEngine
@@ -58,8 +60,9 @@ class Model:
     """A bundle that is loaded into an engine. Made by ``internvl_rt.load``.
 
     It may be used from several threads: every call has a sequence of its own in the KV cache, whose size
-    they share. A call that fails leaves the model as it was. Use it in a ``with`` statement, or call
-    ``close``, to free its memory at a time of your choosing.
+    they share. Before anything is computed, a call reserves room for its prompt and its whole answer, and
+    waits for it where other calls have it. A call that fails leaves the model as it was. Use it in a ``with``
+    statement, or call ``close``, to free its memory at a time of your choosing.
     """
 
     def __init__(
@@ -71,9 +74,11 @@ class Model:
         *,
         context_tokens: int,
         threads: int | None,
+        max_wait_s: float,
     ) -> None:
         self._manifest = manifest
         self._engine = GuardedEngine(engine)
+        self._room = CacheRoom(engine.cache_tokens, max_wait_s)
         self._tokenizer = tokenizer
         self._renderer = renderer
         self._context_tokens = context_tokens
@@ -138,8 +143,8 @@ class Model:
             num_return_sequences: answer so many times, and return a list. Pictures are encoded once, the
                 prompt is computed once, and the answers are written together, one batch per token. Each is
                 drawn from a stream of random numbers of its own: answer i does not depend on how many there
-                are, and the first is the one that is given without this argument. Where the cache has no room
-                for all of them at once, some wait for others. More than one need ``do_sample``.
+                are, and the first is the one that is given without this argument. Where the whole cache has
+                no room for all of them at once, some wait for others. More than one need ``do_sample``.
             arguments: about the question, see ``AskArguments``: history, system, max_tiles, detail, as_one,
                 video, num_frames; and about the answer, see ``GenerationSettings``: max_new_tokens,
                 do_sample, temperature, top_p, top_k, repetition_penalty, seed, stop, keep_special_tokens,
@@ -151,14 +156,14 @@ class Model:
         Raises:
             PromptError: if the question, its length or a setting does not fit the model.
             ImageError: if a picture cannot be decoded, or its features are of another bundle.
-            CacheFullError: if other answers that are being written left too little of the cache.
+            CacheFullError: if other calls kept the room that this one needs for longer than ``max_wait_s``.
         """
         asked = ask(question, images, arguments)
         never = threading.Event()
         writers = self._writers(asked.settings, num_return_sequences)
         if num_return_sequences is None:
             return _finish(self._pieces(asked, writers[0], never))
-        return all_answers(self._engine, self._prepared(asked, never), writers, self._context_tokens, never)
+        return self._all_answers(self._read(asked), writers, never)
 
     def stream(
         self,
@@ -207,7 +212,7 @@ class Model:
 
         Raises:
             PromptError: as ``chat``, or if ``reasoning`` is not one of these or does not go with a form.
-            CacheFullError: if there is too little of the cache for the prompt and one answer.
+            CacheFullError: as ``chat``.
         """
         form = reasoning_of(reasoning, arguments)
         find = extractor(form, extract)
@@ -242,7 +247,7 @@ class Model:
 
         Raises:
             PromptError: as ``vote``; if a score is not a number.
-            CacheFullError: if there is too little of the cache for the prompt and one answer.
+            CacheFullError: as ``chat``.
         """
         n = checked_sequences(n, "n")
         form = reasoning_of(reasoning, arguments)
@@ -261,8 +266,7 @@ class Model:
         settings[0] = replace(asked.settings, do_sample=False)
         never = threading.Event()
         writers = self._writers_of(settings)
-        prepared = self._prepared(asked, never)
-        samples = all_answers(self._engine, prepared, writers, self._context_tokens, never)
+        samples = self._all_answers(self._read(asked), writers, never)
         if not isinstance(score, Model):
             return pick_best(samples, [score(sample) for sample in samples])
         judgements = score.judge(
@@ -307,7 +311,7 @@ class Model:
         Raises:
             PromptError: if the question or a solution does not fit the model.
             ImageError: if a picture cannot be decoded, or its features are of another bundle.
-            CacheFullError: if other answers that are being written left too little of the cache.
+            CacheFullError: if other calls kept the room that this one needs for longer than ``max_wait_s``.
         """
         if not isinstance(solutions, (list, tuple)) or not all(isinstance(one, str) for one in solutions):
             raise PromptError("solutions are a list of texts.")
@@ -332,10 +336,12 @@ class Model:
         ]
         longest = max((len(ids) for solution in prompts for ids in solution), default=0)
         self._check_length(longest, tiles)
-        self._check_free(longest)
-        encoded, _ = self._encode_pictures(pictures, threading.Event())
-        prompts = [[self._without_spare_places(ids, encoded) for ids in own] for own in prompts]
-        scores = judge_steps(self._engine, self._tokenizer, _joined(encoded), prompts)
+        rope, never = self.manifest.llm.rope, threading.Event()
+        _, room = shared_length(self._engine, rope, prompts)
+        with self._room.reserved(room, never, self._engine.check_open):
+            encoded, _ = self._encode_pictures(pictures, never)
+            prompts = [[self._without_spare_places(ids, encoded) for ids in own] for own in prompts]
+            scores = judge_steps(self._engine, self._tokenizer, rope, _joined(encoded), prompts)
         return [
             Judgement(sum(own) / len(own) if own else 0.0, tuple(parts), tuple(own))
             for parts, own in zip(steps, scores, strict=True)
@@ -438,16 +444,18 @@ class Model:
 
         Raises:
             PromptError: if ids, features and their numbers do not fit the model.
-            CacheFullError: if other answers that are being written left too little of the cache.
+            CacheFullError: if other calls kept the room that this one needs for longer than ``max_wait_s``.
         """
         ids = self._checked_ids(input_ids)
         features = self._checked_features(image_features)
         embeddings = self._engine.embed(ids, features)
-        sequence = self._engine.new_sequence()
-        try:
-            return self._engine.prefill(sequence, embeddings, all_logits=True)
-        finally:
-            self._engine.drop(sequence)
+        room = self._engine.room(len(ids), 0, 0)
+        with self._room.reserved(room, threading.Event(), self._engine.check_open):
+            sequence = self._engine.new_sequence()
+            try:
+                return self._engine.prefill(sequence, embeddings, all_logits=True)
+            finally:
+                self._engine.drop(sequence)
 
     @overload
     def generate(
@@ -488,16 +496,15 @@ class Model:
 
         Raises:
             PromptError: if ids, features, the prompt's length or a setting do not fit the model.
-            CacheFullError: if other answers that are being written left too little of the cache.
+            CacheFullError: if other calls kept the room that this one needs for longer than ``max_wait_s``.
         """
         checked = generation_settings(settings)
         writers = self._writers(checked, num_return_sequences)
         ids = self._checked_ids(input_ids)
         features = self._checked_features(image_features)
         self._check_length(len(ids), [])
-        self._check_free(len(ids))
-        question = self._question(ids, features, [], Timings(), perf_counter())
-        answers = all_answers(self._engine, question, writers, self._context_tokens, threading.Event())
+        prompt = _Prompt(ids, (), perf_counter(), given=features)
+        answers = self._all_answers(prompt, writers, threading.Event())
         return answers[0] if num_return_sequences is None else answers
 
     def close(self) -> None:
@@ -522,26 +529,51 @@ class Model:
         )
 
     def __repr__(self) -> str:
-        return f"Model({self.manifest.name!r}, engine={self.engine!r}, context_tokens={self.context_tokens})"
+        return (
+            f"Model({self.manifest.name!r}, engine={self.engine!r}, cache_tokens={self.cache_tokens}, "
+            f"context_tokens={self.context_tokens})"
+        )
 
     def _pieces(
         self, asked: Asked, writer: Writer, cancelled: threading.Event
     ) -> Generator[Piece, None, None]:
-        question = self._prepared(asked, cancelled)
-        yield from answer_pieces(self._engine, question, writer, self._context_tokens, cancelled)
+        prompt = self._read(asked)
+        with self._reserved(prompt, [writer], cancelled):
+            question = self._question(prompt, cancelled)
+            yield from answer_pieces(self._engine, question, writer, self._context_tokens, cancelled)
 
-    def _prepared(self, asked: Asked, cancelled: threading.Event) -> Question:
-        """The question with its pictures encoded. Nothing is encoded for a prompt that does not fit."""
+    def _all_answers(
+        self, prompt: _Prompt, writers: Sequence[Writer], cancelled: threading.Event
+    ) -> list[Answer]:
+        with self._reserved(prompt, writers, cancelled) as at_once:
+            question = self._question(prompt, cancelled)
+            return all_answers(self._engine, question, writers, self._context_tokens, cancelled, at_once)
+
+    @contextmanager
+    def _reserved(
+        self, prompt: _Prompt, writers: Sequence[Writer], cancelled: threading.Event
+    ) -> Iterator[int]:
+        """Holds room for a prompt and so many whole answers at once; see ``all_answers``."""
+        tokens = len(prompt.input_ids)
+        new = min(max(w.settings.max_new_tokens for w in writers), self._context_tokens - tokens)
+        at_once, room = 0, self._engine.room(tokens, new, 0)
+        while 1 < len(writers) > at_once:
+            more = self._engine.room(tokens, new, at_once + 1)
+            if more > self._room.tokens:
+                break
+            at_once, room = at_once + 1, more
+        with self._room.reserved(room, cancelled, self._engine.check_open):
+            yield at_once
+
+    def _read(self, asked: Asked) -> _Prompt:
+        """The prompt of a question, before its pictures are encoded: nothing is for one that does not fit."""
+        self._engine.check_open()
         started = perf_counter() - asked.decode_ms / 1000.0
         pictures = self._pictures(asked)
         tiles = [picture.tiles for picture in pictures]
         rendered = self._renderer.render(asked.conversation, asked.tiles_of_places(tiles))
         self._check_length(len(rendered.input_ids), tiles)
-        self._check_free(len(rendered.input_ids))
-        encoded, timings = self._encode_pictures(pictures, cancelled)
-        timings = replace(timings, decode_image=timings.decode_image + asked.decode_ms)
-        input_ids = self._without_spare_places(rendered.input_ids, encoded)
-        return self._question(input_ids, _joined(encoded), pictures, timings, started)
+        return _Prompt(rendered.input_ids, tuple(pictures), started, asked.decode_ms)
 
     def _writers(self, settings: GenerationSettings, sequences: int | None) -> list[Writer]:
         """One writer for each of so many answers; one where the caller gave no number."""
@@ -657,29 +689,24 @@ class Model:
         kept: npt.NDArray[np.int64] = input_ids[stays]
         return kept
 
-    def _question(
-        self,
-        input_ids: npt.NDArray[np.int64],
-        features: Float32Array | None,
-        pictures: Sequence[_Picture],
-        timings: Timings,
-        started: float,
-    ) -> Question:
+    def _question(self, prompt: _Prompt, cancelled: threading.Event) -> Question:
+        """The prompt with its pictures encoded; without their features where ``cancelled`` was set."""
+        encoded, timings = self._encode_pictures(prompt.pictures, cancelled)
+        input_ids = self._without_spare_places(prompt.input_ids, encoded)
         image_tokens = int(np.count_nonzero(input_ids == self.manifest.prompt.image_context_id))
         return Question(
             input_ids=input_ids,
-            features=features,
+            features=_joined(encoded) if prompt.given is None else prompt.given,
             grounding_text=lambda ids: self._tokenizer.decode(ids, keep="grounding"),
             stop_ids=frozenset(self.manifest.prompt.stop_ids),
-            image_context_id=self.manifest.prompt.image_context_id,
-            timings=timings,
+            timings=replace(timings, decode_image=timings.decode_image + prompt.decode_ms),
             usage=Usage(
-                tiles=sum(picture.tiles for picture in pictures),
+                tiles=sum(picture.tiles for picture in prompt.pictures),
                 image_tokens=image_tokens,
                 prompt_tokens=len(input_ids),
             ),
-            image_sizes=tuple(picture.size for picture in pictures),
-            started=started,
+            image_sizes=tuple(picture.size for picture in prompt.pictures),
+            started=prompt.started,
         )
 
     def _check_length(self, tokens: int, tiles: Sequence[int]) -> None:
@@ -703,16 +730,6 @@ class Model:
             f"the prompt has {tokens} tokens, and prompt and answer together have a context of "
             f"{self._context_tokens}.{about} What helps: {', or '.join(advice)}."
         )
-
-    def _check_free(self, tokens: int) -> None:
-        """Raises CacheFullError before any picture is encoded for a prompt that does not fit now."""
-        free = self._engine.free_tokens
-        if tokens > free:
-            raise CacheFullError(
-                f"the prompt has {tokens} tokens, and {free} of the cache's {self.cache_tokens} are free. "
-                "Wait for other answers to end, shorten the prompt, or load the model with a larger "
-                "cache_tokens."
-            )
 
     def _check_fingerprint(self, features: ImageFeatures) -> None:
         if features.fingerprint != self._fingerprint:
@@ -789,6 +806,20 @@ class _Picture:
     size: tuple[int, int]
     """(width, height) in pixels."""
     timings: Timings
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """What is asked, before anything is computed for it."""
+
+    input_ids: npt.NDArray[np.int64]
+    pictures: tuple[_Picture, ...]
+    started: float
+    """``perf_counter()`` at the call, in seconds."""
+    decode_ms: float = 0.0
+    """What reading a video took."""
+    given: Float32Array | None = None
+    """Features [image tokens, hidden] that came with the ids, in place of pictures."""
 
 
 def _as_array(given: Any) -> npt.NDArray[Any]:

@@ -271,7 +271,10 @@ def test_a_stream_closed_early_frees_the_cache(model: ivl.Model) -> None:
             next(stream)
 
 
-def test_a_full_cache_fails_one_question_and_no_other(model: ivl.Model) -> None:
+def test_a_full_cache_fails_one_question_and_no_other(
+    model: ivl.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model._room, "_max_wait_s", 0.1)
     filler = "x" * 200
     held: list[ivl.AnswerStream] = []
 

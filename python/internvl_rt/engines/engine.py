@@ -38,6 +38,12 @@ class Engine(Protocol):
 
     A *sequence* is a place in the KV cache, named by an integer. All methods may be called from
     several threads. A call that fails leaves every sequence as it was before the call.
+
+    Some models choose the frequencies of rotary position embedding by a sequence's length: dynamic NTK beyond
+    the trained length, longrope at its original one. As in the authors' code, that is the length after the
+    call, for all positions that the call appends, however an engine cuts them into chunks; and keys that are
+    in the cache stay as they were rotated. So a prompt is prefilled in one call, and a token that is decoded
+    has the frequencies of the sequence that ends with it.
     """
 
     name: str
@@ -49,6 +55,15 @@ class Engine(Protocol):
     @property
     def free_tokens(self) -> int:
         """Tokens of the cache that no sequence uses; a new sequence of so many fits now."""
+
+    def room(self, prompt: int, new: int, forks: int) -> int:
+        """Tokens of the cache that a sequence takes at most with its forks.
+
+        Args:
+            prompt: tokens of the sequence.
+            new: tokens that are appended to each fork; to the sequence itself where there are no forks.
+            forks: how many there are at once.
+        """
 
     def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
         """Encodes tiles, in batches whose activations are bounded.

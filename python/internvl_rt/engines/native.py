@@ -94,6 +94,14 @@ class NativeEngine:
         """Tokens of the cache that no sequence uses, in whole blocks."""
         return self._open.free_tokens
 
+    def room(self, prompt: int, new: int, forks: int) -> int:
+        """See :meth:`internvl_rt.engines.engine.Engine.room`. Forks share the prompt's full blocks."""
+        block = _core.CACHE_BLOCK
+        whole = -(-(prompt + new) // block) * block
+        if forks == 0:
+            return whole
+        return -(-prompt // block) * block + forks * (whole - prompt // block * block)
+
     def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
         """Encodes tiles, as :meth:`internvl_rt.engines.engine.Engine.encode_tiles`.
 

@@ -33,7 +33,13 @@ class Turns:
                     step()
             yield
         finally:
-            with suppress(ValueError):
-                self._queue.remove(mine)
-            with suppress(IndexError):
-                self._queue[0].set()
+            try:
+                self._leave(mine)
+            finally:
+                self._leave(mine)  # the first may have been interrupted
+
+    def _leave(self, mine: threading.Event) -> None:
+        with suppress(ValueError):
+            self._queue.remove(mine)
+        with suppress(IndexError):
+            self._queue[0].set()
