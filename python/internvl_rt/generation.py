@@ -241,7 +241,8 @@ class _Draft:
         self._detokeniser = writer.detokeniser
         self._most = min(settings.max_new_tokens, context_tokens - len(question.input_ids))
         self._stop_ids = frozenset() if settings.ignore_stop_tokens else question.stop_ids
-        self._strip = _Strip()
+        # A form says itself which white space belongs to the answer.
+        self._strip = _Whole() if settings.constrained else _Strip()
         self._token_ids: list[int] = []
         self._texts: list[str] = []
         self._sent_tokens = 0
@@ -310,12 +311,23 @@ class _Draft:
                 total=total_ms,
             ),
             usage=replace(question.usage, new_tokens=len(self._token_ids)),
-            grounding_text=question.grounding_text(self._token_ids).strip(),
+            grounding_text=self._strip.whole(question.grounding_text(self._token_ids)),
             image_sizes=question.image_sizes,
         )
 
 
-class _Strip:
+class _Whole:
+    """Leaves a text that comes in pieces as it is."""
+
+    def push(self, text: str) -> str:
+        return text
+
+    def whole(self, text: str) -> str:
+        """The same of a text in one piece."""
+        return text
+
+
+class _Strip(_Whole):
     """Strips a text that comes in pieces: white space is passed on only when text follows it."""
 
     def __init__(self) -> None:
@@ -330,3 +342,6 @@ class _Strip:
         solid = text.rstrip()
         self._white = text[len(solid) :]
         return solid
+
+    def whole(self, text: str) -> str:
+        return text.strip()

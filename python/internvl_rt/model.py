@@ -581,7 +581,7 @@ class Model:
         if number > 1 and not settings.do_sample:
             raise PromptError(
                 f"num_return_sequences={number} without do_sample would give the same answer {number} times. "
-                "Set do_sample=True."
+                "Set do_sample=True, and a temperature above 0."
             )
         return self._writers_of([settings] * number)
 

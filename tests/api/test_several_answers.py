@@ -145,6 +145,10 @@ def test_numbers_that_are_none(model: ivl.Model, number: Any) -> None:
 def test_the_likeliest_answer_is_one_answer(model: ivl.Model) -> None:
     with pytest.raises(PromptError, match="the same answer 3 times"):
         model.chat("Hello", num_return_sequences=3)
+    with pytest.raises(PromptError, match="a temperature above 0"):
+        model.chat("Hello", num_return_sequences=3, do_sample=True, temperature=0)
+    cold = model.chat("Hello", do_sample=True, temperature=0, max_new_tokens=6, system="")
+    assert cold.token_ids == model.chat("Hello", max_new_tokens=6, system="").token_ids
 
 
 @pytest.fixture(scope="module")

@@ -179,7 +179,6 @@ def test_bad_history_and_system(unharmed: ivl.Model) -> None:
         {"max_new_tokens": 0},
         {"max_new_tokens": -5},
         {"temperature": -1},
-        {"temperature": 0.0, "do_sample": True},
         {"top_p": 2},
         {"top_k": -1},
         {"repetition_penalty": 0},
