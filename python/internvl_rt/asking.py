@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast, get_args
 
 from internvl_rt.bundle.manifest import Tiling
 from internvl_rt.errors import ImageError, PromptError
-from internvl_rt.images import ImageSource
+from internvl_rt.images import MAX_PIXELS, ImageSource, Orientation, checked_orientation
 from internvl_rt.prompts.control_tokens import IMAGE_MARK
 from internvl_rt.prompts.messages import Conversation, Detail, History, ImagePlace, Messages, conversation
 from internvl_rt.results import ImageFeatures
-from internvl_rt.settings import GenerationArguments, GenerationSettings, generation_settings
+from internvl_rt.settings import GenerationArguments, GenerationSettings, checked_integer, generation_settings
 from internvl_rt.video import VideoSource, sample_video
 
 Image: TypeAlias = ImageSource | ImageFeatures
-"""A path, the bytes of a file, a PIL image, a uint8 RGB array [height, width, 3], a CPU array of another
-library with ``__dlpack__`` of that form, or ``ImageFeatures``."""
+"""A path, a data URL, the bytes of a file, a PIL image, a uint8 RGB array [height, width, 3], a CPU array of
+another library with ``__dlpack__`` of that form, or ``ImageFeatures``."""
 
 MOST_TILES = 40
 """The most tiles of a picture that the authors document, for 4K."""
@@ -48,6 +48,41 @@ class AskArguments(GenerationArguments, total=False):
     gets ``Frame1: <image>`` and so on in front, a line each, as in training."""
     num_frames: int | None
     """So many frames are taken, by the authors' rule (``frame_indices``); 8 where None, and all of a list."""
+    orientation: Orientation | None
+    """``exif``: pictures are turned as their EXIF says; ``stored``: they are not. Where None, what ``load``
+    was given."""
+    allow_paths: bool | None
+    """False: no file is opened, whoever names it. Pictures are bytes, data URLs, PIL images, arrays or
+    features, in messages too; right for messages that came from elsewhere. Where None, what ``load`` was
+    given."""
+
+
+@dataclass(frozen=True)
+class PictureRules:
+    """How pictures are read.
+
+    Raises:
+        ImageError: if ``orientation`` is none of the two.
+        PromptError: if another value is of another type or out of range.
+    """
+
+    orientation: Orientation = "stored"
+    allow_paths: bool = True
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        checked_orientation(self.orientation)
+        if not isinstance(self.allow_paths, bool):
+            raise PromptError(f"allow_paths is True or False, not {self.allow_paths!r:.100}.")
+        checked_integer("max_pixels", self.max_pixels, 1)
+
+    def overridden(self, orientation: Orientation | None, allow_paths: bool | None) -> PictureRules:
+        """These, but for what one call says otherwise."""
+        return PictureRules(
+            self.orientation if orientation is None else orientation,
+            self.allow_paths if allow_paths is None else allow_paths,
+            self.max_pixels,
+        )
 
 
 @dataclass(frozen=True)
@@ -104,6 +139,7 @@ class Asked:
     conversation: Conversation
     tile_budget: TileBudget
     settings: GenerationSettings
+    rules: PictureRules
     as_one: bool = False
     """The conversation has one place for all of its pictures."""
     decode_ms: float = 0.0
@@ -128,12 +164,18 @@ class Asked:
         return [sum(tiles)] if self.as_one else list(tiles)
 
 
-def ask(question: str | Messages, images: Sequence[Image] | Image | None, arguments: AskArguments) -> Asked:
-    """Checks a question and sorts its arguments.
+def ask(
+    question: str | Messages,
+    images: Sequence[Image] | Image | None,
+    arguments: AskArguments,
+    rules: PictureRules,
+) -> Asked:
+    """Checks a question and sorts its arguments; ``rules`` are the model's own.
 
     Raises:
         PromptError: if the question or an argument has another form or is out of range.
-        ImageError: if ``max_tiles`` is out of range, or a video cannot be read.
+        ImageError: if ``max_tiles`` or ``orientation`` is out of range, an image is no picture, or a video
+            cannot be read.
         TypeError: for the name of an argument that there is not.
     """
     rest = dict(arguments)
@@ -145,15 +187,26 @@ def ask(question: str | Messages, images: Sequence[Image] | Image | None, argume
     max_tiles, detail = rest.pop("max_tiles", None), rest.pop("detail", "auto")
     if video is not None and max_tiles is None and detail == "auto":
         max_tiles = 1
+    rules = rules.overridden(
+        cast("Orientation | None", rest.pop("orientation", None)),
+        cast("bool | None", rest.pop("allow_paths", None)),
+    )
     budget = TileBudget(cast("int | None", max_tiles), cast("Detail", detail))
     settings = generation_settings(cast("GenerationArguments", rest))
     if video is None:
         if num_frames is not None:
             raise PromptError(f"num_frames={num_frames!r} was given, and no video.")
         if as_one:
-            return Asked(_in_one_place(question, _as_list(images), history, system), budget, settings, True)
-        asked = conversation(question, images=_as_list(images), history=history, system=system)
-        return Asked(asked, budget, settings)
+            asked = _in_one_place(question, _as_list(images), history, system)
+            return Asked(asked, budget, settings, rules, True)
+        asked = conversation(
+            question,
+            images=_as_list(images),
+            history=history,
+            system=system,
+            allow_paths=rules.allow_paths,
+        )
+        return Asked(asked, budget, settings, rules)
     if images is not None and _as_list(images):
         raise PromptError(
             "images and a video were given. Give one; sample_video(...).frames are pictures that may stand "
@@ -166,10 +219,10 @@ def ask(question: str | Messages, images: Sequence[Image] | Image | None, argume
             "a question about a video is a text; with messages, put sample_video(...).frames into them as "
             "images."
         )
-    frames = sample_video(video, num_frames=num_frames)
+    frames = sample_video(video, num_frames=num_frames, allow_paths=rules.allow_paths)
     marked = question if IMAGE_MARK in question else frames.prompt + question
     asked = conversation(marked, images=frames.frames, history=history, system=system)
-    return Asked(asked, budget, settings, decode_ms=frames.decode_ms)
+    return Asked(asked, budget, settings, rules, decode_ms=frames.decode_ms)
 
 
 def _in_one_place(
@@ -187,4 +240,18 @@ def _as_list(images: Sequence[Image] | Image | None) -> list[Image]:
     """One picture may be given without a list around it."""
     if images is None:
         return []
-    return list(images) if isinstance(images, (list, tuple)) else [cast("Image", images)]
+    if isinstance(images, Iterator):
+        raise ImageError(
+            f"images is a {type(images).__name__}; expected a list. Call list() on it, or give it as video= "
+            "if they are frames."
+        )
+    given = list(images) if isinstance(images, (list, tuple)) else [cast("Image", images)]
+    for i, image in enumerate(given):
+        if image is None:
+            raise ImageError(f"images[{i}] is None; expected a picture. Leave it out, or check what made it.")
+        if isinstance(image, (list, tuple)):
+            raise ImageError(
+                f"images[{i}] is a {type(image).__name__}; expected a picture. Give all pictures in one flat "
+                "list; numbers become a picture with `np.asarray(numbers, np.uint8)`."
+            )
+    return given

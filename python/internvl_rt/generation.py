@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from time import perf_counter
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,9 @@ from internvl_rt.prompts.detokenise import Detokeniser
 from internvl_rt.results import Answer, FinishReason, Piece, Timings, Usage
 from internvl_rt.sampling import TokenChooser
 from internvl_rt.settings import GenerationSettings
+
+if TYPE_CHECKING:
+    from internvl_rt.images import Orientation
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Question:
     """The stages before the language model."""
     usage: Usage
     image_sizes: tuple[tuple[int, int], ...]
+    orientations: tuple[Orientation, ...]
     started: float
     """``perf_counter()`` at the call, in seconds."""
 
@@ -313,6 +318,7 @@ class _Draft:
             usage=replace(question.usage, new_tokens=len(self._token_ids)),
             grounding_text=self._strip.whole(question.grounding_text(self._token_ids)),
             image_sizes=question.image_sizes,
+            orientations=question.orientations,
         )
 
 

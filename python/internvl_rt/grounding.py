@@ -2,24 +2,28 @@
 
 InternVL writes ``<ref>label</ref><box>[[x1, y1, x2, y2], ...]</box>`` with coordinates from 0 to 1000
 relative to the whole original picture, however it was tiled. Where special tokens were left out of the
-text, ``label[[x1, y1, x2, y2]]`` remains.
+text, ``label[[x1, y1, x2, y2]]`` remains. Asked for JSON, or of its own accord, it writes objects such as
+``{"bbox_2d": [x1, y1, x2, y2], "label": "..."}`` in the same coordinates.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from internvl_rt.errors import ImageError, PromptError
+from internvl_rt.files import read_regular_file
 from internvl_rt.prompts.control_tokens import GROUNDING_TOKENS, IMAGE_MARK
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
-    from internvl_rt.images import ImageSource
+    from internvl_rt.images import ImageSource, Orientation
     from internvl_rt.results import Answer
 
 COORDINATE_RANGE = 1000.0
@@ -45,8 +49,29 @@ _SHAPE = re.compile(
 _REF = re.compile(r"<ref>(.*?)</ref>", re.DOTALL)
 _MARK = re.compile(r"</?(?:ref|box|quad)>")
 _GROUP = re.compile(r"\[[^\[\]]*\]?")
+_STRING = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
+_OBJECT = re.compile(rf"""\{{(?:[^{{}}"']|{_STRING})*\}}?""", re.DOTALL)
+"""A JSON object that holds no other one, or the beginning of one; with the quotes of Python too."""
+_KEY = re.compile(rf"({_STRING})\s*:")
+_NAMED = re.compile(
+    rf"""["'](?:label|name|class|class_name|category|object|ref|phrase|text|text_content|description)["']"""
+    rf"""\s*:\s*({_STRING})""",
+    re.IGNORECASE | re.DOTALL,
+)
+_BOX_KEY = re.compile(
+    r"(?:b?box|bounding_?box|quad|coord|position|location|region|polygon|objects?$|results?$|detections?$)",
+    re.IGNORECASE,
+)
+"""How a key begins that says what its value is; any other key of a box names the thing."""
+_BULLET = re.compile(r"\s*(?:[-*+•·#>]+\s+|\(?\d{1,3}(?:[.)](?!\d)|、))+\s*")
+"""What stands in front of a line of a list."""
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_KEY_LENGTH = 200
+"""Characters before an object in which the key is looked for whose value it is."""
+_FENCE = re.compile(r"```[a-zA-Z]*")
 _FAR = 1 << 24
 """What is drawn lies within so many pixels of the picture's corner."""
+_FONT_BYTES = 100_000_000
 _SHOWN = 60
 """Characters of the text that a problem quotes."""
 
@@ -63,6 +88,8 @@ class Box:
     y2: float
     corners: tuple[tuple[float, float], ...] | None = None
     """The four corners (x, y) of a quad, in the order of the answer; the rectangle is the one around them."""
+    orientation: Orientation = field(default="stored", compare=False, repr=False)
+    """Of the picture that the pixels are counted in: turned as its EXIF says, or as it is stored."""
 
 
 @dataclass(frozen=True)
@@ -86,23 +113,27 @@ class Location:
     answer: Answer
 
 
-def parse_boxes(text: str, image_size: tuple[int, int]) -> list[Box]:
+def parse_boxes(text: str, image_size: tuple[int, int], *, orientation: Orientation = "stored") -> list[Box]:
     """Reads every bounding box of an answer: the boxes of ``parse_grounding``."""
-    return list(parse_grounding(text, image_size).boxes)
+    return list(parse_grounding(text, image_size, orientation=orientation).boxes)
 
 
-def parse_grounding(text: str, image_size: tuple[int, int]) -> Grounding:
+def parse_grounding(
+    text: str, image_size: tuple[int, int], *, orientation: Orientation = "stored"
+) -> Grounding:
     """Reads every box and quad of an answer, and tells what is wrong with it.
 
-    Both forms are read, with the grounding tokens and without. Without them a label is what stands
-    before the box on its line. Corners in the wrong order are swapped, coordinates outside of the picture
-    are moved to its edge, and brackets that are no box are passed over; each of these is a problem that is
-    told. Four numbers are a box, and eight a quad (the papers name quads and show none: their order of
-    corners is the model's).
+    All forms are read, with the grounding tokens and without, and JSON, whole or cut off. Without grounding
+    tokens a label is what stands before the box on its line, without the marks of lists and of bold type;
+    in a JSON object it is the value of ``label``, ``name`` and the like, or the box's own key. Corners in
+    the wrong order are swapped, coordinates outside of the picture are moved to its edge, and brackets that
+    are no box are passed over; each of these is a problem that is told. Four numbers are a box, and eight a
+    quad (the papers name quads and show none: their order of corners is the model's).
 
     Args:
         text: an answer.
         image_size: (width, height) of the original picture in pixels.
+        orientation: how that picture was seen; the boxes carry it to ``draw_boxes``.
 
     Raises:
         PromptError: if ``text`` is no text.
@@ -117,16 +148,31 @@ def parse_grounding(text: str, image_size: tuple[int, int]) -> Grounding:
     boxes: list[Box] = []
     problems: list[str] = []
     label, end = "", 0
+    objects = iter([match for match in _OBJECT.finditer(text) if ":" in match[0]])
+    current = next(objects, None)
+    entered = False
     for match in _SHAPE.finditer(text):
+        while current is not None and current.end() <= match.start():
+            end = max(end, current.end())
+            current, entered = next(objects, None), False
         between = text[end : match.start()]
         problems += _malformed(between)
-        end = match.end()
-        if not boxes or between.strip(" \t\r\n[],"):
+        if current is not None and current.start() < match.start():
+            if not entered:
+                of_object, is_named = _label_of_object(current, text)
+                entered, label = True, of_object
+            keys = [] if is_named else _KEY.findall(text[max(end, current.start()) : match.start()])
+            if keys:
+                label = _key_as_label(keys[-1]) or of_object
+            if not current[0].endswith("}"):
+                problems.append(f"the object of {_quoted(match[0])} was cut off.")
+        elif not boxes or between.strip(" \t\r\n[],"):
             label = _label(between)
         elif "]" in between:
             label = ""  # the group was closed and another one opened without a label
+        end = match.end()
         numbers = [float(number) for number in match.groups() if number is not None]
-        boxes.append(_box(label, numbers, size, _quoted(match[0]), problems))
+        boxes.append(_box(label, numbers, size, orientation, _quoted(match[0]), problems))
     problems += _malformed(text[end:])
     for name in ("ref", "box", "quad"):
         opened, closed = text.count(f"<{name}>"), text.count(f"</{name}>")
@@ -141,6 +187,7 @@ def draw_boxes(
     *,
     line_width: int | None = None,
     font: str | Path | None = None,
+    orientation: Orientation | None = None,
 ) -> PilImage:
     """Draws boxes and quads with their labels, a colour for each label.
 
@@ -149,20 +196,23 @@ def draw_boxes(
         boxes: in pixels of that picture.
         line_width: in pixels; by the picture's size where None.
         font: a TrueType or OpenType file for the labels; Pillow's own font, which is Latin, where None.
+        orientation: whether the picture is turned as its EXIF says; as the boxes say where None.
 
     Returns:
         a new RGB picture of the same size.
 
     Raises:
         ImageError: if the picture or the font cannot be read, or ``line_width`` is not positive.
-        PromptError: if ``boxes`` are not ``Box``, or one of them has no finite coordinates in order.
+        PromptError: if ``boxes`` are not ``Box``, one of them has no finite coordinates in order, or they
+            are of pictures that were seen in different orientations.
     """
     from PIL import Image, ImageDraw
 
     from internvl_rt.images import decode_image
 
-    picture = Image.fromarray(decode_image(image)).copy()
     drawn = _checked_boxes(boxes)
+    seen = orientation or _orientation_of(drawn)
+    picture = Image.fromarray(decode_image(image, orientation=seen)).copy()
     if line_width is None:
         line_width = max(2, round(max(picture.size) / 250))
     if isinstance(line_width, bool) or not isinstance(line_width, int) or line_width < 1:
@@ -221,6 +271,16 @@ def _checked_boxes(boxes: Iterable[Box]) -> list[Box]:
     return drawn
 
 
+def _orientation_of(boxes: list[Box]) -> Orientation:
+    found = {box.orientation for box in boxes}
+    if len(found) > 1:
+        raise PromptError(
+            "some of the boxes are of the picture as its EXIF turns it, and some of it as it is stored. Draw "
+            "them one after the other."
+        )
+    return found.pop() if found else "stored"
+
+
 def _corners(box: Box) -> Iterable[tuple[float, float]]:
     return ((box.x1, box.y1), (box.x2, box.y2), *(box.corners or ()))
 
@@ -229,8 +289,9 @@ def _font(path: str | Path | None, size: int) -> Any:
     from PIL import ImageFont
 
     if path is not None:
+        content = read_regular_file(path, most_bytes=_FONT_BYTES, expected="a font file", error=ImageError)
         try:
-            return ImageFont.truetype(str(path), size)
+            return ImageFont.truetype(BytesIO(content), size)
         except (OSError, ImportError) as error:
             raise ImageError(f"{path}: is not a font that can be read ({error}).") from error
     try:
@@ -255,7 +316,12 @@ def _draw_label(draw: Any, box: Box, colour: str, letters: Any, size: tuple[int,
 
 
 def _box(
-    label: str, numbers: list[float], size: tuple[float, float], quoted: str, problems: list[str]
+    label: str,
+    numbers: list[float],
+    size: tuple[float, float],
+    orientation: Orientation,
+    quoted: str,
+    problems: list[str],
 ) -> Box:
     inside = [min(max(number, 0.0), COORDINATE_RANGE) for number in numbers]
     if inside != numbers:
@@ -269,7 +335,8 @@ def _box(
         problems.append(f"{quoted} has its corners in the wrong order; they were swapped.")
     if min(xs) == max(xs) or min(ys) == max(ys):
         problems.append(f"{quoted} has no area.")
-    return Box(label, min(xs), min(ys), max(xs), max(ys), tuple(points) if len(points) == 4 else None)
+    corners = tuple(points) if len(points) == 4 else None
+    return Box(label, min(xs), min(ys), max(xs), max(ys), corners, orientation)
 
 
 def _malformed(between: str) -> list[str]:
@@ -279,6 +346,8 @@ def _malformed(between: str) -> list[str]:
         inner = match[0].strip("[]")
         if "," not in inner or not any(character.isdigit() for character in inner):
             continue
+        if any(mark in inner for mark in "\"'{"):
+            continue  # a list of texts or of objects
         reason = "was cut off" if not match[0].endswith("]") else "is neither four numbers nor eight"
         found.append(f"{_quoted(match[0])} {reason}; it was passed over.")
     for name in ("box", "quad"):
@@ -307,7 +376,41 @@ def _label(before: str) -> str:
     refs = _REF.findall(before)
     if refs:
         return str(refs[-1]).strip()
-    plain = _MARK.sub("", before)
+    plain = _FENCE.sub("", _MARK.sub("", before))
     # The brackets that open the list of boxes, and those that closed the last one or were no box.
     plain = plain.rstrip(" \t\r\n[").rpartition("]")[2].lstrip(" \t\r\n,.;，。、；")
-    return plain.splitlines()[-1].strip(" \t:：") if plain else ""
+    return _without_markup(plain.splitlines()[-1]) if plain else ""
+
+
+def _without_markup(line: str) -> str:
+    """The words of a line, without the marks of lists, tables, headings, quotes and bold type."""
+    line = line.rstrip(" \t|").rpartition("|")[2]
+    return _BULLET.sub("", line, count=1).strip(" \t:：,，*_`\"'=-–—[")
+
+
+def _label_of_object(found: re.Match[str], text: str) -> tuple[str, bool]:
+    """The label of an object's boxes, and whether the object itself names it."""
+    named = _NAMED.search(found[0])
+    if named is not None:
+        return _unquoted(named[1]), True
+    # It may be the value of a key that does.
+    before = text[max(0, found.start() - _KEY_LENGTH) : found.start()].rstrip(" \t\r\n[")
+    keys = _KEY.findall(before)
+    return (_key_as_label(keys[-1]) if keys and before.endswith(":") else ""), False
+
+
+def _key_as_label(quoted: str) -> str:
+    key = _unquoted(quoted)
+    return "" if _BOX_KEY.match(key) else key
+
+
+def _unquoted(quoted: str) -> str:
+    """The text of a JSON string, or of Python's."""
+    inner = quoted[1:-1]
+    if quoted[0] == "'":
+        inner = inner.replace("\\'", "'").replace('"', '\\"')
+    try:
+        found = str(json.loads(f'"{inner}"', strict=False))
+    except ValueError:
+        return inner.strip()
+    return _LONE_SURROGATE.sub("\ufffd", found).strip()

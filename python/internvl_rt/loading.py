@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from internvl_rt import _core
+from internvl_rt.asking import PictureRules
 from internvl_rt.bundle.bundle import Bundle, open_bundle
 from internvl_rt.bundle.manifest import Manifest
 from internvl_rt.cache_size import check_memory, default_cache_tokens, stored_type
 from internvl_rt.engines.engine import Engine
 from internvl_rt.engines.native import CacheType
 from internvl_rt.errors import BundleError, DeviceError, PromptError
+from internvl_rt.images import MAX_PIXELS, Orientation
 from internvl_rt.model import Model
 from internvl_rt.prompts.render import PromptRenderer
 from internvl_rt.prompts.tokenizer import PromptTokenizer
@@ -38,6 +40,9 @@ def load(
     max_wait_s: float = MAX_WAIT_S,
     verify: bool = False,
     providers: Sequence[str] | None = None,
+    orientation: Orientation | None = None,
+    allow_paths: bool = True,
+    max_pixels: int = MAX_PIXELS,
 ) -> Model:
     """Opens a bundle and makes it ready for questions.
 
@@ -62,12 +67,19 @@ def load(
         verify: compute the SHA-256 of the weights first, which reads the whole file.
         providers: of ``engine="onnxruntime"``, best first: ``cpu`` (where None), ``cuda``, ``tensorrt``,
             ``tensorrt-rtx``, ``openvino``, or ONNX Runtime's own names.
+        orientation: ``exif`` turns pictures as their EXIF says, ``stored`` does not. Where None, what the
+            reference code of the checkpoint's format does: transformers turns them, the authors' own code
+            does not. Boxes refer to the picture as it was seen.
+        allow_paths: False refuses every path and file URL, in ``images``, ``video`` and messages: right where
+            questions come from elsewhere. A call may say otherwise.
+        max_pixels: the most pixels of a picture that is decoded, which takes up to 8 bytes for each of them.
 
     Raises:
         BundleError: if the bundle is incomplete, truncated or altered.
         DeviceError: if this release or this machine does not have the device, the engine, or the memory that
             the cache takes.
         PromptError: if a number is out of range.
+        ImageError: if there is no such orientation.
     """
     _check_device(device, engine)
     check_cache_type(engine, cache_type)
@@ -75,6 +87,7 @@ def load(
     bundle = open_bundle(path, verify=verify)
     stored = stored_type(engine, bundle.manifest, cache_type)
     cache_tokens, context_tokens = context_of(bundle.manifest, cache_tokens, max_context, stored)
+    rules = PictureRules(orientation or own_orientation(bundle.manifest), allow_paths, max_pixels)
     return assemble(
         bundle,
         engine,
@@ -83,8 +96,14 @@ def load(
         threads,
         providers,
         cache_type,
+        rules,
         max_wait_s,
     )[0]
+
+
+def own_orientation(manifest: Manifest) -> Orientation:
+    """How the reference code of a checkpoint's format sees a photo whose EXIF says that it lies."""
+    return "exif" if manifest.source_format == "internvl" else "stored"
 
 
 def assemble(
@@ -95,6 +114,7 @@ def assemble(
     threads: int | None,
     providers: Sequence[str] | None = None,
     cache_type: CacheType | None = None,
+    rules: PictureRules | None = None,
     max_wait_s: float = MAX_WAIT_S,
 ) -> tuple[Model, Engine]:
     """A model, and the engine that it computes with; arguments as for ``load``.
@@ -119,6 +139,7 @@ def assemble(
         renderer,
         context_tokens=context_tokens,
         threads=threads,
+        rules=rules or PictureRules(own_orientation(bundle.manifest)),
         max_wait_s=max_wait_s,
     )
     return model, started

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 import numpy as np
 import numpy.typing as npt
 
-from internvl_rt.asking import AskArguments, Asked, Image, TileBudget, ask
+from internvl_rt.asking import AskArguments, Asked, Image, PictureRules, TileBudget, ask
 from internvl_rt.bundle.manifest import Manifest
 from internvl_rt.cache_room import CacheRoom
 from internvl_rt.critic import Judgement, critic_conversation, judge_steps, shared_length, split_steps
@@ -23,10 +23,10 @@ from internvl_rt.errors import ImageError, InternVLError, PromptError
 from internvl_rt.generation import AnswerStream, Question, Writer, all_answers, answer_pieces, ms_since
 from internvl_rt.grounding import LOCATE_PROMPT, Location, locate_question
 from internvl_rt.guarded_engine import GuardedEngine
-from internvl_rt.images import decode_image, tile_pixel_values
+from internvl_rt.images import Orientation, decode_image, tile_pixel_values
 from internvl_rt.images.resolution import compressible
 from internvl_rt.prompts.detokenise import Detokeniser
-from internvl_rt.prompts.messages import Detail, Messages
+from internvl_rt.prompts.messages import Conversation, Detail, Messages
 from internvl_rt.prompts.reasoning import with_reasoning
 from internvl_rt.prompts.render import PromptRenderer, RenderedPrompt
 from internvl_rt.prompts.tokenizer import PromptTokenizer
@@ -55,6 +55,9 @@ from internvl_rt.voting import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+_LONG_TEXT = 1 << 16
+"""Characters; they are tokenised in less time than a tile takes."""
+
 
 class Model:
     """A bundle that is loaded into an engine. Made by ``internvl_rt.load``.
@@ -75,6 +78,7 @@ class Model:
         context_tokens: int,
         threads: int | None,
         max_wait_s: float,
+        rules: PictureRules,
     ) -> None:
         self._manifest = manifest
         self._engine = GuardedEngine(engine)
@@ -83,6 +87,7 @@ class Model:
         self._renderer = renderer
         self._context_tokens = context_tokens
         self._threads = threads
+        self._rules = rules
         self._constraints = Constraints(tokenizer, manifest.prompt.stop_ids, manifest.llm.vocab_size)
         # The manifest holds the hashes of all files, so it tells bundles apart.
         self._fingerprint = hashlib.sha256(manifest.to_json().encode()).hexdigest()
@@ -96,6 +101,11 @@ class Model:
     def engine(self) -> str:
         """The name of the engine that computes: ``native`` or ``onnxruntime``."""
         return self._engine.name
+
+    @property
+    def orientation(self) -> Orientation:
+        """Whether pictures are turned as their EXIF says, where a call does not say otherwise."""
+        return self._rules.orientation
 
     @property
     def cache_tokens(self) -> int:
@@ -158,7 +168,7 @@ class Model:
             ImageError: if a picture cannot be decoded, or its features are of another bundle.
             CacheFullError: if other calls kept the room that this one needs for longer than ``max_wait_s``.
         """
-        asked = ask(question, images, arguments)
+        asked = ask(question, images, arguments, self._rules)
         never = threading.Event()
         writers = self._writers(asked.settings, num_return_sequences)
         if num_return_sequences is None:
@@ -177,7 +187,7 @@ class Model:
             an iterator; its last piece carries the whole answer, which is the one that ``chat`` returns. Form
             and settings are checked at once; everything else happens while the iterator is advanced.
         """
-        asked = ask(question, images, arguments)
+        asked = ask(question, images, arguments, self._rules)
         (writer,) = self._writers(asked.settings, None)
         return AnswerStream(lambda cancelled: self._pieces(asked, writer, cancelled))
 
@@ -258,10 +268,13 @@ class Model:
         video = arguments.get("video")
         if video is not None:
             # Chosen once, for the candidates and for the critic.
-            frames = sample_video(video, num_frames=arguments.get("num_frames"))
+            rules = self._rules.overridden(None, arguments.get("allow_paths"))
+            frames = sample_video(
+                video, num_frames=arguments.get("num_frames"), allow_paths=rules.allow_paths
+            )
             arguments = {**arguments, "video": frames, "num_frames": None}
         prompt = question if form is None else with_reasoning(question, form)
-        asked = ask(prompt, images, sampled(arguments))
+        asked = ask(prompt, images, sampled(arguments), self._rules)
         settings = [asked.settings] * n
         settings[0] = replace(asked.settings, do_sample=False)
         never = threading.Event()
@@ -276,6 +289,8 @@ class Model:
             max_tiles=arguments.get("max_tiles"),
             detail=arguments.get("detail", "auto"),
             video=arguments.get("video"),
+            orientation=arguments.get("orientation"),
+            allow_paths=arguments.get("allow_paths"),
         )
         return pick_best(samples, [judgement.score for judgement in judgements], judgements)
 
@@ -289,6 +304,8 @@ class Model:
         detail: Detail = "auto",
         video: VideoSource | None = None,
         num_frames: int | None = None,
+        orientation: Orientation | None = None,
+        allow_paths: bool | None = None,
     ) -> list[Judgement]:
         """Judges solutions step by step, where this model is a critic such as VisualPRM-8B.
 
@@ -304,6 +321,8 @@ class Model:
             detail: of the pictures.
             video: in place of pictures.
             num_frames: of the video.
+            orientation: of the pictures.
+            allow_paths: whether pictures may be named by their paths.
 
         Returns:
             a judgement of each solution.
@@ -320,16 +339,16 @@ class Model:
             "detail": detail,
             "video": video,
             "num_frames": num_frames,
+            "orientation": orientation,
+            "allow_paths": allow_paths,
         }
-        asked = ask(question, images, about)
+        asked = ask(question, images, about, self._rules)
         pictures = self._pictures(asked)
         tiles = [picture.tiles for picture in pictures]
         steps = [split_steps(solution) for solution in solutions]
         prompts = [
             [
-                self._renderer.render(
-                    critic_conversation(asked.conversation, parts[: i + 1]), tiles
-                ).input_ids
+                self._rendered(critic_conversation(asked.conversation, parts[: i + 1]), tiles).input_ids
                 for i in range(len(parts))
             ]
             for parts in steps
@@ -379,6 +398,8 @@ class Model:
         *,
         max_tiles: int | None = None,
         detail: Detail = "auto",
+        orientation: Orientation | None = None,
+        allow_paths: bool | None = None,
         progress: Progress | None = None,
     ) -> ImageFeatures:
         """Encodes a picture once, to be asked about many times.
@@ -387,6 +408,8 @@ class Model:
             image: see ``chat``; features of this bundle are returned as they are.
             max_tiles: the most tiles that the picture is cut into, 1 to 40.
             detail: chooses it where ``max_tiles`` is None; see ``AskArguments``.
+            orientation: whether it is turned as its EXIF says; see ``AskArguments``.
+            allow_paths: whether it may be a path; see ``AskArguments``.
             progress: called between batches of tiles with the number of tiles that are encoded; what it
                 raises ends the call.
 
@@ -395,7 +418,8 @@ class Model:
             PromptError: if ``detail`` is none of the three, or given beside ``max_tiles``.
         """
         started = perf_counter()
-        picture = self._picture(image, TileBudget(max_tiles, detail).per_picture(self.manifest.tiling, 1))
+        most = TileBudget(max_tiles, detail).per_picture(self.manifest.tiling, 1)
+        picture = self._picture(image, most, self._rules.overridden(orientation, allow_paths))
         if picture.features is not None:
             return picture.features
         encoded = self._encode_picture(picture, TileEncoding(self._engine, progress=progress))
@@ -411,9 +435,9 @@ class Model:
 
         Pictures are decoded for their size and not encoded. Arguments and errors are those of ``chat``.
         """
-        asked = ask(question, images, arguments)
+        asked = ask(question, images, arguments, self._rules)
         tiles = [picture.tiles for picture in self._pictures(asked)]
-        return self._renderer.render(asked.conversation, asked.tiles_of_places(tiles))
+        return self._rendered(asked.conversation, asked.tiles_of_places(tiles))
 
     def encode_pixels(self, pixel_values: npt.ArrayLike, *, progress: Progress | None = None) -> Float32Array:
         """Encodes normalised tiles.
@@ -571,7 +595,7 @@ class Model:
         started = perf_counter() - asked.decode_ms / 1000.0
         pictures = self._pictures(asked)
         tiles = [picture.tiles for picture in pictures]
-        rendered = self._renderer.render(asked.conversation, asked.tiles_of_places(tiles))
+        rendered = self._rendered(asked.conversation, asked.tiles_of_places(tiles))
         self._check_length(len(rendered.input_ids), tiles)
         return _Prompt(rendered.input_ids, tuple(pictures), started, asked.decode_ms)
 
@@ -601,22 +625,30 @@ class Model:
     def _pictures(self, asked: Asked) -> list[_Picture]:
         most = asked.most_tiles(self.manifest.tiling)
         return [
-            self._picture(image, tiles) for image, tiles in zip(asked.conversation.images, most, strict=True)
+            self._picture(image, tiles, asked.rules)
+            for image, tiles in zip(asked.conversation.images, most, strict=True)
         ]
 
-    def _picture(self, image: Image, max_tiles: int) -> _Picture:
+    def _picture(self, image: Image, max_tiles: int, rules: PictureRules) -> _Picture:
         """Decodes and tiles a picture, or checks that its features are this model's."""
         if isinstance(image, ImageFeatures):
             self._check_fingerprint(image)
-            return _Picture(None, image, image.tiles, image.grid, image.image_size, Timings())
+            return _Picture(
+                None, image, image.tiles, image.grid, image.image_size, image.orientation, Timings()
+            )
         begun = perf_counter()
-        rgb = decode_image(image)
+        rgb = decode_image(
+            image,
+            max_pixels=rules.max_pixels,
+            orientation=rules.orientation,
+            allow_paths=rules.allow_paths,
+        )
         decode_ms = ms_since(begun)
         begun = perf_counter()
         pixel_values, grid = tile_pixel_values(rgb, self.manifest.tiling, max_tiles, self._threads)
         timings = Timings(decode_image=decode_ms, tile=ms_since(begun))
         size = (rgb.shape[1], rgb.shape[0])
-        return _Picture(pixel_values, None, len(pixel_values), grid, size, timings)
+        return _Picture(pixel_values, None, len(pixel_values), grid, size, rules.orientation, timings)
 
     def _encode_picture(self, picture: _Picture, encoding: TileEncoding) -> ImageFeatures:
         """The features of a picture, as one of those of a request.
@@ -632,7 +664,15 @@ class Model:
         features, tile_tokens = self._compress(encoded)
         features.setflags(write=False)
         timings = replace(picture.timings, vit=encoded.vit_ms, projector=encoded.projector_ms)
-        return ImageFeatures(features, picture.grid, picture.size, self._fingerprint, timings, tile_tokens)
+        return ImageFeatures(
+            features,
+            picture.grid,
+            picture.size,
+            self._fingerprint,
+            timings,
+            tile_tokens,
+            picture.orientation,
+        )
 
     def _compress(self, encoded: EncodedTiles) -> tuple[Float32Array, tuple[int, ...]]:
         """Puts tiles that can do with fewer tokens in the places of their features, and counts the tokens.
@@ -706,8 +746,28 @@ class Model:
                 prompt_tokens=len(input_ids),
             ),
             image_sizes=tuple(picture.size for picture in prompt.pictures),
+            orientations=tuple(picture.orientation for picture in prompt.pictures),
             started=prompt.started,
         )
+
+    def _rendered(self, conversation: Conversation, tiles: Sequence[int]) -> RenderedPrompt:
+        """A conversation's prompt, unless its text is so long that tokenising alone would take seconds.
+
+        Raises:
+            PromptError: if the text cannot fit, whatever its tokens are.
+        """
+        parts = [part for turn in conversation.turns for part in turn.parts if isinstance(part, str)]
+        characters = sum(map(len, parts)) + len(conversation.system or "")
+        # Looking for the longest token takes a while, so a text of ordinary length is not asked.
+        if characters > max(_LONG_TEXT, self._context_tokens):
+            most = self._context_tokens * self._tokenizer.longest_token
+            if characters > most:
+                raise PromptError(
+                    f"the text has {characters:,} characters, which is more than the context of "
+                    f"{self._context_tokens} tokens can hold: {most:,}, if all of them were the longest "
+                    "token. Shorten the text."
+                )
+        return self._renderer.render(conversation, tiles)
 
     def _check_length(self, tokens: int, tiles: Sequence[int]) -> None:
         if tokens < self._context_tokens:
@@ -804,7 +864,8 @@ class _Picture:
     tiles: int
     grid: tuple[int, int]
     size: tuple[int, int]
-    """(width, height) in pixels."""
+    """(width, height) in pixels, as it is seen."""
+    orientation: Orientation
     timings: Timings
 
 

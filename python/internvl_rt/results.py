@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from internvl_rt.errors import PromptError
 from internvl_rt.grounding import Box, Grounding, parse_grounding
+
+if TYPE_CHECKING:
+    from internvl_rt.images import Orientation
 
 FinishReason = Literal["stop", "length", "cancelled"]
 """Why an answer ended: a stop token, a stop string or the end of its form; max_new_tokens or the context's
@@ -73,7 +76,9 @@ class Answer:
     grounding_text: str
     """The answer with the grounding tokens (``<ref>``, ``<box>``, ``<quad>`` and their ends) kept."""
     image_sizes: tuple[tuple[int, int], ...] = ()
-    """(width, height) of the pictures that the question was about, in pixels."""
+    """(width, height) of the pictures that the question was about, in pixels, as they were seen."""
+    orientations: tuple[Orientation, ...] = ()
+    """Whether each of them was turned as its EXIF says."""
 
     def boxes(self, image: int | None = None) -> list[Box]:
         """The bounding boxes of a grounding answer.
@@ -102,7 +107,8 @@ class Answer:
             raise PromptError(
                 f"boxes(image={image}): the question had {len(self.image_sizes)} pictures, counted from 0."
             )
-        return parse_grounding(self.grounding_text, self.image_sizes[image])
+        orientation = self.orientations[image] if self.orientations else "stored"
+        return parse_grounding(self.grounding_text, self.image_sizes[image], orientation=orientation)
 
 
 @dataclass(frozen=True)
@@ -131,13 +137,15 @@ class ImageFeatures:
     grid: tuple[int, int]
     """(columns, rows) of the tiles; the thumbnail is not part of it."""
     image_size: tuple[int, int]
-    """(width, height) of the picture in pixels."""
+    """(width, height) of the picture in pixels, as it was seen."""
     fingerprint: str = field(repr=False)
     """Of the bundle that computed the features."""
     timings: Timings = field(default_factory=Timings, repr=False)
     """What encoding took: decode_image, tile, vit, projector and total."""
     tile_tokens: tuple[int, ...] = ()
     """Of a model with a resolution router, the tokens of every tile: so many of its features count."""
+    orientation: Orientation = "stored"
+    """Whether the picture was turned as its EXIF says."""
 
     @property
     def tiles(self) -> int:

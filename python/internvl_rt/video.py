@@ -1,34 +1,39 @@
 """Videos: which frames are looked at, reading them, and how they stand in a prompt.
 
 Frames are chosen by the rule of the authors' model cards, and each is one tile. Files are read by PyAV (the
-optional dependency ``internvl-rt[video]``). Only the chosen frames are held, and only they and what lies
-between them and the key frames before them is decoded.
+optional dependency ``internvl-rt[video]``) in a process of its own, see ``video_process``. Only the chosen
+frames are held, and only they and what lies between them and the key frames before them is decoded.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from array import array
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeAlias, cast
 
-import numpy as np
+from PIL import Image
 
-from internvl_rt.errors import ImageError, InternVLError, PromptError
-from internvl_rt.images import MAX_PIXELS, ImageSource, decode_image
+from internvl_rt.errors import ImageError, PromptError
+from internvl_rt.files import open_regular_file
+from internvl_rt.images import ImageSource, decode_image
 from internvl_rt.images.decode import RgbArray
+from internvl_rt.images.sources import source_of
 from internvl_rt.prompts.control_tokens import IMAGE_MARK
 from internvl_rt.settings import checked_integer
+from internvl_rt.video_process import check_installed, open_video
 
 DEFAULT_FRAMES = 8
 """As in the model cards' example; training had 8 to 32."""
 MOST_FRAMES = 1024
+MAX_FRAMES_BYTES = 2_000_000_000
+"""Memory of the frames that are chosen from a file, as RGB."""
+TIMEOUT = 300.0
+"""Seconds after which reading a file is given up."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,8 @@ def sample_video(
     start: float | None = None,
     end: float | None = None,
     frame_rate: float | None = None,
+    allow_paths: bool = True,
+    timeout: float = TIMEOUT,
 ) -> VideoFrames:
     """Chooses frames of a video by ``frame_indices``.
 
@@ -129,10 +136,13 @@ def sample_video(
         start: begin here, in seconds.
         end: end here, in seconds.
         frame_rate: frames per second of a list or an iterator; needed there for what is told in seconds.
+        allow_paths: False refuses paths and file URLs, of the video and of its frames.
+        timeout: seconds after which reading a file is given up; ``math.inf`` for never.
 
     Raises:
         PromptError: if a number is out of range, or the part is empty or lies behind the video's end.
-        ImageError: if the video cannot be read, is damaged, or holds no frame.
+        ImageError: if the video cannot be read, is damaged or holds no frame, or its frames take more than
+            2 GB or reading it more time than ``timeout``.
         InternVLError: if a file is given and PyAV is not installed.
     """
     rule = _Rule(num_frames, frames_per_second, start, end)
@@ -143,7 +153,9 @@ def sample_video(
             raise PromptError("these frames were chosen already. Choose from the video itself.")
         return source
     if isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)):
-        frames, indices, rate = _from_file(source, rule)
+        if timeout != math.inf:
+            timeout = _positive("timeout", timeout)
+        frames, indices, rate = _from_file(source, rule, allow_paths, timeout)
     else:
         rate = None if frame_rate is None else _positive("frame_rate", frame_rate)
         if rate is None and rule.in_seconds:
@@ -159,6 +171,9 @@ def sample_video(
                 f"the video is a {type(source).__name__}; expected a path, the bytes of a file, a list of "
                 "pictures or an iterator of pictures."
             )
+        for frame in frames if not allow_paths else ():
+            if isinstance(frame, (str, os.PathLike)):
+                source_of(os.fsdecode(frame), allow_paths=False)
     return VideoFrames(tuple(frames), tuple(indices), rate, (perf_counter() - begun) * 1000)
 
 
@@ -241,7 +256,7 @@ def _from_iterator(
     first = 0 if rule.start is None or rate is None else round(rule.start * rate)
     last = math.inf if rule.end is None or rate is None else round(rule.end * rate)
     room = 2 * rule.most
-    held: dict[int, RgbArray] = {}
+    held: dict[int, ImageSource] = {}
     stride, count = 1, 0
     for index, picture in enumerate(pictures):
         if index > last:
@@ -255,8 +270,7 @@ def _from_iterator(
             held = {place: frame for place, frame in held.items() if (place - first) % stride == 0}
             if (index - first) % stride:
                 continue
-        # Cameras write the next frame into the memory of the last one.
-        held[index] = decode_image(picture).copy()
+        held[index] = _kept(picture)
     if not count:
         raise ImageError("the video is an iterator without a frame; expected at least one.")
     wanted = rule.indices(count, rate)
@@ -265,161 +279,40 @@ def _from_iterator(
     return [held[place] for place in nearest], nearest
 
 
+def _kept(picture: ImageSource) -> ImageSource:
+    """A picture that stays as it is: cameras write the next frame into the memory of the last one."""
+    if isinstance(picture, (str, os.PathLike, bytes)):
+        return picture
+    if isinstance(picture, (bytearray, memoryview)):
+        return bytes(picture)
+    if isinstance(picture, Image.Image):
+        try:
+            return picture.copy()
+        except Exception as error:  # decoding may happen here, and raises almost anything
+            raise ImageError(f"a frame of the video, a PIL image, cannot be decoded ({error}).") from error
+    decoded: RgbArray = decode_image(picture).copy()
+    return decoded
+
+
 def _from_file(
-    source: str | os.PathLike[str] | bytes | bytearray | memoryview, rule: _Rule
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview,
+    rule: _Rule,
+    allow_paths: bool,
+    timeout: float,
 ) -> tuple[list[ImageSource], list[int], float | None]:
-    name = "the video in the bytes" if isinstance(source, (bytes, bytearray, memoryview)) else str(source)
-    if "://" in name:
-        raise ImageError(f"{name:.200}: is on the network. Download it and pass the file or its bytes.")
-    file = _File(_av(), source, name)
-    try:
-        plan = file.plan()
-        if file.frame_rate is None and rule.in_seconds:
+    check_installed()
+    if isinstance(source, (str, os.PathLike)):
+        source = source_of(os.fsdecode(source), allow_paths=allow_paths)
+    with ExitStack() as opened:
+        if isinstance(source, Path):
+            name = str(source)
+            opening = open_regular_file(source, expected="a video file", error=ImageError)
+            video = opened.enter_context(open_video(opened.enter_context(opening), name, timeout))
+        else:
+            name = "the video in the bytes"
+            video = opened.enter_context(open_video(source, name, timeout))
+        if video.frame_rate is None and rule.in_seconds:
             raise PromptError(f"{name}: does not tell its frame rate, so nothing can be chosen by seconds.")
-        indices = rule.indices(len(plan), file.frame_rate)
-        found = file.frames(plan, sorted(set(indices)))
-    except (file.library.error.FFmpegError, OSError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ImageError(
-            f"{name}: cannot be read as a video ({reason}). It may be truncated, damaged or of another kind: "
-            "play it, or check it with `ffprobe`."
-        ) from error
-    return [found[index] for index in indices], indices, file.frame_rate
-
-
-def _av() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise InternVLError(
-            "video files need PyAV. Install it: pip install 'internvl-rt[video]', or pass a list of frames."
-        ) from error
-    return av
-
-
-class _File:
-    """A video file, opened anew for each of the two times that it is read."""
-
-    def __init__(
-        self, library: Any, source: str | os.PathLike[str] | bytes | bytearray | memoryview, name: str
-    ) -> None:
-        self.library = library
-        self.frame_rate: float | None = None
-        self._source = source
-        self._name = name
-
-    def plan(self) -> array[int]:
-        """The time stamps of all frames, ascending, by reading the file without decoding it."""
-        stamps = array("q")
-        self._keys = array("q")
-        self._stamped = True
-        with self._open() as container:
-            stream = self._stream(container)
-            for packet in container.demux(stream):
-                if packet.size == 0:
-                    continue
-                if packet.pts is None:
-                    self._stamped = False
-                stamp = len(stamps) if packet.pts is None else packet.pts
-                stamps.append(stamp)
-                if packet.is_keyframe:
-                    self._keys.append(stamp)
-            if not stamps:
-                raise ImageError(f"{self._name}: the video holds no frame.")
-            rate = stream.average_rate or stream.guessed_rate
-            seconds = (max(stamps) - min(stamps)) * (stream.time_base or 0) if self._stamped else 0
-            if rate:
-                self.frame_rate = float(rate)
-            elif seconds > 0:
-                self.frame_rate = float((len(stamps) - 1) / seconds)
-        self._keys = array("q", sorted(self._keys))
-        return array("q", sorted(stamps))
-
-    def frames(self, plan: array[int], indices: Sequence[int]) -> dict[int, RgbArray]:
-        """Decodes the frames at ascending indices, from the key frame before each."""
-        with self._open() as container:
-            stream = self._stream(container)
-            found = self._seeking(container, stream, plan, indices) if self._stamped else None
-        if found is None:
-            # What cannot be sought in, or has no time stamps, is decoded from its beginning.
-            with self._open() as container:
-                found = self._in_order(container, self._stream(container), plan, indices)
-        return found
-
-    def _seeking(
-        self, container: Any, stream: Any, plan: array[int], indices: Sequence[int]
-    ) -> dict[int, RgbArray] | None:
-        found: dict[int, RgbArray] = {}
-        position: int | None = None
-        decoded: Iterator[Any] = iter(())
-        frame: Any = None
-        for index in indices:
-            wanted = plan[index]
-            key = self._keys[max(0, bisect_right(self._keys, wanted) - 1)] if self._keys else plan[0]
-            sought = position is None or (position < key <= wanted)
-            if sought:
-                container.seek(key, stream=stream, backward=True, any_frame=False)
-                decoded = container.decode(stream)
-            while sought or position is None or position < wanted:
-                following = next(decoded, None)
-                if following is None:
-                    break
-                if following.pts is None or (sought and following.pts > wanted >= key):
-                    return None
-                frame, position, sought = following, following.pts, False
-            if frame is None:
-                return None
-            found[index] = self._pixels(frame)
-        return found
-
-    def _in_order(
-        self, container: Any, stream: Any, plan: array[int], indices: Sequence[int]
-    ) -> dict[int, RgbArray]:
-        found: dict[int, RgbArray] = {}
-        frame: Any = None
-        remaining = iter(indices)
-        index = next(remaining, None)
-        for count, decoded in enumerate(container.decode(stream)):
-            frame = decoded
-            while index is not None and (
-                count >= index if not self._stamped or frame.pts is None else frame.pts >= plan[index]
-            ):
-                found[index] = self._pixels(frame)
-                index = next(remaining, None)
-            if index is None:
-                return found
-        if frame is None:
-            raise ImageError(f"{self._name}: none of its frames can be decoded.")
-        while index is not None:  # fewer frames than packets: the last one stands for what is missing
-            found[index] = self._pixels(frame)
-            index = next(remaining, None)
-        return found
-
-    def _open(self) -> Any:
-        if isinstance(self._source, (bytes, bytearray, memoryview)):
-            return self.library.open(BytesIO(self._source))
-        # A file and nothing else: a playlist could name addresses in the network.
-        return self.library.open(
-            f"file:{Path(self._source).absolute()}", options={"protocol_whitelist": "file"}
-        )
-
-    def _stream(self, container: Any) -> Any:
-        # A song's cover is a video stream too.
-        pictures = self.library.stream.Disposition.attached_pic
-        for stream in container.streams.video:
-            if not stream.disposition & pictures:
-                width, height = stream.codec_context.width, stream.codec_context.height
-                if width * height > MAX_PIXELS:
-                    raise ImageError(
-                        f"{self._name}: its frames are {width}x{height}; at most {MAX_PIXELS / 1e6:g} "
-                        "million pixels are decoded."
-                    )
-                stream.thread_type = "AUTO"
-                return stream
-        raise ImageError(f"{self._name}: has no video stream.")
-
-    def _pixels(self, frame: Any) -> RgbArray:
-        """RGB [height, width, 3], turned as players show it."""
-        pixels: RgbArray = frame.to_ndarray(format="rgb24")
-        turns = round(frame.rotation / 90) % 4
-        return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+        indices = rule.indices(video.frames, video.frame_rate)
+        found = video.decode(sorted(set(indices)), MAX_FRAMES_BYTES)
+        return [found[index] for index in indices], indices, video.frame_rate

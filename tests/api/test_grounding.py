@@ -83,6 +83,95 @@ def test_what_is_well_formed_has_no_problem(text: str) -> None:
     assert parse_grounding(text, (100, 100)).problems == ()
 
 
+SIZE = (1000, 1000)
+CAT, DOG = Box("cat", 1, 2, 3, 4), Box("dog", 5, 6, 7, 8)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}, {"bbox_2d": [5, 6, 7, 8], "label": "dog"}]',
+        '```json\n[\n  {"bbox_2d": [1, 2, 3, 4], "label": "cat"},\n'
+        '  {"bbox": [5, 6, 7, 8], "name": "dog"}\n]\n```',
+        'Here they are, 2 of them:\n```\n{"box": [1,2,3,4], "class": "cat"}\n'
+        '{"label": "dog", "box_2d": [[5,6,7,8]]}\n```',
+        "[{'bbox_2d': [1, 2, 3, 4], 'label': 'cat'}, {'label': 'dog', 'bbox': [5, 6, 7, 8], 'score': 0.9}]",
+        '{"objects": [{"label": "cat", "bbox": [1, 2, 3, 4]}, {"label": "dog", "bbox": [5, 6, 7, 8]}]}',
+        '{"cat": [1, 2, 3, 4], "dog": [5, 6, 7, 8]}',
+        '{"cat": [[1, 2, 3, 4]], "dog": [[5, 6, 7, 8]]}',
+        '{"cat": {"bbox": [1, 2, 3, 4]}, "dog": [{"bbox": [5, 6, 7, 8]}]}',
+        '{"bbox_2d": [1,2,3,4], "label": "cat"}\ndog[[5, 6, 7, 8]]',
+        'cat[[1, 2, 3, 4]]\n{"bbox_2d": [5, 6, 7, 8], "label": "dog"}',
+        "- cat [[1, 2, 3, 4]]\n- dog [[5, 6, 7, 8]]",
+        "* **cat**: [1, 2, 3, 4]\n* **dog:** [5, 6, 7, 8]",
+        "1. cat: [[1, 2, 3, 4]]\n2. dog: [[5, 6, 7, 8]]",
+        "1) `cat` - [[1, 2, 3, 4]]\n(2) __dog__ – [[5, 6, 7, 8]]",
+        "### cat\n[[1, 2, 3, 4]]\n### dog\n[[5, 6, 7, 8]]",
+        "• cat = [1, 2, 3, 4]\n• dog = [5, 6, 7, 8]",
+        '"cat": [1, 2, 3, 4],\n"dog": [5, 6, 7, 8]',
+        '["cat", [1, 2, 3, 4]]\n["dog", [5, 6, 7, 8]]',
+        "| cat | [1, 2, 3, 4] |\n| dog | [5, 6, 7, 8] |",
+    ],
+)
+def test_json_and_lists(text: str) -> None:
+    assert parse_grounding(text, SIZE) == Grounding((CAT, DOG), ())
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ('{"label": "a \\"red\\" cup, 3 {large}", "bbox_2d": [1, 2, 3, 4]}', ['a "red" cup, 3 {large}']),
+        ('{"bbox_2d": [1, 2, 3, 4], "label": "\\u7ea2\\u8272"}', ["红色"]),
+        ('{"bbox_2d": [1, 2, 3, 4], "label": "\\ud83d"}', ["\ufffd"]),
+        ("{'bbox': [1, 2, 3, 4], 'label': 'the cat\\'s \"hat\"'}", ['the cat\'s "hat"']),
+        ('{"label": "cup", "bbox_2d": [[1, 2, 3, 4], [5, 6, 7, 8]]}', ["cup", "cup"]),
+        ('{"bbox_2d": [1, 2, 3, 4]}', [""]),
+        ('[{"bbox": [1,2,3,4], "label": "a"}, {"bbox": [1,2,3,4]}]', ["a", ""]),
+        ('{"bbox_2d": [1, 2, 3, 4], "label": null}', [""]),
+        ("1. 红色方块: [[1,2,3,4]]\n2、蓝色球：[[5,6,7,8]]", ["红色方块", "蓝色球"]),
+        ("1.5 litre bottle [[1,2,3,4]]", ["1.5 litre bottle"]),
+        ("t-shirt [[1,2,3,4]]", ["t-shirt"]),
+        ("```json\n[[1,2,3,4]]\n```", [""]),
+        ("- a cup: [[1,2,3,4]], [[5,6,7,8]]", ["a cup", ""]),
+    ],
+)
+def test_labels_without_the_syntax_around_them(text: str, labels: list[str]) -> None:
+    found = parse_grounding(text, SIZE)
+    assert [box.label for box in found.boxes] == labels
+    assert found.problems == ()
+
+
+def test_quads_in_json() -> None:
+    for quad in ("[100,100,800,200,900,800,0,700]", "[[100,100],[800,200],[900,800],[0,700]]"):
+        text = f'{{"quad": {quad}, "text_content": "sign"}}'
+        assert parse_grounding(text, (10, 10)) == Grounding((QUAD,), ())
+
+
+def test_points_are_left_as_they_are() -> None:
+    assert parse_boxes('[{"point_2d": [12, 30], "label": "cat"}]', SIZE) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "boxes"),
+    [
+        ('[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}, {"bbox_2d": [5, 6', [CAT]),
+        ('[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}, {"label": "dog", "bbox_2d": [5, 6, 7, 8]', [CAT, DOG]),
+        (
+            '[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}, {"bbox_2d": [5, 6, 7, 8], "lab',
+            [CAT, Box("", 5, 6, 7, 8)],
+        ),
+        (
+            '[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}, {"bbox_2d": [5, 6, 7, 8], "label": "do',
+            [CAT, Box("", 5, 6, 7, 8)],
+        ),
+    ],
+)
+def test_json_that_was_cut_off(text: str, boxes: list[Box]) -> None:
+    found = parse_grounding(text, SIZE)
+    assert list(found.boxes) == boxes
+    assert any("was cut off" in problem for problem in found.problems), found.problems
+
+
 def test_what_was_passed_over_is_no_label() -> None:
     (box,) = parse_boxes("cat[[1, 2, 3]] dog[[1, 2, 3, 4]]", (1000, 1000))
     assert box.label == "dog"
@@ -132,8 +221,13 @@ def test_drawing_what_cannot_be_drawn(tmp_path: Path) -> None:
         draw_boxes(image, [(1, 2, 3, 4)])  # type: ignore[list-item]
     with pytest.raises(ImageError, match="line_width must be"):
         draw_boxes(image, [], line_width=0)
-    with pytest.raises(ImageError, match="is not a font"):
+    with pytest.raises(ImageError, match="does not exist; expected a font file"):
         draw_boxes(image, [], font=tmp_path / "none.ttf")
+    (tmp_path / "text.ttf").write_text("text")
+    with pytest.raises(ImageError, match="is not a font"):
+        draw_boxes(image, [], font=tmp_path / "text.ttf")
+    with pytest.raises(ImageError, match="is a device"):
+        draw_boxes(image, [], font="/dev/zero")
     with pytest.raises(ImageError, match="not an image"):
         draw_boxes(b"junk", [])
 
@@ -223,7 +317,14 @@ def test_a_prompt_without_a_place_for_the_phrase() -> None:
         locate_question("cup", "Where?")
 
 
-@given(st.text(alphabet="[],0123456789.- \n<>/refboxa", max_size=200))
+@given(
+    st.text(alphabet="[],0123456789.- \n<>/refboxa{}\"':\\", max_size=200)
+    | st.lists(
+        st.sampled_from(
+            ['{"bbox": ', '"label": "', "[1, 2, 3, 4]", '"}', ", ", "{'a': ", "}", "- ", "\\u", "["]
+        )
+    ).map("".join)
+)
 def test_any_text(text: str) -> None:
     for box in parse_boxes(text, (640, 480)):
         assert 0 <= box.x1 <= box.x2 <= 640
@@ -232,5 +333,24 @@ def test_any_text(text: str) -> None:
 
 def test_long_text_takes_time_in_proportion() -> None:
     # 200 kB of what a regular expression may stumble over; seconds would mean squared time.
-    for text in ("[" * 200_000, "[1," * 60_000, " " * 200_000, "<ref>" * 40_000):
-        assert parse_boxes(text, (10, 10)) == []
+    for piece in (
+        "[",
+        "[1,",
+        " ",
+        "<ref>",
+        "{",
+        '{"',
+        '{"\\"',
+        "{'a\"",
+        '{"a":',
+        "{:",
+        "- ",
+        "1. ",
+        "`",
+        '"',
+        '{"a": "',
+    ):
+        assert parse_boxes(piece * (200_000 // len(piece)), (10, 10)) == []
+    assert len(parse_boxes('{"a": [1,2,3,4], "label": "b"}' * 5000, (10, 10))) == 5000
+    assert len(parse_boxes('{"label": "b", "a": [' + "[1,2,3,4]," * 3000, (10, 10))) == 3000
+    assert len(parse_boxes('{"a": ' + "[1,2,3,4]," * 3000, (10, 10))) == 3000

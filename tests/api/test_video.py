@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import os
+import random
+import signal
+import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pytest
 
 import internvl_rt as ivl
 from clips import number_of, numbered_frame, write_clip
-from internvl_rt.errors import ImageError, PromptError
+from internvl_rt.errors import ImageError, InternVLError, PromptError
+from internvl_rt.video_decoder import RefusedError, VideoFile
 
 av = pytest.importorskip("av")
 
@@ -107,21 +115,20 @@ def test_a_part_and_frames_by_the_second(clip: Path) -> None:
     assert len(ivl.sample_video(clip, frames_per_second=0.01).frames) == 1
 
 
-def test_only_what_is_needed_is_decoded(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from internvl_rt.video import _File
-
-    pixels, decoded = _File._pixels, []
-    monkeypatch.setattr(
-        _File, "_pixels", lambda self, frame: decoded.append(frame.pts) or pixels(self, frame)
-    )
+def test_only_what_is_needed_is_decoded(clip: Path) -> None:
     found = ivl.sample_video(clip, num_frames=3)
-    assert len(decoded) == 3
-    # Duplicates are decoded once, and are the same array.
-    decoded.clear()
-    few = ivl.sample_video(clip, num_frames=3, start=1, end=1.04)
-    assert len(decoded) == len(set(few.indices)) < 3
-    assert len({id(frame) for frame in few.frames}) == len(decoded)
     assert found.decode_ms > 0
+    # Duplicates are decoded once, and are the same array.
+    few = ivl.sample_video(clip, num_frames=3, start=1, end=1.04)
+    assert len({id(frame) for frame in few.frames}) == len(set(few.indices)) < 3
+    with clip.open("rb") as opened:
+        file = VideoFile(av, opened)
+        decoded = []
+        pixels = file._pixels
+        file._pixels = lambda frame: decoded.append(frame.pts) or pixels(frame)  # type: ignore[method-assign, func-returns-value]
+        plan = file.plan()
+        assert [index for index, _ in file.frames(plan, [3, 50, 90])] == [3, 50, 90]
+    assert decoded == [plan[3], plan[50], plan[90]]
 
 
 def test_a_list_of_frames() -> None:
@@ -188,7 +195,7 @@ def test_files_that_are_no_video(clip: Path, tmp_path: Path) -> None:
         b"junk" * 100,
         "a\0b.mp4",
     ):
-        with pytest.raises(ImageError, match="cannot be read as a video"):
+        with pytest.raises(ImageError, match=r"cannot be read as a video|expected a video file"):
             ivl.sample_video(source)
     with pytest.raises(ImageError, match="on the network"):
         ivl.sample_video("https://example.org/a.mp4")
@@ -325,3 +332,257 @@ def test_a_video_beside_messages(native_model: ivl.Model) -> None:
         native_model.chat([{"role": "user", "content": "Hi"}], video=[numbered_frame(0)])
     with pytest.raises(PromptError, match="2 image places; 1 image given"):
         native_model.chat("<image><image>", video=[numbered_frame(0)])
+
+
+def test_a_playlist_in_a_file_or_in_bytes_is_none(clip: Path, tmp_path: Path) -> None:
+    for name, content in playlists(clip).items():
+        (tmp_path / name).write_bytes(content)
+        for source in (content, tmp_path / name):
+            with pytest.raises(ImageError, match="cannot be read as a video"):
+                ivl.sample_video(source)
+
+
+def playlists(clip: Path) -> dict[str, bytes]:
+    """Files that hold no picture and name where pictures are: in the network, and in files that are there."""
+    hls = "#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:4,\n{}\n#EXT-X-ENDLIST\n"
+    dash = (
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+        'mediaPresentationDuration="PT4S"><Period><AdaptationSet mimeType="video/mp4"><Representation id="1" '
+        'bandwidth="1000"><BaseURL>{}</BaseURL></Representation></AdaptationSet></Period></MPD>'
+    )
+    made = {
+        "session.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+        "m=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+        "address.m3u8": hls.format("http://127.0.0.1:9/a.ts"),
+        "file.m3u8": hls.format(clip),
+        "url.m3u8": hls.format(clip.as_uri()),
+        "list.ffconcat": f"ffconcat version 1.0\nfile '{clip}'\n",
+        "list.txt": f"file '{clip}'\n",
+        "address.ffconcat": "ffconcat version 1.0\nfile 'http://127.0.0.1:9/a.mp4'\n",
+        "manifest.mpd": dash.format("http://127.0.0.1:9/a.mp4"),
+        "file.mpd": dash.format(clip),
+        "list.asx": f'<asx version="3.0"><entry><ref href="{clip}"/></entry></asx>',
+        "list.ref": "[Reference]\nRef1=http://127.0.0.1:9/a.asf\n",
+        "smil.smil": f'<smil><body><video src="{clip}"/></body></smil>',
+        "rtsp.txt": "rtsptextrtsp://127.0.0.1:9/a",
+        "list.pls": f"[playlist]\nFile1={clip}\n",
+        "filter.lavfi": f"movie={clip}",
+    }
+    return {name: content.encode() for name, content in made.items()}
+
+
+WATCHED = """
+import os, socket, sys
+opened = []
+def watch(event, arguments):
+    if event == "open" and str(arguments[0]) == os.environ["CLIP"]: opened.append(arguments[0])
+    if event.startswith("socket"): opened.append(event)
+sys.addaudithook(watch)
+import psutil, internvl_rt as ivl
+def sockets():
+    found = []
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        try: names = os.listdir(f"/proc/{process.pid}/fd")
+        except OSError: continue
+        for name in names:
+            try: found.append(os.readlink(f"/proc/{process.pid}/fd/{name}"))
+            except OSError: pass
+    return [link for link in found if link.startswith("socket") or link == os.environ["CLIP"]]
+import threading, time
+seen, done = set(), threading.Event()
+def look():
+    while not done.is_set(): seen.update(sockets()); time.sleep(0.001)
+thread = threading.Thread(target=look); before = set(sockets()); thread.start()
+for path in sys.argv[1:]:
+    for source in (path, open(path, "rb").read()):
+        try: ivl.sample_video(source); print("read", path)
+        except ivl.ImageError: pass
+done.set(); thread.join()
+print(sorted(seen - before), opened)
+"""
+
+
+def test_no_socket_and_no_other_file_is_opened(clip: Path, tmp_path: Path) -> None:
+    """Whatever a video names. FFmpeg waits up to a minute for packets that never come."""
+    paths = []
+    for name, content in playlists(clip).items():
+        (tmp_path / name).write_bytes(content)
+        paths.append(tmp_path / name)
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, *map(str, paths)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=50,
+        env={**os.environ, "CLIP": str(clip)},
+    )
+    assert done.stdout == "[] []\n"
+
+
+def test_references_of_a_mov_file_are_not_followed(tmp_path: Path) -> None:
+    """A track whose data lies in another file, as editing programs write it, has no frame here."""
+    whole = write_clip(tmp_path / "whole.mov", 10, g=1).read_bytes()
+    at = whole.index(b"dref") - 4
+    entry = b"url " + bytes([0, 0, 0, 0]) + (tmp_path / "whole.mov").as_uri().encode() + b"\0"
+    reference = (len(entry) + 4).to_bytes(4, "big") + entry
+    changed = bytearray(whole)
+    changed[at + 28 - 4 : at + 28] = bytes(4)  # not in this file
+    changed[at + 16 : at + 28] = reference[:12]
+    media = changed.index(b"mdat")
+    size = int.from_bytes(changed[media - 4 : media], "big")
+    changed[media + 4 : media - 4 + size] = bytes(size - 8)
+    with pytest.raises(ImageError):
+        ivl.sample_video(bytes(changed))
+
+
+def test_an_image_sequence_is_not_looked_for(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for i in range(3):
+        Image.fromarray(numbered_frame(i)).save(tmp_path / f"{i:03d}.png")
+    for name in ("%03d.png", "*.png"):
+        with pytest.raises(ImageError, match="does not exist"):
+            ivl.sample_video(tmp_path / name)
+
+
+CONTAINERS = (
+    ("a.mp4", "libx264"),
+    ("a.mkv", "libx264"),
+    ("a.avi", "mpeg4"),
+    ("a.ts", "mpeg2video"),
+    ("a.flv", "flv"),
+)
+
+
+@pytest.mark.parametrize(("name", "codec"), CONTAINERS)
+def test_damaged_files_are_image_errors(tmp_path: Path, name: str, codec: str) -> None:
+    whole = write_clip(tmp_path / name, 12, codec=codec, g=4).read_bytes()
+    rng = random.Random(name)
+    read = refused = 0
+    for attempt in range(16):
+        content = bytearray(whole)
+        if attempt % 4 == 0:
+            del content[rng.randrange(len(content)) :]
+        for _ in range(rng.choice((0, 1, 4, 30)) if attempt % 4 == 0 else rng.choice((1, 4, 30))):
+            if content:
+                # Mostly in the headers, at one of the two ends.
+                edge = rng.choice((rng.randrange(len(content)), rng.randrange(min(600, len(content)))))
+                place = rng.choice((edge, len(content) - 1 - edge))
+                content[place] = rng.choice((0, 0xFF, 0x7F, rng.randrange(256)))
+        try:
+            found = ivl.sample_video(bytes(content), num_frames=3)
+            assert len(found.frames) == 3
+            read += 1
+        except (ImageError, PromptError):
+            refused += 1
+    assert read + refused == 16
+    assert read > 1
+    assert refused > 1
+
+
+def test_a_codec_that_is_not_known(clip: Path) -> None:
+    content = clip.read_bytes().replace(b"avc1", b"zzzz")
+    with pytest.raises(
+        ImageError, match=r"coded in a way that this PyAV does not decode|cannot be read as a video"
+    ):
+        ivl.sample_video(content)
+
+
+def slow_to_seek(clip: Path) -> bytes:
+    """A small file that keeps FFmpeg for minutes inside of one call: a million frames of a byte."""
+    content = bytearray(clip.read_bytes())
+    for box, offset, numbers in (("stsz", 8, (1, 10**6)), ("stsc", 16, (10**6,)), ("stts", 12, (10**6,))):
+        at = content.index(box.encode()) + offset
+        content[at : at + 4 * len(numbers)] = struct.pack(f">{len(numbers)}I", *numbers)
+    return bytes(content)
+
+
+def test_reading_ends_when_the_time_is_over(tmp_path: Path) -> None:
+    """Wherever it is: here inside of a call of FFmpeg that does not ask whether it should go on."""
+    clip = write_clip(tmp_path / "clip.mp4", 20, g=5)
+    hostile = tmp_path / "hostile.mp4"
+    hostile.write_bytes(slow_to_seek(clip))
+    for source in (hostile, hostile.read_bytes()):
+        before = set(psutil.Process().children())
+        with pytest.raises(ImageError, match=r"took longer than 2 s and was given up\. Give sample_video"):
+            ivl.sample_video(source, num_frames=3, timeout=2)
+        assert set(psutil.Process().children()) <= before, "nothing goes on decoding"
+    for timeout in (600, math.inf):
+        assert len(ivl.sample_video(clip, timeout=timeout).frames) == 8
+    for wrong in (0, -1, "long", math.nan):
+        with pytest.raises(PromptError, match="timeout must be"):
+            ivl.sample_video(clip, timeout=wrong)  # type: ignore[arg-type]
+
+
+def test_a_decoder_that_crashes_is_an_image_error(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("multiprocessing.spawn.get_executable", lambda: "/bin/false")
+    with pytest.raises(ImageError, match="the process that decodes it ended with 1"):
+        ivl.sample_video(clip)
+    monkeypatch.setattr("multiprocessing.spawn.get_executable", lambda: "/nowhere/python")
+    with pytest.raises(InternVLError, match=r"no process can be started .*set_executable"):
+        ivl.sample_video(clip)
+    monkeypatch.setattr("multiprocessing.spawn.get_executable", lambda: None)
+    with pytest.raises(InternVLError, match="does not know where one is"):
+        ivl.sample_video(clip)
+
+
+def test_nothing_of_the_folder_is_imported(clip: Path, tmp_path: Path) -> None:
+    for name in ("random", "json", "numpy", "av", "array", "bisect", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text("open('ran', 'w').close(); raise SystemExit(3)\n")
+    code = (
+        "import sys; sys.path.pop(0); import internvl_rt as ivl; print(ivl.sample_video(sys.argv[1]).indices)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(clip)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("(6, 18")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_interrupt_ends_the_process(tmp_path: Path) -> None:
+    hostile = tmp_path / "hostile.mp4"
+    hostile.write_bytes(slow_to_seek(write_clip(tmp_path / "clip.mp4", 20, g=5)))
+    code = "import sys, internvl_rt as ivl; print('begun', flush=True); ivl.sample_video(sys.argv[1])"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(hostile)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as caller:
+        assert caller.stdout is not None
+        caller.stdout.readline()
+        while not (children := psutil.Process(caller.pid).children()):
+            time.sleep(0.01)
+        caller.send_signal(signal.SIGINT)
+        _, errors = caller.communicate(timeout=30)
+    assert b"KeyboardInterrupt" in errors
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+def test_frames_that_take_too_much_memory(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("internvl_rt.video.MAX_FRAMES_BYTES", 128 * 64 * 3 * 5)
+    assert len(ivl.sample_video(clip, num_frames=5).frames) == 5
+    with pytest.raises(ImageError, match=r"6 frames of 128x64 take 0\.0 GB; .* Take fewer frames"):
+        ivl.sample_video(clip, num_frames=6)
+
+
+def test_frames_that_are_too_large(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("internvl_rt.video_decoder.MAX_FRAME_PIXELS", 128 * 64 - 1)
+    with clip.open("rb") as opened, pytest.raises((RefusedError, av.error.FFmpegError)):
+        VideoFile(av, opened).plan()
+
+
+def test_a_video_that_is_no_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for path, says in (
+        (tmp_path / "pipe.mp4", "a named pipe"),
+        (Path("/dev/zero"), "a device"),
+        (tmp_path, "a folder"),
+    ):
+        with pytest.raises(ImageError, match=f"is {says}; expected a video file"):
+            ivl.sample_video(path)
+
+
+def test_a_video_by_its_url(clip: Path) -> None:
+    assert ivl.sample_video(clip.as_uri()).indices == ivl.sample_video(clip).indices
+    for source in (clip, str(clip), clip.as_uri(), [str(clip)], iter([clip])):
+        with pytest.raises(ImageError, match="allow_paths=False"):
+            ivl.sample_video(source, allow_paths=False)
+    assert ivl.sample_video(clip.read_bytes(), allow_paths=False).indices

@@ -87,7 +87,7 @@ BAD_IMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a file that is not there": (lambda tmp: tmp / "nothing.png", "does not exist"),
     "a folder": (lambda tmp: tmp, "folder"),
     "a number": (lambda tmp: 7, "int"),
-    "nothing": (lambda tmp: None, "NoneType"),
+    "nothing": (lambda tmp: None, "is None"),
     "a dictionary": (lambda tmp: {"path": "a.jpg"}, "dict"),
 }
 

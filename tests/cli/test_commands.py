@@ -180,6 +180,23 @@ def test_chat_with_a_form(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
     )
 
 
+def test_orientation(run: Run, tiny_bundle: Path, photo: Image.Image, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying = tmp_path / "lying.jpg"
+    photo.save(lying, exif=exif)
+    for given, size in (((), (150, 90)), (("--orientation", "exif"), (90, 150))):
+        asked = ("--image", lying, "--max-new-tokens", 2, "--json", *given)
+        assert run("chat", tiny_bundle, "Hi", *asked).document["image_sizes"] == [list(size)]
+        found = run("locate", tiny_bundle, "cup", *asked, "--draw", tmp_path / "found.png").document
+        assert found["answer"]["image_sizes"] == [list(size)]
+        with Image.open(tmp_path / "found.png") as drawn:
+            assert drawn.size == size
+        voted = run("vote", tiny_bundle, "Hi", "-n", 1, "--reasoning", "none", *asked).document
+        assert voted["samples"][0]["image_sizes"] == [list(size)]
+    assert "orientation" in run("chat", tiny_bundle, "Hi", "--orientation", "up", status=2).err
+
+
 def test_locate(run: Run, tiny_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
     arguments = (
         "locate",

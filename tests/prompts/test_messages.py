@@ -79,8 +79,121 @@ def test_items_carry_images_in_every_form(tmp_path: Path) -> None:
             ),
         ]
     )
-    assert asked.images == (picture, tmp_path, "a.jpg", "/tmp/a b.jpg", b"bytes", b"bytes", "b.png")
+    paths = (Path("a.jpg"), Path("/tmp/a b.jpg"))
+    assert asked.images == (picture, tmp_path, *paths, b"bytes", b"bytes", Path("b.png"))
     assert asked.turns[1] == Turn("assistant", ("yes",))
+
+
+CONTENT = bytes(range(256)) * 3
+
+
+def carried(item: dict[str, object], **options: object) -> object:
+    (image,) = conversation([user({"type": "image", **item})], **options).images  # type: ignore[arg-type]
+    return image
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        base64.b64encode(CONTENT).decode(),
+        base64.encodebytes(CONTENT).decode(),
+        base64.encodebytes(CONTENT).decode().replace("\n", "\r\n"),
+        base64.urlsafe_b64encode(CONTENT).decode(),
+        base64.b64encode(CONTENT[:-1]).decode().rstrip("="),
+        base64.b64encode(CONTENT[:-2]).decode(),
+        "  " + base64.b64encode(CONTENT).decode() + "\t\n",
+    ],
+)
+def test_base64_in_every_form(data: str) -> None:
+    for item in (
+        {"base64": data},
+        {"url": f"data:image/png;base64,{data}"},
+        {"image": f"data:image/png;charset=utf-8;base64,{data}"},
+        {"image_url": {"url": f"DATA:Image/PNG;Base64,{data}"}},
+        {"image_url": f"data:;base64,{data}"},
+        {"url": "data:image/png;base64," + data.replace("+", "%2B").replace("/", "%2f")},
+    ):
+        found = carried(item)
+        assert isinstance(found, bytes)
+        assert found == CONTENT[: len(found)]
+        assert len(found) >= len(CONTENT) - 2
+
+
+@pytest.mark.parametrize(
+    "data", ["A", "AAAAA", "AA=A", "A===", "é" * 8, "AA\0A", "AAAA,AAAA", "{AAA}", "AAA==AAA"]
+)
+def test_what_is_no_base64(data: str) -> None:
+    with pytest.raises(PromptError, match="base64 data is malformed"):
+        carried({"base64": data})
+    with pytest.raises(PromptError, match="base64 data is malformed"):
+        carried({"url": f"data:image/png;base64,{data}"})
+
+
+def test_bare_base64_of_a_picture_is_a_picture() -> None:
+    for beginning in (b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF", b"II*\0", b"MM\0*"):
+        content = beginning + CONTENT
+        for text_of in (base64.b64encode(content), base64.encodebytes(content)):
+            assert carried({"image": text_of.decode()}, allow_paths=False) == content
+    assert carried({"image": "/9j/photos/table"}) == Path("/9j/photos/table")
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("file:///tmp/a.jpg", "/tmp/a.jpg"),
+        ("FILE:///tmp/a.jpg", "/tmp/a.jpg"),
+        ("file:/tmp/a.jpg", "/tmp/a.jpg"),
+        ("file://localhost/tmp/a.jpg", "/tmp/a.jpg"),
+        ("file://LOCALHOST/tmp/a.jpg", "/tmp/a.jpg"),
+        ("file:///tmp/%C3%A4%20%23%3f.jpg", "/tmp/ä #?.jpg"),
+        ("file:///tmp/%E4.jpg", "/tmp/\udce4.jpg"),
+        ("./data/a.jpg", "data/a.jpg"),
+        ("c:/a.jpg", "c:/a.jpg"),
+    ],
+)
+def test_files_by_their_urls(url: str, path: str) -> None:
+    assert carried({"url": url}) == Path(path)
+    with pytest.raises(PromptError, match=r"\['content'\]\[0\]: .* is a path: .*allow_paths=False"):
+        carried({"url": url}, allow_paths=False)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("file://server/tmp/a.jpg", "on another machine, 'server'"),
+        ("file://tmp/a.jpg", "three slashes"),
+        ("file:///tmp/a.jpg?x=1", "%3F"),
+        ("file:///tmp/a.jpg#1", "%23"),
+        ("file://[/a.jpg", "malformed URL"),
+        ("http://x/a.jpg", "on the network"),
+        ("HTTPS://x/a.jpg", "on the network"),
+        ("https:/x/a.jpg", "on the network"),
+        ("ftp://x/a.jpg", "on the network"),
+        ("gs://x/a.jpg", "on the network"),
+        ("data:image/png,abc", "not base64"),
+        ("data:image/png;base64", "not base64"),
+    ],
+)
+def test_urls_that_are_not_taken(url: str, says: str) -> None:
+    for allow_paths in (True, False):
+        with pytest.raises(PromptError, match=says if allow_paths else f"{says}|allow_paths=False"):
+            carried({"url": url}, allow_paths=allow_paths)
+
+
+def test_objects_and_bytes_are_taken_without_paths(tmp_path: Path) -> None:
+    picture = object()
+    assert carried({"image": picture}, allow_paths=False) is picture
+    assert carried({"image": b"bytes"}, allow_paths=False) == b"bytes"
+    for key in ("image", "path"):
+        for name in (tmp_path, str(tmp_path), "a.jpg", ""):
+            with pytest.raises(PromptError, match=r"is a path: .*allow_paths=False"):
+                carried({key: name}, allow_paths=False)
+
+
+@pytest.mark.parametrize("word", ["original", "default", "medium", 3])
+def test_details_of_other_programs(word: object) -> None:
+    with pytest.raises(PromptError, match=r"\['detail'\] is one of low, high, auto; found"):
+        conversation([user({"type": "image", "image": b"", "detail": word})])
 
 
 def test_a_structured_question_says_itself_where_its_images_are() -> None:
@@ -132,7 +245,7 @@ def test_a_structured_question_says_itself_where_its_images_are() -> None:
             {},
             r"\['image_url'\] holds a string; found NoneType",
         ),
-        ([user({"type": "image", "url": "https://x/y.jpg"})], {}, "on the network. Download it"),
+        ([user({"type": "image", "url": "https://x/y.jpg"})], {}, "on the network.*Download it"),
         ([user({"type": "image", "url": "data:image/png,abc"})], {}, "a data URL that is not base64"),
         ([user({"type": "image", "base64": "?"})], {}, "base64 data is malformed"),
         ([user({"type": "image", "url": "a", "path": "b"})], {}, "in 'path' and in 'url'. Give one"),

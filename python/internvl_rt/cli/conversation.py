@@ -29,7 +29,10 @@ class Talk:
             ImageError: if it cannot be decoded.
         """
         features = self._model.encode(
-            path, max_tiles=self._arguments.get("max_tiles"), detail=self._arguments.get("detail", "auto")
+            path,
+            max_tiles=self._arguments.get("max_tiles"),
+            detail=self._arguments.get("detail", "auto"),
+            orientation=self._arguments.get("orientation"),
         )
         self._pictures.append(features)
         self._new_pictures += 1

@@ -13,6 +13,7 @@ from internvl_rt.cli.options import (
     JsonOption,
     MaxNewTokensOption,
     ModelOptions,
+    OrientationOption,
     answer_document,
     with_option_groups,
 )
@@ -42,6 +43,7 @@ def command(
         Path, typer.Option("--out", "-o", metavar="FILE", help="The picture with the answered boxes.")
     ] = Path("internvl-rt-demo.png"),
     max_new_tokens: MaxNewTokensOption = 64,
+    orientation: OrientationOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Look at a table top and answer questions, with no download."""
@@ -54,10 +56,12 @@ def command(
     from internvl_rt.grounding import draw_boxes
     from internvl_rt.images import decode_image
 
-    picture = demo.demo_picture() if image is None else Image.fromarray(decode_image(image))
     if not as_json:
         print(demo.NOTE, file=sys.stderr)
+    picture = demo.demo_picture()
     with options.load(demo.demo_bundle()) as model:
+        if image is not None:
+            picture = Image.fromarray(decode_image(image, orientation=orientation or model.orientation))
         shown = model.encode(picture)
         answers = dict(_answers(model, shown, question or [], max_new_tokens, as_json))
     boxes = [box for answer in answers.values() for box in answer.boxes()]

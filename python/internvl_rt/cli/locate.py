@@ -15,6 +15,7 @@ from internvl_rt.cli.options import (
     MaxNewTokensOption,
     MaxTilesOption,
     ModelOptions,
+    OrientationOption,
     answer_document,
     with_option_groups,
 )
@@ -46,6 +47,7 @@ def command(
     max_new_tokens: MaxNewTokensOption = 1024,
     max_tiles: MaxTilesOption = None,
     detail: DetailOption = "auto",
+    orientation: OrientationOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find something in a picture: its boxes in pixels, left top right bottom."""
@@ -54,9 +56,17 @@ def command(
     from internvl_rt.grounding import draw_boxes
 
     with options.load(bundle) as model:
-        found = model.locate(phrase, image, max_tiles=max_tiles, detail=detail, max_new_tokens=max_new_tokens)
+        orientation = orientation or model.orientation
+        found = model.locate(
+            phrase,
+            image,
+            max_tiles=max_tiles,
+            detail=detail,
+            orientation=orientation,
+            max_new_tokens=max_new_tokens,
+        )
     if draw is not None:
-        picture = draw_boxes(image, found.boxes, font=font)
+        picture = draw_boxes(image, found.boxes, font=font, orientation=orientation)
         try:
             picture.save(draw)
         except (OSError, ValueError) as error:

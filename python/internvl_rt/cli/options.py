@@ -66,6 +66,15 @@ DetailOption: TypeAlias = Annotated[
         help="low: one tile a picture; high: up to 40 tiles for all pictures; auto: the model's own figure.",
     ),
 ]
+OrientationOption: TypeAlias = Annotated[
+    Literal["exif", "stored"] | None,
+    typer.Option(
+        "--orientation",
+        help="exif: turn pictures as their EXIF says; stored: do not. What the checkpoint's own code does if "
+        "not given.",
+        show_default=False,
+    ),
+]
 VideoOption: TypeAlias = Annotated[
     Path | None,
     typer.Option("--video", metavar="FILE", help="A video, in place of pictures.", show_default=False),
@@ -164,6 +173,7 @@ class PictureOptions:
     end: EndOption = None
     max_tiles: MaxTilesOption = None
     detail: DetailOption = "auto"
+    orientation: OrientationOption = None
 
     @property
     def images(self) -> list[Path]:
@@ -178,7 +188,11 @@ class PictureOptions:
             PromptError: as ``sample_video``.
             ImageError: if the video cannot be read.
         """
-        look: AskArguments = {"max_tiles": self.max_tiles, "detail": self.detail}
+        look: AskArguments = {
+            "max_tiles": self.max_tiles,
+            "detail": self.detail,
+            "orientation": self.orientation,
+        }
         if self.video is None:
             if (self.num_frames, self.fps, self.start, self.end) != (None,) * 4:
                 raise typer.BadParameter("--num-frames, --fps, --start and --end go with --video FILE.")

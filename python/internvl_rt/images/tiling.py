@@ -14,7 +14,7 @@ import numpy.typing as npt
 from internvl_rt import _core
 from internvl_rt.bundle.manifest import IMAGENET_MEAN, IMAGENET_STD, Tiling
 from internvl_rt.errors import ImageError
-from internvl_rt.images.decode import ImageSource, RgbArray, decode_image
+from internvl_rt.images.decode import MAX_PIXELS, ImageSource, Orientation, RgbArray, decode_image
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -54,6 +54,8 @@ def tile_image(
     thumbnail: bool = True,
     dynamic: bool = True,
     threads: int | None = None,
+    orientation: Orientation = "stored",
+    max_pixels: int = MAX_PIXELS,
 ) -> TiledImage:
     """Cuts a picture into tiles.
 
@@ -68,11 +70,13 @@ def tile_image(
         thumbnail: add the whole picture as a last tile if the grid has more than one.
         dynamic: False makes the whole picture one tile.
         threads: threads to use; None for one per core.
+        orientation: ``exif`` turns the picture as its EXIF says, ``stored`` does not; see ``decode_image``.
+        max_pixels: the most pixels of a picture that is decoded.
 
     Raises:
         ImageError: if the picture cannot be decoded, or an argument is out of range.
     """
-    rgb = decode_image(image)
+    rgb = decode_image(image, max_pixels=max_pixels, orientation=orientation)
     options = _options(
         Tiling(
             tile_size=tile_size,

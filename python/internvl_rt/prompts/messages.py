@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast, get_args
-from urllib.parse import unquote, urlsplit
 
-from internvl_rt.errors import PromptError
+from internvl_rt.errors import ImageError, PromptError
+from internvl_rt.images.sources import PATHS_ARE_OFF, decode_base64, source_of
 from internvl_rt.prompts.control_tokens import IMAGE_MARK
 
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
@@ -57,6 +56,7 @@ def conversation(
     images: Sequence[Any] = (),
     history: History = (),
     system: str | None = None,
+    allow_paths: bool = True,
 ) -> Conversation:
     """Reads a question in any of its forms.
 
@@ -72,6 +72,7 @@ def conversation(
             (``image``, ``path``, ``url``, ``base64`` or ``image_url``).
         history: earlier (question, answer) pairs, for a question that is a string.
         system: the system message.
+        allow_paths: False refuses items of messages that name files; texts from elsewhere could name any.
 
     Raises:
         PromptError: if the form is not one of these, or images and places are not equally many.
@@ -83,7 +84,7 @@ def conversation(
     elif isinstance(question, (list, tuple)):
         if history:
             raise PromptError("history was given beside messages. Put the earlier turns into the messages.")
-        turns, carried, given = _from_messages(question)
+        turns, carried, given = _from_messages(question, allow_paths)
         if given is not None:
             if system is not None:
                 raise PromptError(
@@ -141,7 +142,7 @@ def _from_history(question: str, history: History) -> list[Turn]:
     return [*turns, Turn("user", _marked(question))]
 
 
-def _from_messages(messages: Messages) -> tuple[list[Turn], list[Any], str | None]:
+def _from_messages(messages: Messages, allow_paths: bool) -> tuple[list[Turn], list[Any], str | None]:
     """The turns, the images that items carry, and the system message."""
     turns: list[Turn] = []
     carried: list[Any] = []
@@ -168,7 +169,7 @@ def _from_messages(messages: Messages) -> tuple[list[Turn], list[Any], str | Non
         if role == "assistant":
             turns.append(Turn("assistant", tuple(_texts(message, where))))
         else:
-            turns.append(Turn("user", _user_parts(message, where, carried, bare)))
+            turns.append(Turn("user", _user_parts(message, where, carried, bare, allow_paths)))
     if not turns or turns[-1].role != "user":
         raise PromptError("the last message must be the user's: it is the question to answer.")
     if carried and bare:
@@ -213,7 +214,7 @@ def _texts(message: Mapping[str, Any], where: str) -> Iterator[str]:
 
 
 def _user_parts(
-    message: Mapping[str, Any], where: str, carried: list[Any], bare: list[str]
+    message: Mapping[str, Any], where: str, carried: list[Any], bare: list[str], allow_paths: bool
 ) -> tuple[str | ImagePlace, ...]:
     if isinstance(message.get("content"), str):
         return _marked(message["content"])
@@ -222,7 +223,7 @@ def _user_parts(
         if kind == "text":
             parts.append(_text(item, place))
         elif kind in ("image", "image_url"):
-            source = _source(item, place)
+            source = _source(item, place, allow_paths)
             if source is None:
                 bare.append(place)
             else:
@@ -245,7 +246,7 @@ def _detail(item: Mapping[str, Any], where: str) -> Detail | None:
     raise PromptError(f"{where}['detail'] is one of {', '.join(get_args(Detail))}; found {found!r:.100}.")
 
 
-def _source(item: Mapping[str, Any], where: str) -> Any:
+def _source(item: Mapping[str, Any], where: str, allow_paths: bool) -> Any:
     """The image that an item carries: bytes, a path, or any object under ``image``; None if it has none."""
     found = [key for key in ("image", "path", "url", "base64", "image_url") if item.get(key) is not None]
     if not found:
@@ -253,33 +254,18 @@ def _source(item: Mapping[str, Any], where: str) -> Any:
     if len(found) > 1:
         raise PromptError(f"{where} carries an image in {found[0]!r} and in {found[1]!r}. Give one.")
     key, value = found[0], item[found[0]]
-    if key == "image" and not isinstance(value, str):
-        return value
     if key == "image_url" and isinstance(value, Mapping):
         value = value.get("url")
-    if key == "path" and not isinstance(value, str):
-        return value
+    if isinstance(value, os.PathLike) and not allow_paths:
+        raise PromptError(f"{where}: {str(value)[:200]!r} is a path: {PATHS_ARE_OFF}")
     if not isinstance(value, str):
+        if key == "image" or isinstance(value, os.PathLike):
+            return value
         raise PromptError(f"{where}[{key!r}] holds a string; found {type(value).__name__}.")
-    if key == "base64":
-        return _decode_base64(value, where)
-    if value.startswith("data:"):
-        header, comma, data = value.partition(",")
-        if not comma or not header.endswith(";base64"):
-            raise PromptError(f"{where} has a data URL that is not base64: {value[:60]!r}.")
-        return _decode_base64(data, where)
-    if value.startswith(("http://", "https://")):
-        raise PromptError(
-            f"{where}: {value[:200]!r} is on the network. Download it and pass the file or bytes."
-        )
-    return unquote(urlsplit(value).path) if value.startswith("file://") else value
-
-
-def _decode_base64(data: str, where: str) -> bytes:
     try:
-        return base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise PromptError(f"{where}: its base64 data is malformed ({error}).") from error
+        return decode_base64(value) if key == "base64" else source_of(value, allow_paths=allow_paths)
+    except ImageError as error:
+        raise PromptError(f"{where}: {error}") from error
 
 
 def _marked(text: str) -> tuple[str | ImagePlace, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -77,6 +78,11 @@ class PromptTokenizer:
     def vocab_size(self) -> int:
         """Ids that the tokenizer knows, added tokens included."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    @cached_property
+    def longest_token(self) -> int:
+        """Characters of the longest token: a text is at least its length through this many tokens."""
+        return max(map(len, self._tokenizer.get_vocab(with_added_tokens=True)))
 
     def to_json(self) -> str:
         """The content of a ``tokenizer.json``."""
