@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from internvl_rt.asking import AskArguments, Asked, Image, PictureRules, TileBudget, ask
-from internvl_rt.bundle.manifest import Manifest
+from internvl_rt.bundle.manifest import Manifest, Tiling
 from internvl_rt.cache_room import CacheRoom
 from internvl_rt.critic import Judgement, critic_conversation, judge_steps, shared_length, split_steps
 from internvl_rt.engines.engine import EncodedTiles, Engine, Float32Array, Progress
@@ -25,6 +25,7 @@ from internvl_rt.grounding import LOCATE_PROMPT, Location, locate_question
 from internvl_rt.guarded_engine import GuardedEngine
 from internvl_rt.images import Orientation, decode_image, tile_pixel_values
 from internvl_rt.images.resolution import compressible
+from internvl_rt.images.tiling import count_tiles
 from internvl_rt.prompts.detokenise import Detokeniser
 from internvl_rt.prompts.messages import Conversation, Detail, Messages
 from internvl_rt.prompts.reasoning import with_reasoning
@@ -343,18 +344,20 @@ class Model:
             "allow_paths": allow_paths,
         }
         asked = ask(question, images, about, self._rules)
-        pictures = self._pictures(asked)
-        tiles = [picture.tiles for picture in pictures]
         steps = [split_steps(solution) for solution in solutions]
-        prompts = [
-            [
-                self._rendered(critic_conversation(asked.conversation, parts[: i + 1]), tiles).input_ids
-                for i in range(len(parts))
-            ]
+
+        conversations = [
+            critic_conversation(asked.conversation, parts[: i + 1])
             for parts in steps
+            for i in range(len(parts))
         ]
-        longest = max((len(ids) for solution in prompts for ids in solution), default=0)
-        self._check_length(longest, tiles)
+        pictures = self._pictures(asked, conversations)
+        tiles = [picture.tiles for picture in pictures]
+        rendered = iter([self._rendered(one, tiles).input_ids for one in conversations])
+        prompts = [[next(rendered) for _ in parts] for parts in steps]
+        longest = max((ids for solution in prompts for ids in solution), key=len, default=None)
+        if longest is not None:
+            self._check_length(longest, tiles, asked.video)
         rope, never = self.manifest.llm.rope, threading.Event()
         _, room = shared_length(self._engine, rope, prompts)
         with self._room.reserved(room, never, self._engine.check_open):
@@ -436,7 +439,7 @@ class Model:
         Pictures are decoded for their size and not encoded. Arguments and errors are those of ``chat``.
         """
         asked = ask(question, images, arguments, self._rules)
-        tiles = [picture.tiles for picture in self._pictures(asked)]
+        tiles = [picture.tiles for picture in self._pictures(asked, [asked.conversation])]
         return self._rendered(asked.conversation, asked.tiles_of_places(tiles))
 
     def encode_pixels(self, pixel_values: npt.ArrayLike, *, progress: Progress | None = None) -> Float32Array:
@@ -526,7 +529,7 @@ class Model:
         writers = self._writers(checked, num_return_sequences)
         ids = self._checked_ids(input_ids)
         features = self._checked_features(image_features)
-        self._check_length(len(ids), [])
+        self._check_length(ids, [])
         prompt = _Prompt(ids, (), perf_counter(), given=features)
         answers = self._all_answers(prompt, writers, threading.Event())
         return answers[0] if num_return_sequences is None else answers
@@ -593,10 +596,10 @@ class Model:
         """The prompt of a question, before its pictures are encoded: nothing is for one that does not fit."""
         self._engine.check_open()
         started = perf_counter() - asked.decode_ms / 1000.0
-        pictures = self._pictures(asked)
+        pictures = self._pictures(asked, [asked.conversation])
         tiles = [picture.tiles for picture in pictures]
         rendered = self._rendered(asked.conversation, asked.tiles_of_places(tiles))
-        self._check_length(len(rendered.input_ids), tiles)
+        self._check_length(rendered.input_ids, tiles, asked.video)
         return _Prompt(rendered.input_ids, tuple(pictures), started, asked.decode_ms)
 
     def _writers(self, settings: GenerationSettings, sequences: int | None) -> list[Writer]:
@@ -622,19 +625,47 @@ class Model:
             for index, (own, constraint) in enumerate(zip(settings, constraints, strict=True))
         ]
 
-    def _pictures(self, asked: Asked) -> list[_Picture]:
+    def _pictures(self, asked: Asked, conversations: Sequence[Conversation]) -> list[_Picture]:
+        """The pictures of a question, read and not yet cut into tiles.
+
+        Where one of the conversations about them would not fit the context, and the caller chose a detail and
+        no number of tiles, the pictures have fewer.
+        """
         most = asked.most_tiles(self.manifest.tiling)
-        return [
+        pictures = [
             self._picture(image, tiles, asked.rules)
             for image, tiles in zip(asked.conversation.images, most, strict=True)
         ]
+        if not (pictures and asked.may_have_fewer_tiles):
+            return pictures
+        tokens, tiles = self._longest(asked, conversations, pictures)
+        if tokens < self._context_tokens:
+            return pictures
+        answer = min(asked.settings.max_new_tokens, self._context_tokens // 4)
+        text = tokens - tiles * self.manifest.tokens_per_tile
+        fitting = (self._context_tokens - answer - text) // self.manifest.tokens_per_tile
+        for max_tiles in range(max(picture.max_tiles for picture in pictures) - 1, 0, -1):
+            fewer = [picture.with_at_most(max_tiles, self.manifest.tiling) for picture in pictures]
+            if sum(picture.tiles for picture in fewer) <= fitting:
+                return fewer
+        return pictures
+
+    def _longest(
+        self, asked: Asked, conversations: Sequence[Conversation], pictures: Sequence[_Picture]
+    ) -> tuple[int, int]:
+        """Tokens of the longest of several prompts, and the tiles that are in each."""
+        tiles = [picture.tiles for picture in pictures]
+        places = asked.tiles_of_places(tiles)
+        return max((len(self._rendered(one, places).input_ids) for one in conversations), default=0), sum(
+            tiles
+        )
 
     def _picture(self, image: Image, max_tiles: int, rules: PictureRules) -> _Picture:
-        """Decodes and tiles a picture, or checks that its features are this model's."""
+        """Decodes a picture, or checks that its features are this model's."""
         if isinstance(image, ImageFeatures):
             self._check_fingerprint(image)
             return _Picture(
-                None, image, image.tiles, image.grid, image.image_size, image.orientation, Timings()
+                None, image, 0, image.tiles, image.tiles, image.image_size, image.orientation, Timings()
             )
         begun = perf_counter()
         rgb = decode_image(
@@ -643,12 +674,10 @@ class Model:
             orientation=rules.orientation,
             allow_paths=rules.allow_paths,
         )
-        decode_ms = ms_since(begun)
-        begun = perf_counter()
-        pixel_values, grid = tile_pixel_values(rgb, self.manifest.tiling, max_tiles, self._threads)
-        timings = Timings(decode_image=decode_ms, tile=ms_since(begun))
+        timings = Timings(decode_image=ms_since(begun))
         size = (rgb.shape[1], rgb.shape[0])
-        return _Picture(pixel_values, None, len(pixel_values), grid, size, rules.orientation, timings)
+        tiles = count_tiles(size, self.manifest.tiling, max_tiles)
+        return _Picture(rgb, None, max_tiles, tiles, tiles, size, rules.orientation, timings)
 
     def _encode_picture(self, picture: _Picture, encoding: TileEncoding) -> ImageFeatures:
         """The features of a picture, as one of those of a request.
@@ -658,15 +687,19 @@ class Model:
         """
         if picture.features is not None:
             return picture.features
-        pixel_values = picture.pixel_values
-        assert pixel_values is not None, "a picture has one of the two"
+        assert picture.rgb is not None, "a picture has one of the two"
+        begun = perf_counter()
+        pixel_values, grid = tile_pixel_values(
+            picture.rgb, self.manifest.tiling, picture.max_tiles, self._threads
+        )
+        timings = replace(picture.timings, tile=ms_since(begun))
         encoded = encoding.encode(pixel_values)
         features, tile_tokens = self._compress(encoded)
         features.setflags(write=False)
-        timings = replace(picture.timings, vit=encoded.vit_ms, projector=encoded.projector_ms)
+        timings = replace(timings, vit=encoded.vit_ms, projector=encoded.projector_ms)
         return ImageFeatures(
             features,
-            picture.grid,
+            grid,
             picture.size,
             self._fingerprint,
             timings,
@@ -742,6 +775,7 @@ class Model:
             timings=replace(timings, decode_image=timings.decode_image + prompt.decode_ms),
             usage=Usage(
                 tiles=sum(picture.tiles for picture in prompt.pictures),
+                tiles_wanted=sum(picture.tiles_wanted for picture in prompt.pictures),
                 image_tokens=image_tokens,
                 prompt_tokens=len(input_ids),
             ),
@@ -769,7 +803,10 @@ class Model:
                 )
         return self._renderer.render(conversation, tiles)
 
-    def _check_length(self, tokens: int, tiles: Sequence[int]) -> None:
+    def _check_length(
+        self, input_ids: npt.NDArray[np.int64], tiles: Sequence[int], video: bool = False
+    ) -> None:
+        tokens = len(input_ids)
         if tokens < self._context_tokens:
             return
         about, advice = "", ["shorten the text"]
@@ -778,6 +815,10 @@ class Model:
             image_tokens = sum(tiles) * self.manifest.tokens_per_tile
             about = f" {image_tokens} of them are for {sum(tiles)} tiles of {pictures}."
             advice = ["lower max_tiles", "give fewer pictures", *advice]
+            if video:
+                about = f" {image_tokens} of them are for {sum(tiles)} tiles of {len(tiles)} frames."
+                frames = self._frames_that_fit(input_ids, len(tiles))
+                advice = [f"take {frames} frames (num_frames)"] if frames else ["shorten the text"]
         rope = self.manifest.llm.rope
         most = rope.max_position_embeddings
         if self._context_tokens < most:
@@ -790,6 +831,13 @@ class Model:
             f"the prompt has {tokens} tokens, and prompt and answer together have a context of "
             f"{self._context_tokens}.{about} What helps: {', or '.join(advice)}."
         )
+
+    def _frames_that_fit(self, input_ids: npt.NDArray[np.int64], frames: int) -> int:
+        """How many frames of a video leave a token for the answer; each counts as much as the others."""
+        places = np.flatnonzero(input_ids == self.manifest.prompt.image_context_id)
+        of_frames = int(places[-1]) + 1 - int(places[0])
+        left = self._context_tokens - 1 - (len(input_ids) - of_frames)
+        return max(0, left * frames // of_frames)
 
     def _check_fingerprint(self, features: ImageFeatures) -> None:
         if features.fingerprint != self._fingerprint:
@@ -856,17 +904,26 @@ def _joined(encoded: Sequence[ImageFeatures]) -> Float32Array | None:
 
 @dataclass(frozen=True)
 class _Picture:
-    """A picture of a question: tiles that are to be encoded, or features that are there already."""
+    """A picture of a question: pixels that are to be cut into tiles and encoded, or features."""
 
-    pixel_values: Float32Array | None
-    """[tiles, 3, tile_size, tile_size]"""
+    rgb: npt.NDArray[np.uint8] | None
+    """[height, width, 3]"""
     features: ImageFeatures | None
+    max_tiles: int
     tiles: int
-    grid: tuple[int, int]
+    """Its thumbnail included."""
+    tiles_wanted: int
+    """That it would have in a context that is large enough."""
     size: tuple[int, int]
-    """(width, height) in pixels, as it is seen."""
+    """(width, height) in pixels."""
     orientation: Orientation
     timings: Timings
+
+    def with_at_most(self, max_tiles: int, tiling: Tiling) -> _Picture:
+        """The same in so many tiles at most, the thumbnail not counted; features are as they are."""
+        if self.features is not None or max_tiles >= self.max_tiles:
+            return self
+        return replace(self, max_tiles=max_tiles, tiles=count_tiles(self.size, tiling, max_tiles))
 
 
 @dataclass(frozen=True)

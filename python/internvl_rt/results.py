@@ -52,6 +52,8 @@ class Usage:
 
     tiles: int = 0
     """Tiles of all pictures, thumbnails included."""
+    tiles_wanted: int = 0
+    """Tiles that ``detail`` asked for: more than ``tiles`` where they did not fit the context."""
     image_tokens: int = 0
     """Prompt tokens that stand for pictures."""
     prompt_tokens: int = 0

@@ -225,7 +225,9 @@ def test_a_repetition_penalty_keeps_tokens_from_coming_back(model: ivl.Model) ->
 def test_usage(model: ivl.Model, photo: Image.Image) -> None:
     usage = model.chat(QUESTION, [photo], max_tiles=4, max_new_tokens=TOKENS, ignore_stop_tokens=True).usage
     prompt = model.render(QUESTION, [photo], max_tiles=4).input_ids
-    assert usage == ivl.Usage(tiles=3, image_tokens=12, prompt_tokens=len(prompt), new_tokens=TOKENS)
+    assert usage == ivl.Usage(
+        tiles=3, tiles_wanted=3, image_tokens=12, prompt_tokens=len(prompt), new_tokens=TOKENS
+    )
     assert np.count_nonzero(prompt == model.manifest.prompt.image_context_id) == 12
 
 
