@@ -14,7 +14,7 @@ std::size_t checked_bytes(std::size_t blocks, std::size_t block_bytes) {
   constexpr std::size_t most = std::numeric_limits<BlockId>::max();
   if (blocks == 0 || blocks > most || blocks > std::numeric_limits<std::size_t>::max() / 2 / block_bytes) {
     throw DeviceError("a KV cache of " + std::to_string(blocks) + " blocks of " +
-                      std::to_string(block_bytes) + " bytes is not possible. Ask for room for fewer tokens.");
+                      std::to_string(block_bytes) + " bytes is not possible. Take a smaller cache_tokens.");
   }
   return blocks * block_bytes;
 }

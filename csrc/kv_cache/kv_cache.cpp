@@ -213,7 +213,7 @@ KvCache::Reservation::Reservation(KvCache& cache, std::span<const SequenceId> se
     throw CacheFullError("the KV cache has " + std::to_string(pool.free_blocks()) + " of " +
                          std::to_string(pool.size()) + " blocks of " + std::to_string(cache_block) +
                          " tokens free, and this call needs " + std::to_string(needed) +
-                         ". Ask with fewer or smaller images, or load the model with room for more tokens.");
+                         ". Give fewer or smaller pictures, or take a larger cache_tokens.");
   }
   for (std::size_t i = 0; i < sequences_.size(); ++i) {
     // Room first: nothing may throw between taking a block and storing it.

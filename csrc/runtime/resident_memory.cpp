@@ -45,7 +45,7 @@ ResidentMemory::ResidentMemory(std::size_t bytes, ThreadTeam& team, const std::s
   }
   if (given) return;
   throw DeviceError("there is no memory for " + what + " of " + std::to_string(bytes >> 20U) +
-                    " MiB. Ask for room for fewer tokens, or for a smaller cache type.");
+                    " MiB. Take a smaller cache_tokens, or a cache_type that takes less.");
 }
 
 ResidentMemory::~ResidentMemory() { munmap(memory_.data(), memory_.size()); }

@@ -171,7 +171,8 @@ def _decode_stages(
     try:
         for fill in sorted(set(options.cache_fills)):
             progress(f"decoding with {fill} tokens in the cache")
-            engine.prefill(base, engine.embed(ids[filled:fill], None))
+            if fill > filled:
+                engine.prefill(base, engine.embed(ids[filled:fill], None))
             filled = fill
             sequence = engine.fork(base)
             try:
