@@ -208,7 +208,7 @@ class Bench {
     constexpr std::size_t kv_heads = 2;
     constexpr std::size_t group = 7;
     constexpr std::size_t d = 64;
-    KvCache cache(type, layers, kv_heads, d, tokens);
+    KvCache cache(type, layers, kv_heads, d, tokens, team_);
     const SequenceId sequence = cache.new_sequence();
     KvCache::Reservation room(cache, {&sequence, 1}, tokens);
     const std::vector<float> row(d, 0.3F);

@@ -9,7 +9,6 @@ import numpy as np
 from contestants.contestant import PROMPT_TOKENS, STAGES, STEPS, Work, cache_fill, pixel_values, token_ids
 from internvl_rt.bench.measure import QUESTION
 from internvl_rt.bundle.bundle import open_bundle
-from internvl_rt.generation import PREFILL_CHUNK
 from internvl_rt.loading import assemble, context_of
 
 CACHE_TOKENS = {"native": 8192, "onnxruntime": 16384}
@@ -62,8 +61,7 @@ class InternvlRt:
 
     def _prefill(self, sequence: int, count: int) -> None:
         embeddings = self.engine.embed(np.array(token_ids(self.work, count)), None)
-        for start in range(0, count, PREFILL_CHUNK):
-            self.engine.prefill(sequence, embeddings[start : start + PREFILL_CHUNK])
+        self.engine.prefill(sequence, embeddings)
 
     def _picture(self) -> float:
         answer = self.model.chat(

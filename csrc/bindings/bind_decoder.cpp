@@ -1,14 +1,15 @@
-#include <pybind11/functional.h>
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/watched_progress.h"
 #include "model/decoder.h"
 #include "model/sequence_lease.h"
 #include "runtime/error.h"
@@ -47,7 +48,7 @@ Floats new_array(std::size_t rows, std::size_t columns) {
   return Floats({static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(columns)});
 }
 
-// Dropping a sequence waits for its turn at the decoder, whose call may want to report progress.
+// Dropping a sequence waits for its turn at the cache.
 struct WithoutTheGil {
   void operator()(SequenceLease* lease) const {
     const py::gil_scoped_release release;
@@ -56,15 +57,16 @@ struct WithoutTheGil {
 };
 
 Floats prefill(Decoder& decoder, SequenceId sequence, const Floats& embeddings, bool all_logits,
-               const Decoder::Progress& progress) {
+               const WatchedProgress::Function& progress) {
   check_rows(embeddings, decoder.facts().hidden_size, "embeddings");
   const auto n = static_cast<std::size_t>(embeddings.shape(0));
   Floats logits = new_array(all_logits ? n : 1, decoder.facts().vocab_size);
   float* out = logits.mutable_data();
   const float* in = embeddings.data();
+  WatchedProgress watched(progress);
   {
     const py::gil_scoped_release release;
-    decoder.prefill(sequence, in, n, all_logits, out, progress);
+    decoder.prefill(sequence, in, n, all_logits, out, std::ref(watched));
   }
   return logits;
 }
@@ -134,10 +136,12 @@ void register_decoder(py::module_& module) {
            py::kw_only(), py::arg("hidden_size"), py::arg("layers"), py::arg("heads"), py::arg("kv_heads"),
            py::arg("head_dim"), py::arg("intermediate_size"), py::arg("vocab_size"), py::arg("norm_eps"),
            py::arg("qkv_bias"), py::arg("qk_norm"), py::arg("rope"), py::arg("experts") = ExpertFacts{});
+  module.attr("CACHE_BLOCK") = cache_block;
   py::class_<Decoder, std::shared_ptr<Decoder>>(module, "Decoder")
       .def(py::init([](const DecoderFacts& facts, std::shared_ptr<WeightFile> weights,
                        std::shared_ptr<ThreadTeam> team, std::size_t cache_tokens,
                        const std::string& cache_type, std::size_t prefill_chunk) {
+             const py::gil_scoped_release release;  // the cache may take gigabytes
              return std::make_shared<Decoder>(
                  facts, std::move(weights), std::move(team),
                  DecoderOptions{cache_tokens, cache_type_from(cache_type), prefill_chunk});

@@ -1,13 +1,14 @@
-#include <pybind11/functional.h>
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
 #include <tuple>
 
 #include "bindings/bindings.h"
+#include "bindings/watched_progress.h"
 #include "model/vision_encoder.h"
 #include "runtime/error.h"
 
@@ -18,7 +19,6 @@ namespace py = pybind11;
 namespace {
 
 using Floats = py::array_t<float, py::array::c_style>;
-using ProgressFunction = std::function<void(std::size_t)>;
 
 VisionNorm norm_from(const std::string& name) {
   if (name == "layer_norm") return VisionNorm::layer_norm;
@@ -33,7 +33,7 @@ PixelShuffleVersion shuffle_from(const std::string& name) {
 }
 
 std::tuple<Floats, double, double> encode(VisionEncoder& encoder, const Floats& pixel_values,
-                                          const ProgressFunction& progress) {
+                                          const WatchedProgress::Function& progress) {
   const VisionFacts& facts = encoder.facts();
   const auto size = static_cast<py::ssize_t>(facts.image_size);
   const bool fits = pixel_values.ndim() == 4 && pixel_values.shape(0) > 0 && pixel_values.shape(1) == 3 &&
@@ -47,13 +47,10 @@ std::tuple<Floats, double, double> encode(VisionEncoder& encoder, const Floats& 
   const float* in = pixel_values.data();
   float* out = features.mutable_data();
   VisionTimes times;
+  WatchedProgress watched(progress);
   {
     const py::gil_scoped_release release;
-    times = encoder.encode(in, tiles, out, [&](std::size_t done) {
-      const py::gil_scoped_acquire acquire;
-      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-      if (progress) progress(done);
-    });
+    times = encoder.encode(in, tiles, out, std::ref(watched));
   }
   return {std::move(features), times.vit_ms, times.projector_ms};
 }

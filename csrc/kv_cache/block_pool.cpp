@@ -10,29 +10,23 @@ namespace {
 
 constexpr std::size_t cache_line = 64;
 
+std::size_t checked_bytes(std::size_t blocks, std::size_t block_bytes) {
+  constexpr std::size_t most = std::numeric_limits<BlockId>::max();
+  if (blocks == 0 || blocks > most || blocks > std::numeric_limits<std::size_t>::max() / 2 / block_bytes) {
+    throw DeviceError("a KV cache of " + std::to_string(blocks) + " blocks of " +
+                      std::to_string(block_bytes) + " bytes is not possible. Take a smaller cache_tokens.");
+  }
+  return blocks * block_bytes;
+}
+
 }  // namespace
 
-BlockPool::BlockPool(std::size_t blocks, std::size_t block_bytes)
-    : block_bytes_((block_bytes + cache_line - 1) / cache_line * cache_line) {
-  constexpr std::size_t most = std::numeric_limits<BlockId>::max();
-  if (blocks == 0 || blocks > most ||
-      blocks > (std::numeric_limits<std::size_t>::max() / 2 - cache_line) / block_bytes_) {
-    throw DeviceError("a KV cache of " + std::to_string(blocks) + " blocks of " +
-                      std::to_string(block_bytes_) +
-                      " bytes is not possible. Ask for room for fewer tokens.");
-  }
+BlockPool::BlockPool(std::size_t blocks, std::size_t block_bytes, ThreadTeam& team)
+    : block_bytes_((block_bytes + cache_line - 1) / cache_line * cache_line),
+      memory_(checked_bytes(blocks, block_bytes_), team, "a KV cache") {
   references_.resize(blocks);
   free_.reserve(blocks);
   for (std::size_t i = blocks; i-- > 0;) free_.push_back(static_cast<BlockId>(i));
-  // calloc, because it takes untouched zero pages from the system for memory of this size.
-  memory_.reset(static_cast<std::byte*>(std::calloc(blocks * block_bytes_ + cache_line, 1)));
-  if (memory_ == nullptr) {
-    throw DeviceError("there is no memory for a KV cache of " +
-                      std::to_string(blocks * block_bytes_ / (std::size_t{1} << 20U)) +
-                      " MiB. Ask for room for fewer tokens, or for a smaller cache type.");
-  }
-  const auto address = reinterpret_cast<std::uintptr_t>(memory_.get());
-  data_ = memory_.get() + (cache_line - address % cache_line) % cache_line;
 }
 
 BlockId BlockPool::take() {

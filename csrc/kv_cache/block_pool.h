@@ -2,27 +2,28 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
 #include <vector>
+
+#include "runtime/resident_memory.h"
+#include "runtime/thread_team.h"
 
 namespace internvl {
 
 using BlockId = std::int32_t;
 
-// Blocks of memory of one size, in a number that never changes, with reference counts.
-// Pages are untouched (and take no memory) until their block is first used.
+// Blocks of memory of one size, in a number that never changes, with reference counts. All of the memory is
+// taken from the system at once: what runs today runs tomorrow.
 class BlockPool {
  public:
   // Throws DeviceError if the memory cannot be had.
-  BlockPool(std::size_t blocks, std::size_t block_bytes);
+  BlockPool(std::size_t blocks, std::size_t block_bytes, ThreadTeam& team);
 
   std::size_t size() const { return references_.size(); }
   std::size_t free_blocks() const { return free_.size(); }
   std::size_t block_bytes() const { return block_bytes_; }
-  std::byte* data(BlockId block) { return data_ + static_cast<std::size_t>(block) * block_bytes_; }
+  std::byte* data(BlockId block) { return memory_.data() + static_cast<std::size_t>(block) * block_bytes_; }
   const std::byte* data(BlockId block) const {
-    return data_ + static_cast<std::size_t>(block) * block_bytes_;
+    return memory_.data() + static_cast<std::size_t>(block) * block_bytes_;
   }
 
   // Takes a free block, with one reference. Call it only where free_blocks() > 0.
@@ -33,15 +34,10 @@ class BlockPool {
   std::int32_t references(BlockId block) const { return references_[static_cast<std::size_t>(block)]; }
 
  private:
-  struct Free {
-    void operator()(std::byte* memory) const { std::free(memory); }
-  };
-
   std::size_t block_bytes_;
   std::vector<std::int32_t> references_;
   std::vector<BlockId> free_;  // a stack: blocks that were used last are used again first
-  std::unique_ptr<std::byte, Free> memory_;
-  std::byte* data_;  // memory_ at a cache line's boundary
+  ResidentMemory memory_;
 };
 
 }  // namespace internvl

@@ -107,12 +107,12 @@ CacheType cache_type_from(std::string_view name) {
 }
 
 KvCache::KvCache(CacheType type, std::size_t layers, std::size_t kv_heads, std::size_t head_dim,
-                 std::size_t tokens)
+                 std::size_t tokens, ThreadTeam& team)
     : type_(type),
       kv_heads_(kv_heads),
       head_dim_(head_dim),
       head_bytes_(block_head_bytes(type, head_dim)),
-      pool_(blocks_for(tokens), layers * kv_heads * head_bytes_) {}
+      pool_(blocks_for(tokens), layers * kv_heads * head_bytes_, team) {}
 
 const KvCache::Sequence& KvCache::find(SequenceId sequence) const {
   const auto found = sequences_.find(sequence);
@@ -132,12 +132,24 @@ KvCache::Sequence& KvCache::find_idle(SequenceId sequence) {
   return found;
 }
 
+std::size_t KvCache::length(SequenceId sequence) const {
+  const std::lock_guard turn(turn_);
+  return find(sequence).length;
+}
+
+std::span<const BlockId> KvCache::blocks(SequenceId sequence) const {
+  const std::lock_guard turn(turn_);
+  return find(sequence).blocks;
+}
+
 SequenceId KvCache::new_sequence() {
+  const std::lock_guard turn(turn_);
   sequences_.emplace(next_, Sequence{});
   return next_++;
 }
 
 SequenceId KvCache::fork(SequenceId sequence) {
+  const std::lock_guard turn(turn_);
   const Sequence copy = find_idle(sequence);
   sequences_.emplace(next_, copy);
   for (const BlockId block : copy.blocks) pool_.add_reference(block);
@@ -145,6 +157,7 @@ SequenceId KvCache::fork(SequenceId sequence) {
 }
 
 void KvCache::drop(SequenceId sequence) {
+  const std::lock_guard turn(turn_);
   for (const BlockId block : find_idle(sequence).blocks) pool_.release(block);
   sequences_.erase(sequence);
 }
@@ -179,6 +192,7 @@ KvCache::Reservation::Reservation(KvCache& cache, std::span<const SequenceId> se
     throw PromptError("sequence " + std::to_string(*twice) +
                       " is named twice in one call. Fork it to continue it in two ways.");
   }
+  const std::lock_guard turn(cache.turn_);
   // First count, then take: a call that does not fit must change nothing.
   BlockPool& pool = cache.pool_;
   std::size_t needed = 0;
@@ -196,12 +210,10 @@ KvCache::Reservation::Reservation(KvCache& cache, std::span<const SequenceId> se
     needed += blocks_for(sequence.length + count) - sequence.blocks.size() + (copy ? 1 : 0);
   }
   if (needed > pool.free_blocks()) {
-    throw CacheFullError(
-        "the KV cache has " + std::to_string(pool.free_blocks()) + " of " + std::to_string(pool.size()) +
-        " blocks of " + std::to_string(cache_block) + " tokens free, and this call needs " +
-        std::to_string(needed) +
-        ". Drop sequences that are done, ask with fewer or smaller images, or load the model "
-        "with room for more tokens.");
+    throw CacheFullError("the KV cache has " + std::to_string(pool.free_blocks()) + " of " +
+                         std::to_string(pool.size()) + " blocks of " + std::to_string(cache_block) +
+                         " tokens free, and this call needs " + std::to_string(needed) +
+                         ". Give fewer or smaller pictures, or take a larger cache_tokens.");
   }
   for (std::size_t i = 0; i < sequences_.size(); ++i) {
     // Room first: nothing may throw between taking a block and storing it.
@@ -223,6 +235,7 @@ KvCache::Reservation::Reservation(KvCache& cache, std::span<const SequenceId> se
 }
 
 KvCache::Reservation::~Reservation() {
+  const std::lock_guard turn(cache_.turn_);
   for (const SequenceId id : sequences_) {
     Sequence& sequence = cache_.sequences_.find(id)->second;
     sequence.held = false;
@@ -231,6 +244,7 @@ KvCache::Reservation::~Reservation() {
 }
 
 void KvCache::Reservation::commit() {
+  const std::lock_guard turn(cache_.turn_);
   for (const SequenceId id : sequences_) cache_.sequences_.find(id)->second.length += count_;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <span>
 #include <string_view>
 #include <unordered_map>
@@ -10,6 +11,8 @@
 
 #include "kernels/attention/attention.h"
 #include "kv_cache/block_pool.h"
+#include "runtime/thread_team.h"
+#include "runtime/turn_lock.h"
 
 namespace internvl {
 
@@ -25,27 +28,34 @@ CacheType cache_type_from(std::string_view name);
 using SequenceId = std::int64_t;
 
 // A sequence is a list of blocks of `cache_block` tokens. fork() shares all of them; the last one is copied
-// when one of the sharers appends to it while it is not full. Memory is allocated once.
+// when one of the sharers appends to it while it is not full.
 //
-// Not safe for several threads at once: the owner takes turns.
+// Calls from several threads take turns, which are short. What lies in a sequence's blocks is read and
+// written outside of them, by whoever holds it with a Reservation: a block that sequences share is never
+// written.
 class KvCache {
  public:
-  // Room for at least `tokens` tokens. Throws DeviceError if there is no memory for it.
-  KvCache(CacheType type, std::size_t layers, std::size_t kv_heads, std::size_t head_dim, std::size_t tokens);
+  // Room for at least `tokens` tokens, whose memory the team's threads take at once. Throws DeviceError if
+  // there is none for it.
+  KvCache(CacheType type, std::size_t layers, std::size_t kv_heads, std::size_t head_dim, std::size_t tokens,
+          ThreadTeam& team);
 
   CacheType type() const { return type_; }
   // Tokens that the pool holds, all sequences together.
   std::size_t tokens() const { return pool_.size() * cache_block; }
-  std::size_t free_blocks() const { return pool_.free_blocks(); }
+  std::size_t free_blocks() const {
+    const std::lock_guard turn(turn_);
+    return pool_.free_blocks();
+  }
 
   // The calls below throw PromptError if a sequence does not exist, and those that change it also while a
   // Reservation holds it.
   SequenceId new_sequence();
   SequenceId fork(SequenceId sequence);
   void drop(SequenceId sequence);
-  std::size_t length(SequenceId sequence) const { return find(sequence).length; }
-  // The blocks of a sequence, a Reservation's included.
-  std::span<const BlockId> blocks(SequenceId sequence) const { return find(sequence).blocks; }
+  std::size_t length(SequenceId sequence) const;
+  // The blocks of a sequence, a Reservation's included. They stay while a Reservation holds it.
+  std::span<const BlockId> blocks(SequenceId sequence) const;
 
   // Where a block's keys [head_dim, cache_block] lie; its values [cache_block, head_dim] follow.
   const std::byte* keys(BlockId block, std::size_t layer, std::size_t kv_head) const {
@@ -84,6 +94,7 @@ class KvCache {
     bool held = false;
   };
 
+  // The owner of a turn calls these.
   const Sequence& find(SequenceId sequence) const;
   Sequence& find_idle(SequenceId sequence);
   // Drops the blocks that lie behind the sequence's length.
@@ -96,6 +107,7 @@ class KvCache {
   BlockPool pool_;
   std::unordered_map<SequenceId, Sequence> sequences_;
   SequenceId next_ = 1;
+  mutable TurnLock turn_;  // at the sequences and the pool
 };
 
 }  // namespace internvl

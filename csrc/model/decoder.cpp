@@ -20,6 +20,8 @@ namespace {
 constexpr std::size_t span_keys = span_blocks * cache_block;
 // Rows that a thread takes at a time in the small steps between the matrices.
 constexpr std::size_t row_grain = 8;
+// Sequences that are decoded as one batch: enough that weights are not what it waits for.
+constexpr std::size_t most_decode_rows = 64;
 
 std::size_t longest_row(const DecoderFacts& facts) {
   return std::max({facts.hidden_size, facts.heads * facts.head_dim, facts.intermediate_size});
@@ -88,7 +90,6 @@ Decoder::Decoder(const DecoderFacts& facts, std::shared_ptr<const WeightFile> we
       weights_(std::move(weights)),
       team_(std::move(team)),
       set_(instruction_set()),
-      chunk_(std::max<std::size_t>(options.prefill_chunk, 1)),
       embedding_(matrix("llm.embed_tokens.weight", facts.vocab_size, facts.hidden_size)),
       head_(weights_->contains("llm.lm_head.weight")
                 ? matrix("llm.lm_head.weight", facts.vocab_size, facts.hidden_size)
@@ -96,23 +97,29 @@ Decoder::Decoder(const DecoderFacts& facts, std::shared_ptr<const WeightFile> we
       norm_(vector("llm.norm.weight", facts.hidden_size)),
       layers_(load_layers()),
       rope_(facts.rope, facts.head_dim),
-      cache_(options.cache_type, facts.layers, facts.kv_heads, facts.head_dim, options.cache_tokens),
-      linear_(*team_, chunk_, linear_row_bytes()),
-      integer_(*team_, chunk_),
-      quantised_(chunk_, longest_row(facts)),
-      hidden_(chunk_ * facts.hidden_size),
-      normed_(chunk_ * facts.hidden_size),
-      qkv_(chunk_ * facts.qkv_rows()),
-      attention_(chunk_ * facts.heads * facts.head_dim),
-      gate_up_(facts.experts.count > 0 ? 0 : chunk_ * 2 * facts.intermediate_size),
-      cosines_(chunk_ * (facts.head_dim / 2)),
-      sines_(cosines_.size()) {
+      cache_(options.cache_type, facts.layers, facts.kv_heads, facts.head_dim, options.cache_tokens, *team_),
+      prefill_(*this, std::max<std::size_t>(options.prefill_chunk, 1)),
+      decode_(*this, std::min(prefill_.rows, most_decode_rows)) {
   if (embedding_.scales != nullptr) {
     throw BundleError(
         "tensor 'llm.embed_tokens.weight' holds integers; a table is fp32, fp16 or bf16. "
         "Export the bundle again.");
   }
-  if (facts.experts.count > 0) mixture_.emplace(facts, chunk_);
+}
+
+Decoder::Workspace::Workspace(const Decoder& decoder, std::size_t most_rows)
+    : rows(most_rows),
+      linear(*decoder.team_, rows, decoder.linear_row_bytes()),
+      integer(*decoder.team_, rows),
+      quantised(rows, longest_row(decoder.facts_)),
+      hidden(rows * decoder.facts_.hidden_size),
+      normed(rows * decoder.facts_.hidden_size),
+      qkv(rows * decoder.facts_.qkv_rows()),
+      attention(rows * decoder.facts_.heads * decoder.facts_.head_dim),
+      gate_up(decoder.facts_.experts.count > 0 ? 0 : rows * 2 * decoder.facts_.intermediate_size),
+      cosines(rows * (decoder.facts_.head_dim / 2)),
+      sines(cosines.size()) {
+  if (decoder.facts_.experts.count > 0) mixture.emplace(decoder.facts_, rows);
 }
 
 WeightMatrix Decoder::matrix(const std::string& name, std::size_t rows, std::size_t columns) const {
@@ -164,56 +171,37 @@ std::size_t Decoder::linear_row_bytes() const {
   return most;
 }
 
-std::size_t Decoder::free_tokens() {
-  const std::lock_guard turn(turn_);
-  return cache_.free_blocks() * cache_block;
-}
-
-SequenceId Decoder::new_sequence() {
-  const std::lock_guard turn(turn_);
-  return cache_.new_sequence();
-}
-
-SequenceId Decoder::fork(SequenceId sequence) {
-  const std::lock_guard turn(turn_);
-  return cache_.fork(sequence);
-}
-
-void Decoder::drop(SequenceId sequence) {
-  const std::lock_guard turn(turn_);
-  cache_.drop(sequence);
-}
-
-std::size_t Decoder::length(SequenceId sequence) {
-  const std::lock_guard turn(turn_);
-  return cache_.length(sequence);
-}
-
 void Decoder::prefill(SequenceId sequence, const float* embeddings, std::size_t n, bool all_logits,
                       float* logits, const Progress& progress) {
   if (n == 0) throw PromptError("there are no embeddings to prefill with; expected at least one row.");
-  std::unique_lock turn(turn_);
+  team_->check_process();
   KvCache::Reservation room(cache_, {&sequence, 1}, n);
   const std::size_t start = cache_.length(sequence);
+  Workspace& space = prefill_;
   for (std::size_t done = 0; done < n;) {
-    const std::size_t count = std::min(chunk_, n - done);
-    const bool last = done + count == n;
-    std::copy_n(embeddings + done * facts_.hidden_size, count * facts_.hidden_size, hidden_.data());
-    const Run run{cache_.blocks(sequence), start + done, count, 0, start + n};
-    const std::size_t needed = all_logits ? 0 : last ? count - 1 : count;
-    forward({&run, 1}, count, needed);
-    if (needed < count) project(needed, count - needed, logits + (all_logits ? done * facts_.vocab_size : 0));
-    done += count;
-    if (progress && !last) {
-      turn.unlock();
-      try {
-        progress(done);
-      } catch (...) {
-        turn.lock();
-        throw;
+    const std::size_t count = std::min(space.rows, n - done);
+    const auto watch = [&] {
+      if (progress) progress(done);
+    };
+    {
+      const QueuedTurn mine(prefill_turn_, watch);
+      std::unique_lock stretch(team_->stretch());
+      const auto pause = [&] {
+        stretch.unlock();
+        watch();
+        stretch.lock();
+      };
+      std::copy_n(embeddings + done * facts_.hidden_size, count * facts_.hidden_size, space.hidden.data());
+      const Run run{cache_.blocks(sequence), start + done, count, 0, start + n};
+      const std::size_t needed = all_logits ? 0 : done + count == n ? count - 1 : count;
+      forward(space, {&run, 1}, count, needed, pause);
+      if (needed < count) {
+        pause();
+        project(space, needed, count - needed, logits + (all_logits ? done * facts_.vocab_size : 0));
       }
-      turn.lock();
     }
+    done += count;
+    if (done < n) watch();
   }
   room.commit();
 }
@@ -226,20 +214,22 @@ void Decoder::decode(std::span<const SequenceId> sequences, std::span<const std:
                       " tokens to decode; expected one token for each, and at "
                       "least one.");
   }
-  const std::lock_guard turn(turn_);
+  team_->check_process();
   KvCache::Reservation room(cache_, sequences, 1);
+  Workspace& space = decode_;
   std::vector<Run> runs;
   for (std::size_t done = 0; done < sequences.size();) {
-    const std::size_t count = std::min(chunk_, sequences.size() - done);
+    const std::size_t count = std::min(space.rows, sequences.size() - done);
+    const std::lock_guard stretch(team_->stretch());
     runs.clear();
     for (std::size_t i = 0; i < count; ++i) {
       const SequenceId sequence = sequences[done + i];
       const std::size_t position = cache_.length(sequence);
-      look_up(tokens[done + i], hidden_.data() + i * facts_.hidden_size);
+      look_up(tokens[done + i], space.hidden.data() + i * facts_.hidden_size);
       runs.push_back({cache_.blocks(sequence), position, 1, i, position + 1});
     }
-    forward(runs, count, 0);
-    project(0, count, logits + done * facts_.vocab_size);
+    forward(space, runs, count, 0, [] {});
+    project(space, 0, count, logits + done * facts_.vocab_size);
     done += count;
   }
   room.commit();
@@ -276,59 +266,62 @@ void Decoder::embed(std::span<const std::int64_t> tokens, const float* features,
   }
 }
 
-void Decoder::multiply(const float* x, std::size_t x_stride, std::size_t rows, const WeightMatrix& w,
-                       const float* bias, bool accumulate, float* y) {
+void Decoder::multiply(Workspace& space, const float* x, std::size_t x_stride, std::size_t rows,
+                       const WeightMatrix& w, const float* bias, bool accumulate, float* y) {
   if (is_integer(w.type)) {
     team_->for_each_range(rows, row_grain, [&](std::size_t begin, std::size_t end) {
-      for (std::size_t row = begin; row < end; ++row) quantise_for(w, x + row * x_stride, row);
+      for (std::size_t row = begin; row < end; ++row) quantise_for(space, w, x + row * x_stride, row);
     });
-    multiply_quantised(rows, w, bias, accumulate, y);
+    multiply_quantised(space, rows, w, bias, accumulate, y);
     return;
   }
-  linear({x, x_stride, rows, bias, accumulate, y, w.rows}, w, *team_, linear_, set_);
+  linear({x, x_stride, rows, bias, accumulate, y, w.rows}, w, *team_, space.linear, set_);
 }
 
-void Decoder::quantise_for(const WeightMatrix& w, const float* x, std::size_t row) {
-  if (is_integer(w.type)) quantised_.quantise(x, w.columns, scale_group(w.type), row, set_);
+void Decoder::quantise_for(Workspace& space, const WeightMatrix& w, const float* x, std::size_t row) const {
+  if (is_integer(w.type)) space.quantised.quantise(x, w.columns, scale_group(w.type), row, set_);
 }
 
-void Decoder::multiply_quantised(std::size_t rows, const WeightMatrix& w, const float* bias, bool accumulate,
-                                 float* y) {
+void Decoder::multiply_quantised(Workspace& space, std::size_t rows, const WeightMatrix& w, const float* bias,
+                                 bool accumulate, float* y) {
   const LinearRows job{nullptr, 0, rows, bias, accumulate, y, w.rows};
-  linear(quantised_.rows(rows, w.columns, scale_group(w.type)), job, w, *team_, integer_, set_);
+  linear(space.quantised.rows(rows, w.columns, scale_group(w.type)), job, w, *team_, space.integer, set_);
 }
 
-void Decoder::multiply_normalised(const float* weight, const float* x, std::size_t rows,
+void Decoder::multiply_normalised(Workspace& space, const float* weight, const float* x, std::size_t rows,
                                   const WeightMatrix& w, const float* bias, float* y) {
   if (!is_integer(w.type)) {
-    normalise(weight, x, rows, normed_.data());
-    multiply(normed_.data(), facts_.hidden_size, rows, w, bias, false, y);
+    normalise(weight, x, rows, space.normed.data());
+    multiply(space, space.normed.data(), facts_.hidden_size, rows, w, bias, false, y);
     return;
   }
   const NormKernels& kernels = norm_kernels(set_);
   const std::size_t n = facts_.hidden_size;
   team_->for_each_range(rows, row_grain, [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = begin; row < end; ++row) {
-      float* normed = &normed_[row * n];
+      float* normed = &space.normed[row * n];
       kernels.rms_norm(x + row * n, weight, n, facts_.norm_eps, normed);
-      quantise_for(w, normed, row);
+      quantise_for(space, w, normed, row);
     }
   });
-  multiply_quantised(rows, w, bias, false, y);
+  multiply_quantised(space, rows, w, bias, false, y);
 }
 
-void Decoder::forward(std::span<const Run> runs, std::size_t rows, std::size_t needed) {
+void Decoder::forward(Workspace& space, std::span<const Run> runs, std::size_t rows, std::size_t needed,
+                      FunctionRef<void()> pause) {
   const std::size_t hidden = facts_.hidden_size;
   const std::size_t query_size = facts_.heads * facts_.head_dim;
   for (const Run& run : runs) {
     const std::size_t angles = run.row * (facts_.head_dim / 2);
-    rope_.fill(run.position, run.count, run.length, &cosines_[angles], &sines_[angles]);
+    rope_.fill(run.position, run.count, run.length, &space.cosines[angles], &space.sines[angles]);
   }
   std::vector<Run> needed_runs;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
+    if (i > 0) pause();
     const Layer& layer = layers_[i];
-    multiply_normalised(layer.attention_norm, hidden_.data(), rows, layer.qkv, layer.qkv_bias, qkv_.data());
-    rotate_and_store(layer, i, runs, rows);
+    multiply_normalised(space, layer.attention_norm, space.hidden.data(), rows, layer.qkv, layer.qkv_bias,
+                        space.qkv.data());
+    rotate_and_store(space, layer, i, runs, rows);
     if (needed > 0 && i + 1 == layers_.size()) {
       if (needed == rows) return;
       for (Run run : runs) {
@@ -343,37 +336,38 @@ void Decoder::forward(std::span<const Run> runs, std::size_t rows, std::size_t n
     }
     const std::size_t first = i + 1 == layers_.size() ? needed : 0;
     const std::size_t count = rows - first;
-    float* stream = hidden_.data() + first * hidden;
-    attend(i, runs);
-    multiply(attention_.data() + first * query_size, query_size, count, layer.o_proj, nullptr, true, stream);
-    feed_forward(layer, count, stream);
+    float* stream = space.hidden.data() + first * hidden;
+    attend(space, i, runs);
+    multiply(space, space.attention.data() + first * query_size, query_size, count, layer.o_proj, nullptr,
+             true, stream);
+    feed_forward(space, layer, count, stream);
   }
 }
 
-void Decoder::feed_forward(const Layer& layer, std::size_t rows, float* stream) {
-  if (mixture_) {
-    ExpertMixture& mixture = *mixture_;
-    normalise(layer.mlp_norm, stream, rows, normed_.data());
+void Decoder::feed_forward(Workspace& space, const Layer& layer, std::size_t rows, float* stream) {
+  if (space.mixture) {
+    ExpertMixture& mixture = *space.mixture;
+    normalise(layer.mlp_norm, stream, rows, space.normed.data());
     const auto one_expert = [&](const float* x, std::size_t x_stride, std::size_t count,
                                 const WeightMatrix& w,
-                                float* y) { multiply(x, x_stride, count, w, nullptr, false, y); };
-    mixture.add(layer.experts, normed_.data(), rows, one_expert, *team_, set_, stream);
+                                float* y) { multiply(space, x, x_stride, count, w, nullptr, false, y); };
+    mixture.add(layer.experts, space.normed.data(), rows, one_expert, *team_, set_, stream);
     return;
   }
   const std::size_t inner = facts_.intermediate_size;
   const ActivationKernels& activation = activation_kernels(set_);
-  multiply_normalised(layer.mlp_norm, stream, rows, layer.gate_up, nullptr, gate_up_.data());
+  multiply_normalised(space, layer.mlp_norm, stream, rows, layer.gate_up, nullptr, space.gate_up.data());
   team_->for_each_range(rows, row_grain, [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = begin; row < end; ++row) {
-      float* gate = &gate_up_[row * 2 * inner];
+      float* gate = &space.gate_up[row * 2 * inner];
       activation.silu_multiply(gate, gate + inner, inner, gate);
-      quantise_for(layer.down, gate, row);
+      quantise_for(space, layer.down, gate, row);
     }
   });
   if (is_integer(layer.down.type)) {
-    multiply_quantised(rows, layer.down, nullptr, true, stream);
+    multiply_quantised(space, rows, layer.down, nullptr, true, stream);
   } else {
-    multiply(gate_up_.data(), 2 * inner, rows, layer.down, nullptr, true, stream);
+    multiply(space, space.gate_up.data(), 2 * inner, rows, layer.down, nullptr, true, stream);
   }
 }
 
@@ -387,8 +381,8 @@ void Decoder::normalise(const float* weight, const float* x, std::size_t rows, f
   });
 }
 
-void Decoder::rotate_and_store(const Layer& layer, std::size_t index, std::span<const Run> runs,
-                               std::size_t rows) {
+void Decoder::rotate_and_store(Workspace& space, const Layer& layer, std::size_t index,
+                               std::span<const Run> runs, std::size_t rows) {
   const NormKernels& norms = norm_kernels(set_);
   const RopeKernels& rope = rope_kernels(set_);
   const std::size_t d = facts_.head_dim;
@@ -398,14 +392,14 @@ void Decoder::rotate_and_store(const Layer& layer, std::size_t index, std::span<
       const Run& run = *std::prev(
           std::upper_bound(runs.begin(), runs.end(), row,
                            [](std::size_t wanted, const Run& other) { return wanted < other.row; }));
-      float* qkv = &qkv_[row * facts_.qkv_rows()];
+      float* qkv = &space.qkv[row * facts_.qkv_rows()];
       if (facts_.qk_norm) {
         for (std::size_t head = 0; head < rotated; ++head) {
           const float* weight = head < facts_.heads ? layer.q_norm : layer.k_norm;
           norms.rms_norm(qkv + head * d, weight, d, facts_.norm_eps, qkv + head * d);
         }
       }
-      rope.rotate(qkv, rotated, d, &cosines_[row * (d / 2)], &sines_[row * (d / 2)]);
+      rope.rotate(qkv, rotated, d, &space.cosines[row * (d / 2)], &space.sines[row * (d / 2)]);
       const std::size_t position = run.position + (row - run.row);
       const float* keys = qkv + facts_.heads * d;
       const float* values = qkv + rotated * d;
@@ -417,7 +411,7 @@ void Decoder::rotate_and_store(const Layer& layer, std::size_t index, std::span<
   });
 }
 
-void Decoder::attend_span(std::size_t layer, const Tile& tile, std::size_t span,
+void Decoder::attend_span(const Workspace& space, std::size_t layer, const Tile& tile, std::size_t span,
                           const AttentionState& state) const {
   const AttentionKernels& kernels = attention_kernels(set_);
   const std::size_t kv_head = tile.head / (facts_.heads / facts_.kv_heads);
@@ -425,7 +419,7 @@ void Decoder::attend_span(std::size_t layer, const Tile& tile, std::size_t span,
   std::array<std::size_t, attention_rows> visible{};
   std::size_t rows = 0;
   for (std::size_t p = 0; p < tile.positions; ++p) {
-    const float* row = &qkv_[(tile.run->row + tile.offset + p) * facts_.qkv_rows()];
+    const float* row = &space.qkv[(tile.run->row + tile.offset + p) * facts_.qkv_rows()];
     for (std::size_t h = 0; h < tile.heads; ++h) {
       queries[rows] = row + (tile.head + h) * facts_.head_dim;
       visible[rows++] = tile.run->position + tile.offset + p + 1;
@@ -441,24 +435,24 @@ void Decoder::attend_span(std::size_t layer, const Tile& tile, std::size_t span,
   attend_for(kernels, cache_.type())(job, blocks.data(), first * cache_block, count, state);
 }
 
-void Decoder::finish_tile(const Tile& tile, const AttentionState& state) {
+void Decoder::finish_tile(Workspace& space, const Tile& tile, const AttentionState& state) const {
   std::array<float*, attention_rows> out{};
   std::size_t rows = 0;
   for (std::size_t p = 0; p < tile.positions; ++p) {
     const std::size_t row = tile.run->row + tile.offset + p;
     for (std::size_t h = 0; h < tile.heads; ++h) {
-      out[rows++] = &attention_[(row * facts_.heads + tile.head + h) * facts_.head_dim];
+      out[rows++] = &space.attention[(row * facts_.heads + tile.head + h) * facts_.head_dim];
     }
   }
   attention_kernels(set_).finish(rows, facts_.head_dim, state, out.data());
 }
 
-void Decoder::attend(std::size_t layer, std::span<const Run> runs) {
+void Decoder::attend(Workspace& space, std::size_t layer, std::span<const Run> runs) {
   const AttentionKernels& kernels = attention_kernels(set_);
   const std::size_t group = facts_.heads / facts_.kv_heads;
   const std::size_t heads_at_once = std::min(group, attention_rows);
   const std::size_t positions_at_once = attention_rows / heads_at_once;
-  tiles_.clear();
+  space.tiles.clear();
   std::size_t spans = 0;
   for (const Run& run : runs) {
     for (std::size_t offset = 0; offset < run.count; offset += positions_at_once) {
@@ -466,51 +460,52 @@ void Decoder::attend(std::size_t layer, std::span<const Run> runs) {
       const std::size_t seen = run.position + offset + positions;
       for (std::size_t kv_head = 0; kv_head < facts_.kv_heads; ++kv_head) {
         for (std::size_t head = 0; head < group; head += heads_at_once) {
-          tiles_.push_back({&run, offset, positions, kv_head * group + head,
-                            std::min(heads_at_once, group - head), (seen + span_keys - 1) / span_keys});
-          spans += tiles_.back().spans;
+          space.tiles.push_back({&run, offset, positions, kv_head * group + head,
+                                 std::min(heads_at_once, group - head), (seen + span_keys - 1) / span_keys});
+          spans += space.tiles.back().spans;
         }
       }
     }
   }
   const std::size_t elements = state_elements(facts_.head_dim);
   const auto threads = static_cast<std::size_t>(team_->size());
-  if (spans == tiles_.size() || tiles_.size() >= 4 * threads) {
-    team_->for_each_range(tiles_.size(), 1, [&](std::size_t begin, std::size_t) {
-      const Tile& tile = tiles_[begin];
+  if (spans == space.tiles.size() || space.tiles.size() >= 4 * threads) {
+    team_->for_each_range(space.tiles.size(), 1, [&](std::size_t begin, std::size_t) {
+      const Tile& tile = space.tiles[begin];
       float memory[2 * state_elements(most_head_dim)];
       const AttentionState state = state_at(memory);
       const AttentionState next = state_at(memory + elements);
-      attend_span(layer, tile, 0, state);
+      attend_span(space, layer, tile, 0, state);
       for (std::size_t span = 1; span < tile.spans; ++span) {
-        attend_span(layer, tile, span, next);
+        attend_span(space, layer, tile, span, next);
         kernels.merge(tile.positions * tile.heads, facts_.head_dim, state, next);
       }
-      finish_tile(tile, state);
+      finish_tile(space, tile, state);
     });
     return;
   }
   // Few queries over a long cache: the spans of a tile are work for several threads.
-  span_states_.resize(std::max(span_states_.size(), spans * elements));
+  space.span_states.resize(std::max(space.span_states.size(), spans * elements));
   team_->for_each_range(spans, 1, [&](std::size_t begin, std::size_t) {
     std::size_t span = begin;
     std::size_t tile = 0;
-    while (span >= tiles_[tile].spans) span -= tiles_[tile++].spans;
-    attend_span(layer, tiles_[tile], span, state_at(&span_states_[begin * elements]));
+    while (span >= space.tiles[tile].spans) span -= space.tiles[tile++].spans;
+    attend_span(space, layer, space.tiles[tile], span, state_at(&space.span_states[begin * elements]));
   });
-  float* first = span_states_.data();
-  for (const Tile& tile : tiles_) {
+  float* first = space.span_states.data();
+  for (const Tile& tile : space.tiles) {
     for (std::size_t span = 1; span < tile.spans; ++span) {
       kernels.merge(tile.positions * tile.heads, facts_.head_dim, state_at(first),
                     state_at(first + span * elements));
     }
-    finish_tile(tile, state_at(first));
+    finish_tile(space, tile, state_at(first));
     first += tile.spans * elements;
   }
 }
 
-void Decoder::project(std::size_t first, std::size_t rows, float* logits) {
-  multiply_normalised(norm_, hidden_.data() + first * facts_.hidden_size, rows, head_, nullptr, logits);
+void Decoder::project(Workspace& space, std::size_t first, std::size_t rows, float* logits) {
+  multiply_normalised(space, norm_, space.hidden.data() + first * facts_.hidden_size, rows, head_, nullptr,
+                      logits);
 }
 
 }  // namespace internvl

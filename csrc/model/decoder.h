@@ -16,8 +16,9 @@
 #include "kv_cache/kv_cache.h"
 #include "model/decoder_facts.h"
 #include "model/experts.h"
+#include "runtime/function_ref.h"
+#include "runtime/queued_lock.h"
 #include "runtime/thread_team.h"
-#include "runtime/turn_lock.h"
 #include "runtime/weight_file.h"
 
 namespace internvl {
@@ -37,8 +38,8 @@ struct DecoderOptions {
 // exception is rope that changes with the length of a sequence (dynamic scaling beyond the trained length,
 // longrope beyond the original one), whose angles depend on the length at each call.
 //
-// One decoder may be used from several threads; they take turns. A call that throws leaves every sequence as
-// it was.
+// One decoder may be used from several threads; they take turns, a decoded token or a layer of a prefill at a
+// time. A call that throws leaves every sequence as it was.
 class Decoder {
  public:
   // Throws BundleError if a tensor is missing or has another shape or type than the facts ask for.
@@ -48,15 +49,16 @@ class Decoder {
   const DecoderFacts& facts() const { return facts_; }
   std::size_t cache_tokens() const { return cache_.tokens(); }
   // Tokens that new sequences can still take: free blocks of the cache.
-  std::size_t free_tokens();
+  std::size_t free_tokens() const { return cache_.free_blocks() * cache_block; }
 
-  SequenceId new_sequence();
-  SequenceId fork(SequenceId sequence);
-  void drop(SequenceId sequence);
-  std::size_t length(SequenceId sequence);
+  SequenceId new_sequence() { return cache_.new_sequence(); }
+  SequenceId fork(SequenceId sequence) { return cache_.fork(sequence); }
+  void drop(SequenceId sequence) { cache_.drop(sequence); }
+  std::size_t length(SequenceId sequence) const { return cache_.length(sequence); }
 
-  // Called between chunks of a prefill with the number of tokens done; what it throws ends the prefill.
-  // Other calls may come to their turn meanwhile.
+  // Called between the layers of a prefill, and while it waits for its turn, with the number of tokens that
+  // all layers have seen: often the same one. What it throws ends the prefill. It must not prefill; tokens
+  // may be decoded meanwhile.
   using Progress = std::function<void(std::size_t done)>;
 
   // Appends embeddings [n, hidden_size], n >= 1, to a sequence. Writes the logits after the last of them
@@ -108,62 +110,74 @@ class Decoder {
     std::size_t spans;  // of the cache, that the last position sees
   };
 
+  // Activations of so many rows.
+  struct Workspace {
+    Workspace(const Decoder& decoder, std::size_t most_rows);
+
+    std::size_t rows;
+    LinearWorkspace linear;
+    IntegerWorkspace integer;
+    QuantisedBuffer quantised;  // [rows, the longest row of a matrix]
+    std::optional<ExpertMixture> mixture;
+    std::vector<float> hidden;     // [rows, hidden_size], the residual stream
+    std::vector<float> normed;     // [rows, hidden_size]
+    std::vector<float> qkv;        // [rows, qkv_rows]
+    std::vector<float> attention;  // [rows, heads * head_dim]
+    std::vector<float> gate_up;    // [rows, 2 * intermediate_size]; none with experts
+    std::vector<float> cosines;    // [rows, head_dim / 2]
+    std::vector<float> sines;
+    std::vector<Tile> tiles;
+    std::vector<float> span_states;  // of spans that are computed apart
+  };
+
   WeightMatrix matrix(const std::string& name, std::size_t rows, std::size_t columns) const;
   const float* vector(const std::string& name, std::size_t size) const;
   std::vector<Layer> load_layers() const;
   // What linear() makes of a row at most.
   std::size_t linear_row_bytes() const;
   void look_up(std::int64_t token, float* out) const;
-  // Takes the first `rows` rows of hidden_ through all layers and appends their keys and values. Afterwards
-  // only the rows from `needed` on are right: the last layer computes no others.
-  void forward(std::span<const Run> runs, std::size_t rows, std::size_t needed);
+  // Takes the first `rows` rows of the residual stream through all layers and appends their keys and values.
+  // Afterwards only the rows from `needed` on are right: the last layer computes no others. Calls `pause`
+  // between layers.
+  void forward(Workspace& space, std::span<const Run> runs, std::size_t rows, std::size_t needed,
+               FunctionRef<void()> pause);
   // Adds to rows of the residual stream what the MLP makes of them.
-  void feed_forward(const Layer& layer, std::size_t rows, float* stream);
+  void feed_forward(Workspace& space, const Layer& layer, std::size_t rows, float* stream);
   void normalise(const float* weight, const float* x, std::size_t rows, float* out);
-  // y = w times the normalised rows of x; they pass through normed_.
-  void multiply_normalised(const float* weight, const float* x, std::size_t rows, const WeightMatrix& w,
-                           const float* bias, float* y);
-  void rotate_and_store(const Layer& layer, std::size_t index, std::span<const Run> runs, std::size_t rows);
-  void attend(std::size_t layer, std::span<const Run> runs);
-  void attend_span(std::size_t layer, const Tile& tile, std::size_t span, const AttentionState& state) const;
-  void finish_tile(const Tile& tile, const AttentionState& state);
-  void multiply(const float* x, std::size_t x_stride, std::size_t rows, const WeightMatrix& w,
-                const float* bias, bool accumulate, float* y);
-  // Puts a row into quantised_, if the matrix that it is for holds integers.
-  void quantise_for(const WeightMatrix& w, const float* x, std::size_t row);
-  // Of rows that quantise_for() has put into quantised_.
-  void multiply_quantised(std::size_t rows, const WeightMatrix& w, const float* bias, bool accumulate,
-                          float* y);
-  // Logits of `rows` rows of hidden_ from row `first` on.
-  void project(std::size_t first, std::size_t rows, float* logits);
+  // y = w times the normalised rows of x.
+  void multiply_normalised(Workspace& space, const float* weight, const float* x, std::size_t rows,
+                           const WeightMatrix& w, const float* bias, float* y);
+  void rotate_and_store(Workspace& space, const Layer& layer, std::size_t index, std::span<const Run> runs,
+                        std::size_t rows);
+  void attend(Workspace& space, std::size_t layer, std::span<const Run> runs);
+  void attend_span(const Workspace& space, std::size_t layer, const Tile& tile, std::size_t span,
+                   const AttentionState& state) const;
+  void finish_tile(Workspace& space, const Tile& tile, const AttentionState& state) const;
+  void multiply(Workspace& space, const float* x, std::size_t x_stride, std::size_t rows,
+                const WeightMatrix& w, const float* bias, bool accumulate, float* y);
+  // Quantises a row for a matrix, if that holds integers.
+  void quantise_for(Workspace& space, const WeightMatrix& w, const float* x, std::size_t row) const;
+  // Of rows that quantise_for() has quantised.
+  void multiply_quantised(Workspace& space, std::size_t rows, const WeightMatrix& w, const float* bias,
+                          bool accumulate, float* y);
+  // Logits of `rows` rows of the residual stream from row `first` on.
+  void project(Workspace& space, std::size_t first, std::size_t rows, float* logits);
 
   DecoderFacts facts_;
   std::shared_ptr<const WeightFile> weights_;
   std::shared_ptr<ThreadTeam> team_;
   InstructionSet set_;
-  std::size_t chunk_;
   WeightMatrix embedding_;
   WeightMatrix head_;
   const float* norm_;
   std::vector<Layer> layers_;
-  RopeTable rope_;
+  RopeTable rope_;  // whoever has the team's stretch may use it
   KvCache cache_;
-  TurnLock turn_;
 
-  // Activations of one chunk.
-  LinearWorkspace linear_;
-  IntegerWorkspace integer_;
-  QuantisedBuffer quantised_;  // [chunk, the longest row of a matrix]
-  std::optional<ExpertMixture> mixture_;
-  std::vector<float> hidden_;     // [chunk, hidden_size], the residual stream
-  std::vector<float> normed_;     // [chunk, hidden_size]
-  std::vector<float> qkv_;        // [chunk, qkv_rows]
-  std::vector<float> attention_;  // [chunk, heads * head_dim]
-  std::vector<float> gate_up_;    // [chunk, 2 * intermediate_size]; none with experts
-  std::vector<float> cosines_;    // [chunk, head_dim / 2]
-  std::vector<float> sines_;
-  std::vector<Tile> tiles_;
-  std::vector<float> span_states_;  // of spans that are computed apart
+  // Each has its own, so that tokens can be decoded between the layers of a prefill.
+  Workspace prefill_;
+  QueuedLock prefill_turn_;
+  Workspace decode_;  // of whoever has the team's stretch
 };
 
 }  // namespace internvl

@@ -207,26 +207,39 @@ VisionStorage VisionEncoder::storage() const {
 
 VisionTimes VisionEncoder::encode(const float* pixel_values, std::size_t tiles, float* features,
                                   const Progress& progress) {
+  team_->check_process();
   VisionTimes times;
   for (std::size_t done = 0; done < tiles;) {
     const std::size_t count = std::min(batch_.tiles, tiles - done);
+    const auto watch = [&] {
+      if (progress) progress(done);
+    };
     {
-      const std::lock_guard turn(turn_);
+      const QueuedTurn mine(turn_, watch);
+      std::unique_lock stretch(team_->stretch());
       encode_batch(pixel_values + done * facts_.tile_pixels(), count,
-                   features + done * facts_.image_tokens() * facts_.output_size, times);
+                   features + done * facts_.image_tokens() * facts_.output_size, times, [&] {
+                     stretch.unlock();
+                     watch();
+                     stretch.lock();
+                   });
     }
     done += count;
-    if (progress && done < tiles) progress(done);
+    if (done < tiles) watch();
   }
   return times;
 }
 
 void VisionEncoder::encode_batch(const float* pixel_values, std::size_t tiles, float* features,
-                                 VisionTimes& times) {
+                                 VisionTimes& times, FunctionRef<void()> pause) {
   const auto begin = std::chrono::steady_clock::now();
   embed(pixel_values, tiles);
-  for (const Layer& layer : layers_) forward(layer, tiles);
+  for (const Layer& layer : layers_) {
+    pause();
+    forward(layer, tiles);
+  }
   times.vit_ms += ms_since(begin);
+  pause();
   const auto middle = std::chrono::steady_clock::now();
   const std::size_t rows = tiles * facts_.image_tokens();
   shuffle(tiles);

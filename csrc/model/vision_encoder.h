@@ -11,8 +11,9 @@
 #include "kernels/gemm/linear.h"
 #include "kernels/gemm/weight_matrix.h"
 #include "model/vision_facts.h"
+#include "runtime/function_ref.h"
+#include "runtime/queued_lock.h"
 #include "runtime/thread_team.h"
-#include "runtime/turn_lock.h"
 #include "runtime/weight_file.h"
 
 namespace internvl {
@@ -53,7 +54,8 @@ struct VisionTimes {
 // The features of a tile depend on its pixels alone, bit for bit: not on the other tiles, on how they are cut
 // into batches, or on the number of threads.
 //
-// One encoder may be used from several threads; they take turns, batch by batch.
+// One encoder may be used from several threads; they take turns, batch by batch. Others that share its team
+// of threads come to their turn between layers.
 class VisionEncoder {
  public:
   // Throws BundleError if a tensor is missing or has another shape or type than the facts ask for, or the
@@ -64,7 +66,8 @@ class VisionEncoder {
   const VisionFacts& facts() const { return facts_; }
   const VisionBatch& batch() const { return batch_; }
 
-  // Called between batches with the number of tiles done; what it throws ends the call.
+  // Called between layers, and while the call waits for its turn, with the number of tiles done so far: often
+  // the same one. What it throws ends the call. It must not call the encoder.
   using Progress = std::function<void(std::size_t done)>;
 
   // Encodes normalised tiles [tiles, 3, image_size, image_size] into
@@ -102,7 +105,9 @@ class VisionEncoder {
   // Throws BundleError if an integer matrix is wider than sums are exact, or the patch embedding is one.
   VisionStorage storage() const;
 
-  void encode_batch(const float* pixel_values, std::size_t tiles, float* features, VisionTimes& times);
+  // Calls `pause` between layers.
+  void encode_batch(const float* pixel_values, std::size_t tiles, float* features, VisionTimes& times,
+                    FunctionRef<void()> pause);
   // Takes tiles through the tower: hidden_ [tiles, tokens, hidden_size].
   void embed(const float* pixel_values, std::size_t tiles);
   void forward(const Layer& layer, std::size_t tiles);
@@ -143,7 +148,7 @@ class VisionEncoder {
   Linear projector_fc2_;
   VisionStorage storage_;
   VisionBatch batch_;
-  TurnLock turn_;
+  QueuedLock turn_;  // of the activations
 
   // Activations of one batch. They are touched when a tile is encoded and not before: a model that sees no
   // pictures does not pay for them.

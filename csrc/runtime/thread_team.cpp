@@ -101,13 +101,16 @@ void ThreadTeam::run_share(int thread) {
   }
 }
 
+void ThreadTeam::check_process() const {
+  if (forks_ == count_forks()) return;
+  throw DeviceError(
+      "this process was forked from the one that loaded the model, and threads do not survive a fork. Load "
+      "the "
+      "model in the new process, or start that with multiprocessing's 'spawn' method.");
+}
+
 void ThreadTeam::run(FunctionRef<void(int)> work) {
-  if (forks_ != count_forks()) {
-    throw DeviceError(
-        "this process was forked from the one that loaded the model, and threads do not survive a fork. Load "
-        "the "
-        "model in the new process, or start that with multiprocessing's 'spawn' method.");
-  }
+  check_process();
   const std::lock_guard turn(turn_);
   work_ = &work;
   failure_ = nullptr;

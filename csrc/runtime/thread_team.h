@@ -44,6 +44,14 @@ class ThreadTeam {
 
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
+  // Throws DeviceError in a process that was forked from the team's.
+  void check_process() const;
+
+  // For those who share a team: whoever holds this has all threads for a stretch of many pieces of work, such
+  // as a layer or a decoded token. Without it two callers would alternate piece by piece, and each would take
+  // as long as both. Hold it for milliseconds, and let go between two layers.
+  TurnLock& stretch() { return stretch_; }
+
   // Calls work(thread) once on every thread of the team, 0 <= thread < size(), and returns when all have
   // returned. Calls from several threads take turns. The first exception thrown by `work` is thrown again
   // here. Throws DeviceError in a process that was forked from the team's.
@@ -63,7 +71,8 @@ class ThreadTeam {
   // Waiting uses atomics alone, not condition variables: destroying one of those waits for its waiters, which
   // in a forked process do not exist.
   std::vector<std::thread> workers_;
-  unsigned forks_;                       // of this process's line, when the workers were started
+  unsigned forks_;  // of this process's line, when the workers were started
+  TurnLock stretch_;
   TurnLock turn_;                        // one caller at a time
   std::atomic<unsigned> generation_{0};  // counts pieces of work
   std::atomic<unsigned> running_{0};     // workers that have not finished the current piece

@@ -165,6 +165,9 @@ class VisionEncoder:
         self, pixel_values: _Float32, progress: Callable[[int], None] | None = None
     ) -> tuple[_Float32, float, float]: ...
 
+# Tokens of a block of the KV cache: a sequence has whole ones.
+CACHE_BLOCK: int
+
 class Decoder:
     def __init__(
         self,

@@ -41,7 +41,8 @@ class AskArguments(GenerationArguments, total=False):
     """Where ``max_tiles`` is not given. ``low``: every picture is one tile. ``auto``: the model's own figure
     (12 in the published checkpoints). ``high``: 40 tiles, enough for small print on a page or a 4K frame. The
     tiles of ``auto`` and ``high`` are for all pictures together: n pictures have ``max(1, tiles // n)`` each,
-    as in training. A model can use only so many tiles as its context holds: 256 tokens each."""
+    as in training. Where the prompt would not fit the context they are fewer: as many as leave a quarter of
+    the context for the answer, if it may be so long; ``usage.tiles_wanted`` tells how many were asked for."""
 
     as_one: bool
     """All pictures stand in one place, their tiles one after the other as if they were one picture's: the
@@ -151,6 +152,8 @@ class Asked:
     decode_ms: float = 0.0
     """What reading the frames of a video took."""
     progress: TileProgress | None = None
+    video: bool = False
+    """The pictures are the frames of a video."""
 
     def most_tiles(self, tiling: Tiling) -> list[int]:
         """The most tiles of every picture. An item of a message may ask for a detail of its own."""
@@ -165,6 +168,11 @@ class Asked:
             ]
             budgets = [TileBudget(detail=place.detail or self.tile_budget.detail) for place in places]
         return [budget.per_picture(tiling, pictures) for budget in budgets]
+
+    @property
+    def may_have_fewer_tiles(self) -> bool:
+        """The caller named no number of tiles, but a detail."""
+        return self.tile_budget.max_tiles is None
 
     def tiles_of_places(self, tiles: Sequence[int]) -> list[int]:
         """The tiles of every place, from those of every picture."""
@@ -239,7 +247,7 @@ def _ask(
     frames = sample_video(video, num_frames=num_frames, allow_paths=rules.allow_paths)
     marked = question if IMAGE_MARK in question else frames.prompt + question
     asked = conversation(marked, images=frames.frames, history=history, system=system)
-    return Asked(asked, budget, settings, rules, decode_ms=frames.decode_ms)
+    return Asked(asked, budget, settings, rules, decode_ms=frames.decode_ms, video=True)
 
 
 def _in_one_place(

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from internvl_rt.bundle.manifest import Rope
 from internvl_rt.engines.engine import Engine, Float32Array
 from internvl_rt.errors import PromptError
-from internvl_rt.generation import PREFILL_CHUNK
 from internvl_rt.prompts.messages import Conversation, ImagePlace, Turn
 from internvl_rt.prompts.tokenizer import PromptTokenizer
 
@@ -88,41 +88,44 @@ def critic_conversation(asked: Conversation, steps: Sequence[str]) -> Conversati
 def judge_steps(
     engine: Engine,
     tokenizer: PromptTokenizer,
+    rope: Rope,
     features: Float32Array | None,
     prompts: Sequence[Sequence[Ids]],
 ) -> list[list[float]]:
     """The probability of ``+`` after each prompt.
 
-    What the first prompts of all solutions have in common, pictures included, is computed once and forked;
-    each further prompt of a solution goes on where the one before it ended.
+    What the first prompts of all solutions have in common, pictures included, is computed once and forked
+    (see ``shared_length``); each further prompt of a solution goes on where the one before it ended, unless
+    its length changes the rotary frequencies.
 
     Args:
-        engine: computes.
+        engine: computes; its cache has the room that ``shared_length`` tells.
         tokenizer: the critic's.
+        rope: of the critic.
         features: of the pictures of the question, which every prompt has; None where it has none.
         prompts: for each solution the prompt of each of its steps.
 
     Raises:
         PromptError: if the tokenizer does not write ``+`` and ``-`` as a token each.
-        CacheFullError: if the cache has no room.
     """
     pair = [_sign(tokenizer, GOOD), _sign(tokenizer, BAD)]
-    firsts = [solution[0] for solution in prompts if len(solution)]
-    if not firsts:
+    shared, _ = shared_length(engine, rope, prompts)
+    if not any(len(solution) for solution in prompts):
         return [[] for _ in prompts]
-    shared = _shared_length(firsts)
+    first = next(solution[0] for solution in prompts if len(solution))
     base = engine.new_sequence()
     try:
-        _extend(engine, base, engine.embed(firsts[0], features)[:shared])
-        return [_judge(engine, base, shared, features, solution, pair) for solution in prompts]
+        if shared:
+            engine.prefill(base, engine.embed(first, features)[:shared])
+        return [_judge(engine, rope, base, features, solution, pair) for solution in prompts]
     finally:
         engine.drop(base)
 
 
 def _judge(
     engine: Engine,
+    rope: Rope,
     base: int,
-    shared: int,
     features: Float32Array | None,
     prompts: Sequence[Ids],
     pair: list[int],
@@ -130,9 +133,14 @@ def _judge(
     scores = []
     sequence: int | None = None
     done: Ids = np.empty(0, np.int64)
+    shared = engine.length(base)
     try:
         for ids in prompts:
-            if sequence is not None and np.array_equal(ids[: len(done)], done):
+            if (
+                sequence is not None
+                and np.array_equal(ids[: len(done)], done)
+                and rope.same_frequencies(len(done), len(ids))
+            ):
                 rest = engine.embed(ids[len(done) :], None)
             else:
                 # The first step; or the tokenizer joined the end of a prompt with what follows it.
@@ -141,7 +149,7 @@ def _judge(
                     sequence = None
                 sequence = engine.fork(base)
                 rest = engine.embed(ids, features)[shared:]
-            good, bad = _extend(engine, sequence, rest)[pair].astype(np.float64)
+            good, bad = engine.prefill(sequence, rest)[-1][pair].astype(np.float64)
             scores.append(float(1.0 / (1.0 + np.exp(np.clip(bad - good, -700, 700)))))
             done = ids
     finally:
@@ -150,20 +158,24 @@ def _judge(
     return scores
 
 
-def _extend(engine: Engine, sequence: int, embeddings: Float32Array) -> Float32Array:
-    """The logits [vocab] after the last of the embeddings, of which there is at least one."""
-    for begin in range(0, len(embeddings), PREFILL_CHUNK):
-        logits = engine.prefill(sequence, embeddings[begin : begin + PREFILL_CHUNK])
-    last: Float32Array = logits[-1]
-    return last
+def shared_length(engine: Engine, rope: Rope, prompts: Sequence[Sequence[Ids]]) -> tuple[int, int]:
+    """How many ids are computed once for all solutions, and the room in the cache that judging them takes.
 
-
-def _shared_length(prompts: Sequence[Ids]) -> int:
-    """How many ids all prompts begin with, at least one fewer than the shortest has."""
-    shortest = min(len(ids) for ids in prompts) - 1
-    together = np.stack([ids[:shortest] for ids in prompts])
-    differ = np.flatnonzero((together != together[0]).any(axis=0))
-    return int(differ[0]) if len(differ) else shortest
+    They are what all first prompts begin with, at least one fewer than the shortest has. None are shared
+    where a prompt is so long that its rotary frequencies are others, or the cache has no room for both.
+    """
+    longest = max((len(ids) for solution in prompts for ids in solution), default=0)
+    firsts = [solution[0] for solution in prompts if len(solution)]
+    shared = max(0, min((len(ids) for ids in firsts), default=0) - 1)
+    if shared:
+        together = np.stack([ids[:shared] for ids in firsts])
+        differ = np.flatnonzero((together != together[0]).any(axis=0))
+        shared = int(differ[0]) if len(differ) else shared
+    if shared and rope.same_frequencies(shared, longest):
+        room = engine.room(shared, longest - shared, 1)
+        if room <= engine.cache_tokens:
+            return shared, room
+    return 0, engine.room(longest, 0, 0)
 
 
 def _sign(tokenizer: PromptTokenizer, sign: str) -> int:

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from internvl_rt.engines.engine import Engine, Float32Array
-from internvl_rt.errors import CacheFullError
 from internvl_rt.prompts.detokenise import Detokeniser
 from internvl_rt.results import Answer, FinishReason, Piece, Timings, Usage
 from internvl_rt.sampling import TokenChooser
@@ -23,9 +22,6 @@ from internvl_rt.settings import GenerationSettings
 
 if TYPE_CHECKING:
     from internvl_rt.images import Orientation
-
-PREFILL_CHUNK = 512
-"""Positions per engine call: between two calls a generation can be stopped."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,6 @@ class Question:
     grounding_text: Callable[[Sequence[int]], str]
     """The text of token ids with the grounding tokens kept."""
     stop_ids: frozenset[int]
-    image_context_id: int
     timings: Timings
     """The stages before the language model."""
     usage: Usage
@@ -116,17 +111,15 @@ def answer_pieces(
     """Generates an answer. However it ends, its sequence is dropped.
 
     Args:
-        engine: computes the logits.
+        engine: computes the logits; its cache has room for the prompt and the whole answer.
         question: the prompt; at least one token shorter than ``context_tokens``.
         writer: chooses the tokens.
         context_tokens: prompt and answer together end here.
-        cancelled: when set, the answer ends after the token that is being computed.
-
-    Raises:
-        CacheFullError: if other sequences left too little of the cache.
+        cancelled: when set, the answer ends: in the middle of the prompt, or after the token that is being
+            computed.
     """
     draft = _Draft(question, writer, context_tokens)
-    with closing(_steps(engine, question, [draft], cancelled)) as steps:
+    with closing(_steps(engine, question, [draft], cancelled, 1)) as steps:
         for _ in steps:
             yield draft.piece()
     yield draft.last_piece()
@@ -138,39 +131,36 @@ def all_answers(
     writers: Sequence[Writer],
     context_tokens: int,
     cancelled: threading.Event,
+    at_once: int,
 ) -> list[Answer]:
     """Generates several answers to one question: one prefill, then one batch per step.
 
-    The prompt's keys and values are forked, and an answer that has ended leaves the batch. Where the cache
-    has no room for all at once, some wait for others. An answer does not depend on the others. However it
-    ends, every sequence is dropped.
+    The prompt's keys and values are forked, and an answer that has ended leaves the batch to one that has not
+    begun. An answer does not depend on the others. However it ends, every sequence is dropped.
 
     Args:
-        engine: computes the logits.
+        engine: computes the logits; its cache has room for the prompt and so many answers as are written at
+            once, each to its full length.
         question: the prompt; at least one token shorter than ``context_tokens``.
         writers: one for each answer, in the order of the answers.
         context_tokens: prompt and one answer together end here.
-        cancelled: when set, all answers end after the step that is being computed.
-
-    Raises:
-        CacheFullError: if there is too little of the cache for the prompt and one answer.
+        cancelled: when set, all answers end: in the middle of the prompt, or after the step that is being
+            computed.
+        at_once: how many are written together at most; the others wait. 0 where there is no room for a fork
+            beside the prompt: then each answer has the prompt computed anew.
     """
     drafts = [_Draft(question, writer, context_tokens) for writer in writers]
-    with closing(_steps(engine, question, drafts, cancelled)) as steps:
-        for _ in steps:
-            pass
+    for group in [drafts] if at_once else [[draft] for draft in drafts]:
+        with closing(_steps(engine, question, group, cancelled, max(1, at_once))) as steps:
+            for _ in steps:
+                pass
     return [draft.answer() for draft in drafts]
 
 
 def _steps(
-    engine: Engine, question: Question, drafts: Sequence[_Draft], cancelled: threading.Event
+    engine: Engine, question: Question, drafts: Sequence[_Draft], cancelled: threading.Event, at_once: int
 ) -> Generator[None, None, None]:
-    """Writes all drafts, a token a step; it stops between two steps, not after the last one.
-
-    Where the cache has no room for all of them at once, the youngest wait. One that has begun loses its place
-    and is computed again from the prompt and its own tokens when another has ended, which changes nothing in
-    it: its random numbers go on where they stopped.
-    """
+    """Writes all drafts, a token a step; it stops between two steps, not after the last one."""
     prompt = engine.new_sequence()
     sequences = [prompt]
     try:
@@ -186,99 +176,32 @@ def _steps(
         rows: dict[int, Float32Array] = {}
         if len(drafts) == 1:
             writing[prompt], rows[prompt] = waiting.popleft(), logits
-        place_is_free = True
         while True:
-            while waiting and place_is_free:
-                sequence = _admit(engine, question, prompt, waiting[0], logits, rows, sequences)
-                if sequence is not None:
-                    writing[sequence] = waiting.popleft()
-                elif writing:
-                    place_is_free = False
-                else:
-                    raise CacheFullError(
-                        f"the cache of {engine.cache_tokens} tokens has no room for an answer beside its "
-                        f"prompt of {len(question.input_ids)}. Load the model with a larger cache_tokens."
-                    )
+            while waiting and len(writing) < at_once:
+                sequence = engine.fork(prompt)
+                sequences.append(sequence)
+                writing[sequence], rows[sequence] = waiting.popleft(), logits
             tokens: dict[int, int] = {}
             for sequence, draft in list(writing.items()):
                 tokens[sequence] = draft.choose(rows[sequence], begun)
                 if draft.finish_reason is not None:
                     del writing[sequence]
                     _drop(engine, sequence, sequences)
-                    place_is_free = True
             if not (writing or waiting) or cancelled.is_set():
                 return
-            if not waiting and len(writing) == 1 and prompt in sequences and prompt not in writing:
+            if not waiting and prompt in sequences and prompt not in writing:
                 _drop(engine, prompt, sequences)  # nothing will be forked from it any more
             yield
             if cancelled.is_set():
                 return
             begun = perf_counter()
-            if not writing:
-                rows = {}
-                continue
-            while (decoded := _decode(engine, writing, tokens)) is None:
-                sequence, draft = writing.popitem()
-                waiting.appendleft(draft)
-                place_is_free = False
-                _drop(engine, sequence, sequences)
-            rows = dict(zip(writing, decoded, strict=True))
+            rows = {}
+            if writing:
+                decoded = engine.decode(list(writing), [tokens[sequence] for sequence in writing])
+                rows = dict(zip(writing, decoded, strict=True))
     finally:
         for sequence in sequences:
             engine.drop(sequence)
-
-
-def _decode(engine: Engine, writing: dict[int, _Draft], tokens: dict[int, int]) -> Float32Array | None:
-    """The logits after the tokens, [len(writing), vocab]; None if there is room for fewer than these."""
-    try:
-        return engine.decode(list(writing), [tokens[sequence] for sequence in writing])
-    except CacheFullError:
-        if len(writing) == 1:
-            raise
-        return None
-
-
-def _admit(
-    engine: Engine,
-    question: Question,
-    prompt: int,
-    draft: _Draft,
-    logits: Float32Array,
-    rows: dict[int, Float32Array],
-    sequences: list[int],
-) -> int | None:
-    """A sequence for a draft, with the logits after its last token in ``rows``; None if there is no room."""
-    try:
-        sequence = engine.fork(prompt)
-    except CacheFullError:
-        return None
-    sequences.append(sequence)
-    try:
-        rows[sequence] = _read(engine, sequence, draft.token_ids, question.image_context_id, logits)
-    except CacheFullError:
-        _drop(engine, sequence, sequences)
-        return None
-    return sequence
-
-
-def _read(
-    engine: Engine, sequence: int, token_ids: Sequence[int], image_context_id: int, logits: Float32Array
-) -> Float32Array:
-    """Appends tokens that were generated; the logits [vocab] after them, ``logits`` where there are none."""
-    begin = 0
-    while begin < len(token_ids):
-        if token_ids[begin] == image_context_id:
-            # In an answer it is a token like any other, and stands for no picture.
-            logits = engine.decode([sequence], [image_context_id])[0]
-            begin += 1
-            continue
-        end = begin
-        while end < len(token_ids) and end - begin < PREFILL_CHUNK and token_ids[end] != image_context_id:
-            end += 1
-        embeddings = engine.embed(np.array(token_ids[begin:end], np.int64), None)
-        logits = engine.prefill(sequence, embeddings)[-1]
-        begin = end
-    return logits
 
 
 def _drop(engine: Engine, sequence: int, sequences: list[int]) -> None:
@@ -291,18 +214,26 @@ def ms_since(begun: float) -> float:
     return (perf_counter() - begun) * 1000.0
 
 
+class _CancelledError(Exception):
+    """The answer was cancelled while its prompt was computed."""
+
+
 def _prefill(
     engine: Engine, sequence: int, question: Question, cancelled: threading.Event
 ) -> Float32Array | None:
     """The logits [vocab] after the prompt, or None if it was cancelled on the way."""
-    if cancelled.is_set():
-        return None
-    embeddings = engine.embed(question.input_ids, question.features)
-    logits: Float32Array | None = None
-    for begin in range(0, len(embeddings), PREFILL_CHUNK):
+
+    def go_on(_: int) -> None:
         if cancelled.is_set():
-            return None
-        logits = engine.prefill(sequence, embeddings[begin : begin + PREFILL_CHUNK])[-1]
+            raise _CancelledError
+
+    try:
+        go_on(0)
+        embeddings = engine.embed(question.input_ids, question.features)
+        # In one call: its length may decide over the rotary frequencies of all its positions.
+        logits: Float32Array = engine.prefill(sequence, embeddings, progress=go_on)[-1]
+    except _CancelledError:
+        return None
     return logits
 
 
@@ -316,7 +247,8 @@ class _Draft:
         self._detokeniser = writer.detokeniser
         self._most = min(settings.max_new_tokens, context_tokens - len(question.input_ids))
         self._stop_ids = frozenset() if settings.ignore_stop_tokens else question.stop_ids
-        self._strip = _Strip()
+        # A form says itself which white space belongs to the answer.
+        self._strip = _Whole() if settings.constrained else _Strip()
         self._token_ids: list[int] = []
         self._texts: list[str] = []
         self._sent_tokens = 0
@@ -385,13 +317,24 @@ class _Draft:
                 total=total_ms,
             ),
             usage=replace(question.usage, new_tokens=len(self._token_ids)),
-            grounding_text=question.grounding_text(self._token_ids).strip(),
+            grounding_text=self._strip.whole(question.grounding_text(self._token_ids)),
             image_sizes=question.image_sizes,
             orientations=question.orientations,
         )
 
 
-class _Strip:
+class _Whole:
+    """Leaves a text that comes in pieces as it is."""
+
+    def push(self, text: str) -> str:
+        return text
+
+    def whole(self, text: str) -> str:
+        """The same of a text in one piece."""
+        return text
+
+
+class _Strip(_Whole):
     """Strips a text that comes in pieces: white space is passed on only when text follows it."""
 
     def __init__(self) -> None:
@@ -406,3 +349,6 @@ class _Strip:
         solid = text.rstrip()
         self._white = text[len(solid) :]
         return solid
+
+    def whole(self, text: str) -> str:
+        return text.strip()

@@ -25,8 +25,8 @@ class GuardedEngine:
     """Passes every call on to an engine, and closes it only when no call is running.
 
     Engines free memory that a call in another thread may be reading; here ``close`` waits for the calls
-    that are running and refuses those that come later. Long calls end at their next step (a batch of tiles, a
-    chunk of a prompt), so the wait is short.
+    that are running and refuses those that come later. Long calls end where they next ask whether to go on,
+    so the wait is short.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -47,6 +47,15 @@ class GuardedEngine:
         """See ``Engine.free_tokens``."""
         with self._call():
             return self._engine.free_tokens
+
+    def room(self, prompt: int, new: int, forks: int) -> int:
+        """See ``Engine.room``."""
+        return self._engine.room(prompt, new, forks)
+
+    def check_open(self) -> None:
+        """Raises ClosedError where the engine was closed, DeviceError in a process that was forked."""
+        with self._call():
+            return
 
     def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
         """See ``Engine.encode_tiles``."""

@@ -8,13 +8,11 @@ from math import prod
 
 from internvl_rt import _core
 from internvl_rt.bundle.bundle import Bundle
-from internvl_rt.bundle.manifest import WEIGHTS_FILE, LanguageModel, Manifest
+from internvl_rt.bundle.manifest import WEIGHTS_FILE, Manifest
 from internvl_rt.bundle.tensors import SCALES_SUFFIX, tensor_specs
+from internvl_rt.cache_size import KV_ELEMENT_BYTES, default_cache_tokens, kv_bytes_per_token
 from internvl_rt.engines.native import CacheType, default_cache_type, vision_facts
 from internvl_rt.errors import PromptError
-
-KV_ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
-"""Of a key's or value's element; int8 has a float32 scale for each key and value of a head beside it."""
 
 PARTS = ("vit", "projector", "embedding", "llm")
 
@@ -37,7 +35,8 @@ class Inspection:
     parts: tuple[Part, ...]
     kv_bytes_per_token: int
     context_tokens: int
-    """The context that the figures below are for."""
+    """The context that the figures below are for: of the KV cache that ``load`` takes on this machine at this
+    time, or what was asked for."""
     cache_bytes: int
     """The KV cache of that context."""
     batch_tiles: int
@@ -74,7 +73,7 @@ def inspect_bundle(
         raise PromptError(f"cache_type must be one of {', '.join(KV_ELEMENT_BYTES)}, not {cache_type!r}.")
     manifest = bundle.manifest
     if context_tokens is None:
-        context_tokens = default_cache_tokens(manifest.llm)
+        context_tokens = default_cache_tokens(manifest, cache_type, _core.usable_memory())
     if context_tokens < 1:
         raise PromptError(f"the context must be at least 1 token, not {context_tokens}.")
     per_token = kv_bytes_per_token(manifest.llm, cache_type)
@@ -97,17 +96,6 @@ def inspect_bundle(
         weights_bytes=manifest.files[WEIGHTS_FILE].bytes,
         files_bytes=sum(entry.bytes for entry in manifest.files.values()),
     )
-
-
-def kv_bytes_per_token(llm: LanguageModel, cache_type: CacheType) -> int:
-    """Bytes of keys and values that one token leaves in the cache."""
-    scale = 4 if cache_type == "int8" else 0
-    return 2 * llm.layers * llm.kv_heads * (llm.head_dim * KV_ELEMENT_BYTES[cache_type] + scale)
-
-
-def default_cache_tokens(llm: LanguageModel) -> int:
-    """Tokens of the KV cache where the caller names none: room for two pictures of 12 tiles and an answer."""
-    return min(8192, llm.rope.max_position_embeddings)
 
 
 def _parts(bundle: Bundle) -> tuple[Part, ...]:

@@ -6,26 +6,26 @@ import operator
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
+from internvl_rt import _core
 from internvl_rt.asking import PictureRules
 from internvl_rt.bundle.bundle import Bundle, open_bundle
 from internvl_rt.bundle.manifest import Manifest
+from internvl_rt.cache_size import check_memory, default_cache_tokens, stored_type
 from internvl_rt.engines.engine import Engine
+from internvl_rt.engines.native import CacheType
 from internvl_rt.errors import BundleError, DeviceError, PromptError
 from internvl_rt.images import MAX_PIXELS, Orientation
-from internvl_rt.inspection import default_cache_tokens
 from internvl_rt.model import Model
 from internvl_rt.prompts.render import PromptRenderer
 from internvl_rt.prompts.tokenizer import PromptTokenizer
-
-if TYPE_CHECKING:
-    from internvl_rt.engines.native import CacheType
 
 ENGINES = {"native": "NativeEngine", "onnxruntime": "OnnxEngine", "tensorrt": "TensorRtEngine"}
 """The modules of ``internvl_rt.engines``, and the engine's class in each."""
 DEVICES = ("auto", "cpu")
 MOST_CACHE_TOKENS = 1 << 24
+MAX_WAIT_S = 300.0
 
 
 def load(
@@ -37,6 +37,7 @@ def load(
     cache_tokens: int | None = None,
     cache_type: CacheType | None = None,
     max_context: int | None = None,
+    max_wait_s: float = MAX_WAIT_S,
     verify: bool = False,
     providers: Sequence[str] | None = None,
     orientation: Orientation | None = None,
@@ -52,13 +53,17 @@ def load(
             ``internvl-rt build`` made engines.
         threads: that compute one answer; every usable physical core where None.
         cache_tokens: the size of the KV cache, which is fixed here and shared by all answers that are being
-            written. Where None it is 8192, or the model's own limit if that is less.
+            written. The native engine takes its memory here; onnxruntime checks that it is there, and takes
+            it as the cache fills. Where None it is the model's trained length, up to 32768, as far as that
+            takes no more than a quarter of the memory that the weights leave, and 4096 at least; or
+            ``max_context`` if that is more.
         cache_type: of ``engine="native"``, how keys and values are stored: ``float32``, ``float16`` or
             ``bfloat16`` in half of the memory, ``int8`` in about a quarter. Where None, ``float32`` for a
             language model in fp32, and ``float16``, which rounds less than their weights, for others.
         max_context: the most tokens that one prompt and its answer may have together; the smaller of
             ``cache_tokens`` and the trained length where None. More than the trained length is for models
             with dynamic rope scaling, up to its factor times as many.
+        max_wait_s: how long a call waits at most, in seconds, for room in the cache that others hold.
         verify: compute the SHA-256 of the weights first, which reads the whole file.
         providers: of ``engine="onnxruntime"``, best first: ``cpu`` (where None), ``cuda``, ``tensorrt``,
             ``tensorrt-rtx``, ``openvino``, or ONNX Runtime's own names.
@@ -71,16 +76,29 @@ def load(
 
     Raises:
         BundleError: if the bundle is incomplete, truncated or altered.
-        DeviceError: if this release or this machine does not have the device or engine.
+        DeviceError: if this release or this machine does not have the device, the engine, or the memory that
+            the cache takes.
         PromptError: if a number is out of range.
         ImageError: if there is no such orientation.
     """
-    _check_device(device)
-    check_engine(engine)
+    _check_device(device, engine)
+    check_cache_type(engine, cache_type)
+    max_wait_s = _seconds("max_wait_s", max_wait_s)
     bundle = open_bundle(path, verify=verify)
-    cache_tokens, context_tokens = context_of(bundle.manifest, cache_tokens, max_context)
+    stored = stored_type(engine, bundle.manifest, cache_type)
+    cache_tokens, context_tokens = context_of(bundle.manifest, cache_tokens, max_context, stored)
     rules = PictureRules(orientation or own_orientation(bundle.manifest), allow_paths, max_pixels)
-    return assemble(bundle, engine, cache_tokens, context_tokens, threads, providers, cache_type, rules)[0]
+    return assemble(
+        bundle,
+        engine,
+        cache_tokens,
+        context_tokens,
+        threads,
+        providers,
+        cache_type,
+        rules,
+        max_wait_s,
+    )[0]
 
 
 def own_orientation(manifest: Manifest) -> Orientation:
@@ -97,12 +115,13 @@ def assemble(
     providers: Sequence[str] | None = None,
     cache_type: CacheType | None = None,
     rules: PictureRules | None = None,
+    max_wait_s: float = MAX_WAIT_S,
 ) -> tuple[Model, Engine]:
     """A model, and the engine that it computes with; arguments as for ``load``.
 
     Raises:
         BundleError: if the tokenizer does not fit the manifest, or the engine does not take the bundle.
-        DeviceError: if this release has no such engine.
+        DeviceError: if this release has no such engine, or the machine too little memory for the cache.
         PromptError: if ``threads`` is out of range.
     """
     if threads is not None:
@@ -121,24 +140,50 @@ def assemble(
         context_tokens=context_tokens,
         threads=threads,
         rules=rules or PictureRules(own_orientation(bundle.manifest)),
+        max_wait_s=max_wait_s,
     )
     return model, started
 
 
-def context_of(manifest: Manifest, cache_tokens: int | None, max_context: int | None) -> tuple[int, int]:
-    """The size of the KV cache and the longest prompt with its answer, in tokens; arguments as for ``load``.
+def context_of(
+    manifest: Manifest,
+    cache_tokens: int | None,
+    max_context: int | None,
+    stored: CacheType | None = None,
+) -> tuple[int, int]:
+    """The size of the KV cache and the longest prompt with its answer, in tokens.
+
+    Args:
+        manifest: of the bundle.
+        cache_tokens: as for ``load``.
+        max_context: as for ``load``.
+        stored: what ``stored_type`` returned.
 
     Raises:
-        PromptError: if a number is out of range.
+        PromptError: if a number is out of range, or the context is longer than the cache or than the model is
+            made for.
     """
-    if cache_tokens is None:
-        cache_tokens = default_cache_tokens(manifest.llm)
-    cache_tokens = _positive("cache_tokens", cache_tokens, MOST_CACHE_TOKENS)
     rope = manifest.llm.rope
+    if max_context is not None:
+        max_context = _positive("max_context", max_context, MOST_CACHE_TOKENS)
+        if max_context > rope.longest_context:
+            raise PromptError(
+                f"max_context={max_context}: this model is made for contexts of up to {rope.longest_context} "
+                "tokens."
+            )
+    if cache_tokens is None:
+        cache_tokens = default_cache_tokens(manifest, stored, _core.usable_memory())
+        cache_tokens = max(cache_tokens, max_context or 0)
+    else:
+        cache_tokens = _positive("cache_tokens", cache_tokens, MOST_CACHE_TOKENS)
     if max_context is None:
         return cache_tokens, min(cache_tokens, rope.max_position_embeddings)
-    max_context = _positive("max_context", max_context, MOST_CACHE_TOKENS)
-    return cache_tokens, min(cache_tokens, max_context, rope.longest_context)
+    if max_context > cache_tokens:
+        raise PromptError(
+            f"max_context={max_context} is more than the cache_tokens={cache_tokens} that all answers share. "
+            f"Give cache_tokens={max_context} or more, or leave it out."
+        )
+    return cache_tokens, max_context
 
 
 def start_engine(
@@ -152,12 +197,14 @@ def start_engine(
     """Loads a bundle into the engine of that name.
 
     Raises:
-        DeviceError: if this release has no such engine, this machine not the providers, or the engine no
-            choice of cache types.
+        DeviceError: if this release has no such engine, this machine not the providers or too little memory,
+            or the engine no choice of cache types.
         PromptError: if there is no such cache type.
     """
     check_engine(engine)
     check_cache_type(engine, cache_type)
+    stored = stored_type(engine, bundle.manifest, cache_type)
+    check_memory(bundle.manifest.llm, stored, cache_tokens, _core.usable_memory())
     options: dict[str, Any] = {}
     if providers is not None:
         if engine != "onnxruntime":
@@ -167,9 +214,7 @@ def start_engine(
             )
         options["providers"] = providers
     if engine == "native":
-        from internvl_rt.engines.native import default_cache_type
-
-        options["cache_type"] = cache_type or default_cache_type(bundle.manifest)
+        options["cache_type"] = stored
     # An engine's libraries are imported when it is asked for, and not before.
     made = getattr(import_module(f"internvl_rt.engines.{engine}"), ENGINES[engine])
     started: Engine = made(bundle, cache_tokens=cache_tokens, threads=threads, **options)
@@ -194,8 +239,6 @@ def check_cache_type(engine: str, cache_type: CacheType | None) -> None:
     """
     if cache_type is None:
         return
-    from internvl_rt.engines.native import CacheType
-
     if cache_type not in get_args(CacheType):
         raise PromptError(f"cache_type must be one of {', '.join(get_args(CacheType))}, not {cache_type!r}.")
     if engine != "native":
@@ -205,13 +248,30 @@ def check_cache_type(engine: str, cache_type: CacheType | None) -> None:
         )
 
 
-def _check_device(device: str) -> None:
-    if device in DEVICES:
-        return
-    raise DeviceError(
-        f"device={device!r}: this release computes on the CPU. Use device='auto' or device='cpu'; "
-        "`internvl-rt doctor` tells what this machine can run."
-    )
+def _check_device(device: str, engine: str) -> None:
+    check_engine(engine)
+    if device not in DEVICES:
+        raise DeviceError(
+            f"device={device!r}: this release has the devices 'auto' and 'cpu'. Use device='auto'; "
+            "`internvl-rt doctor` tells what this machine can run."
+        )
+    if device == "cpu" and engine == "tensorrt":
+        raise DeviceError(
+            "device='cpu', engine='tensorrt': TensorRT computes on an NVIDIA GPU. Use device='auto', or "
+            "engine='native' for the CPU."
+        )
+
+
+def _seconds(name: str, value: Any) -> float:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = -1.0
+    if not 0.0 <= seconds <= 1e9:
+        raise PromptError(f"{name} must be a number of seconds, 0 or more, not {value!r}.")
+    return seconds
 
 
 def _positive(name: str, value: Any, most: int) -> int:

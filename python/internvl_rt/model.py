@@ -23,15 +23,17 @@ from internvl_rt.asking import (
     TileProgress,
     ask,
 )
-from internvl_rt.bundle.manifest import Manifest
-from internvl_rt.critic import Judgement, critic_conversation, judge_steps, split_steps
+from internvl_rt.bundle.manifest import Manifest, Tiling
+from internvl_rt.cache_room import CacheRoom
+from internvl_rt.critic import Judgement, critic_conversation, judge_steps, shared_length, split_steps
 from internvl_rt.engines.engine import EncodedTiles, Engine, Float32Array
-from internvl_rt.errors import CacheFullError, ImageError, InternVLError, PromptError
+from internvl_rt.errors import ImageError, InternVLError, PromptError
 from internvl_rt.generation import AnswerStream, Question, Writer, all_answers, answer_pieces, ms_since
 from internvl_rt.grounding import LOCATE_PROMPT, Location, locate_question
 from internvl_rt.guarded_engine import GuardedEngine
 from internvl_rt.images import Orientation, decode_image, tile_pixel_values
 from internvl_rt.images.resolution import compressible
+from internvl_rt.images.tiling import count_tiles
 from internvl_rt.prompts.detokenise import Detokeniser
 from internvl_rt.prompts.messages import Conversation, Detail, Messages
 from internvl_rt.prompts.reasoning import with_reasoning
@@ -70,8 +72,9 @@ class Model:
     """A bundle that is loaded into an engine. Made by ``internvl_rt.load``.
 
     It may be used from several threads: every call has a sequence of its own in the KV cache, whose size
-    they share. A call that fails leaves the model as it was. Use it in a ``with`` statement, or call
-    ``close``, to free its memory at a time of your choosing.
+    they share. Before anything is computed, a call reserves room for its prompt and its whole answer, and
+    waits for it where other calls have it. A call that fails leaves the model as it was. Use it in a ``with``
+    statement, or call ``close``, to free its memory at a time of your choosing.
     """
 
     def __init__(
@@ -83,10 +86,12 @@ class Model:
         *,
         context_tokens: int,
         threads: int | None,
+        max_wait_s: float,
         rules: PictureRules,
     ) -> None:
         self._manifest = manifest
         self._engine = GuardedEngine(engine)
+        self._room = CacheRoom(engine.cache_tokens, max_wait_s)
         self._tokenizer = tokenizer
         self._renderer = renderer
         self._context_tokens = context_tokens
@@ -157,13 +162,13 @@ class Model:
             num_return_sequences: answer so many times, and return a list. Pictures are encoded once, the
                 prompt is computed once, and the answers are written together, one batch per token. Each is
                 drawn from a stream of random numbers of its own: answer i does not depend on how many there
-                are, and the first is the one that is given without this argument. Where the cache has no room
-                for all of them at once, some wait for others. More than one need ``do_sample``.
+                are, and the first is the one that is given without this argument. Where the whole cache has
+                no room for all of them at once, some wait for others. More than one need ``do_sample``.
             arguments: about the question, see ``AskArguments``: history, system, max_tiles, detail, as_one,
                 video, num_frames, progress, orientation, allow_paths; and about the answer, see
-                ``GenerationSettings``: max_new_tokens, do_sample, temperature, top_p, top_k, repetition_penalty,
-                seed, stop, keep_special_tokens, ignore_stop_tokens; and the form that it keeps: schema, pattern,
-                choices.
+                ``GenerationSettings``: max_new_tokens, do_sample, temperature, top_p, top_k,
+                repetition_penalty, seed, stop, keep_special_tokens, ignore_stop_tokens; and the form that it
+                keeps: schema, pattern, choices.
 
         Returns:
             the answer; a list of answers where ``num_return_sequences`` was given.
@@ -171,14 +176,14 @@ class Model:
         Raises:
             PromptError: if the question, its length or a setting does not fit the model.
             ImageError: if a picture cannot be decoded, or its features are of another bundle.
-            CacheFullError: if other answers that are being written left too little of the cache.
+            CacheFullError: if other calls kept the room that this one needs for longer than ``max_wait_s``.
         """
         asked = ask(question, images, arguments, self._rules)
         never = threading.Event()
         writers = self._writers(asked.settings, num_return_sequences)
         if num_return_sequences is None:
             return _finish(self._pieces(asked, writers[0], never))
-        return all_answers(self._engine, self._prepared(asked, never), writers, self._context_tokens, never)
+        return self._all_answers(self._read(asked), writers, never)
 
     def stream(
         self,
@@ -227,7 +232,7 @@ class Model:
 
         Raises:
             PromptError: as ``chat``, or if ``reasoning`` is not one of these or does not go with a form.
-            CacheFullError: if there is too little of the cache for the prompt and one answer.
+            CacheFullError: as ``chat``.
         """
         form = reasoning_of(reasoning, arguments)
         find = extractor(form, extract)
@@ -262,7 +267,7 @@ class Model:
 
         Raises:
             PromptError: as ``vote``; if a score is not a number.
-            CacheFullError: if there is too little of the cache for the prompt and one answer.
+            CacheFullError: as ``chat``.
         """
         n = checked_sequences(n, "n")
         form = reasoning_of(reasoning, arguments)
@@ -284,8 +289,7 @@ class Model:
         settings[0] = replace(asked.settings, do_sample=False)
         never = threading.Event()
         writers = self._writers_of(settings)
-        prepared = self._prepared(asked, never)
-        samples = all_answers(self._engine, prepared, writers, self._context_tokens, never)
+        samples = self._all_answers(self._read(asked), writers, never)
         if not isinstance(score, Model):
             return pick_best(samples, [score(sample) for sample in samples])
         judgements = score.judge(
@@ -336,7 +340,7 @@ class Model:
         Raises:
             PromptError: if the question or a solution does not fit the model.
             ImageError: if a picture cannot be decoded, or its features are of another bundle.
-            CacheFullError: if other answers that are being written left too little of the cache.
+            CacheFullError: if other calls kept the room that this one needs for longer than ``max_wait_s``.
         """
         if not isinstance(solutions, (list, tuple)) or not all(isinstance(one, str) for one in solutions):
             raise PromptError("solutions are a list of texts.")
@@ -349,22 +353,26 @@ class Model:
             "allow_paths": allow_paths,
         }
         asked = ask(question, images, about, self._rules)
-        pictures = self._pictures(asked)
-        tiles = [picture.tiles for picture in pictures]
         steps = [split_steps(solution) for solution in solutions]
-        prompts = [
-            [
-                self._rendered(critic_conversation(asked.conversation, parts[: i + 1]), tiles).input_ids
-                for i in range(len(parts))
-            ]
+
+        conversations = [
+            critic_conversation(asked.conversation, parts[: i + 1])
             for parts in steps
+            for i in range(len(parts))
         ]
-        longest = max((len(ids) for solution in prompts for ids in solution), default=0)
-        self._check_length(longest, tiles)
-        self._check_free(longest)
-        encoded, _ = self._encode_pictures(pictures, TileEncoding(self._engine))
-        prompts = [[self._without_spare_places(ids, encoded) for ids in own] for own in prompts]
-        scores = judge_steps(self._engine, self._tokenizer, _joined(encoded), prompts)
+        pictures = self._pictures(asked, conversations)
+        tiles = [picture.tiles for picture in pictures]
+        rendered = iter([self._rendered(one, tiles).input_ids for one in conversations])
+        prompts = [[next(rendered) for _ in parts] for parts in steps]
+        longest = max((ids for solution in prompts for ids in solution), key=len, default=None)
+        if longest is not None:
+            self._check_length(longest, tiles, asked.video)
+        rope, never = self.manifest.llm.rope, threading.Event()
+        _, room = shared_length(self._engine, rope, prompts)
+        with self._room.reserved(room, never, self._engine.check_open):
+            encoded, _ = self._encode_pictures(pictures, TileEncoding(self._engine))
+            prompts = [[self._without_spare_places(ids, encoded) for ids in own] for own in prompts]
+            scores = judge_steps(self._engine, self._tokenizer, rope, _joined(encoded), prompts)
         return [
             Judgement(sum(own) / len(own) if own else 0.0, tuple(parts), tuple(own))
             for parts, own in zip(steps, scores, strict=True)
@@ -440,7 +448,7 @@ class Model:
         Pictures are decoded for their size and not encoded. Arguments and errors are those of ``chat``.
         """
         asked = ask(question, images, arguments, self._rules)
-        tiles = [picture.tiles for picture in self._pictures(asked)]
+        tiles = [picture.tiles for picture in self._pictures(asked, [asked.conversation])]
         return self._rendered(asked.conversation, asked.tiles_of_places(tiles))
 
     def encode_pixels(
@@ -475,16 +483,18 @@ class Model:
 
         Raises:
             PromptError: if ids, features and their numbers do not fit the model.
-            CacheFullError: if other answers that are being written left too little of the cache.
+            CacheFullError: if other calls kept the room that this one needs for longer than ``max_wait_s``.
         """
         ids = self._checked_ids(input_ids)
         features = self._checked_features(image_features)
         embeddings = self._engine.embed(ids, features)
-        sequence = self._engine.new_sequence()
-        try:
-            return self._engine.prefill(sequence, embeddings, all_logits=True)
-        finally:
-            self._engine.drop(sequence)
+        room = self._engine.room(len(ids), 0, 0)
+        with self._room.reserved(room, threading.Event(), self._engine.check_open):
+            sequence = self._engine.new_sequence()
+            try:
+                return self._engine.prefill(sequence, embeddings, all_logits=True)
+            finally:
+                self._engine.drop(sequence)
 
     @overload
     def generate(
@@ -525,16 +535,15 @@ class Model:
 
         Raises:
             PromptError: if ids, features, the prompt's length or a setting do not fit the model.
-            CacheFullError: if other answers that are being written left too little of the cache.
+            CacheFullError: if other calls kept the room that this one needs for longer than ``max_wait_s``.
         """
         checked = generation_settings(settings)
         writers = self._writers(checked, num_return_sequences)
         ids = self._checked_ids(input_ids)
         features = self._checked_features(image_features)
-        self._check_length(len(ids), [])
-        self._check_free(len(ids))
-        question = self._question(ids, features, [], Timings(), perf_counter())
-        answers = all_answers(self._engine, question, writers, self._context_tokens, threading.Event())
+        self._check_length(ids, [])
+        prompt = _Prompt(ids, (), perf_counter(), given=features)
+        answers = self._all_answers(prompt, writers, threading.Event())
         return answers[0] if num_return_sequences is None else answers
 
     def close(self) -> None:
@@ -559,28 +568,51 @@ class Model:
         )
 
     def __repr__(self) -> str:
-        return f"Model({self.manifest.name!r}, engine={self.engine!r}, context_tokens={self.context_tokens})"
+        return (
+            f"Model({self.manifest.name!r}, engine={self.engine!r}, cache_tokens={self.cache_tokens}, "
+            f"context_tokens={self.context_tokens})"
+        )
 
     def _pieces(
         self, asked: Asked, writer: Writer, cancelled: threading.Event
     ) -> Generator[Piece, None, None]:
-        question = self._prepared(asked, cancelled)
-        yield from answer_pieces(self._engine, question, writer, self._context_tokens, cancelled)
+        prompt = self._read(asked)
+        with self._reserved(prompt, [writer], cancelled):
+            question = self._question(prompt, cancelled)
+            yield from answer_pieces(self._engine, question, writer, self._context_tokens, cancelled)
 
-    def _prepared(self, asked: Asked, cancelled: threading.Event) -> Question:
-        """The question with its pictures encoded. Nothing is encoded for a prompt that does not fit."""
+    def _all_answers(
+        self, prompt: _Prompt, writers: Sequence[Writer], cancelled: threading.Event
+    ) -> list[Answer]:
+        with self._reserved(prompt, writers, cancelled) as at_once:
+            question = self._question(prompt, cancelled)
+            return all_answers(self._engine, question, writers, self._context_tokens, cancelled, at_once)
+
+    @contextmanager
+    def _reserved(
+        self, prompt: _Prompt, writers: Sequence[Writer], cancelled: threading.Event
+    ) -> Iterator[int]:
+        """Holds room for a prompt and so many whole answers at once; see ``all_answers``."""
+        tokens = len(prompt.input_ids)
+        new = min(max(w.settings.max_new_tokens for w in writers), self._context_tokens - tokens)
+        at_once, room = 0, self._engine.room(tokens, new, 0)
+        while 1 < len(writers) > at_once:
+            more = self._engine.room(tokens, new, at_once + 1)
+            if more > self._room.tokens:
+                break
+            at_once, room = at_once + 1, more
+        with self._room.reserved(room, cancelled, self._engine.check_open):
+            yield at_once
+
+    def _read(self, asked: Asked) -> _Prompt:
+        """The prompt of a question, before its pictures are encoded: nothing is for one that does not fit."""
+        self._engine.check_open()
         started = perf_counter() - asked.decode_ms / 1000.0
-        pictures = self._pictures(asked)
+        pictures = self._pictures(asked, [asked.conversation])
         tiles = [picture.tiles for picture in pictures]
         rendered = self._rendered(asked.conversation, asked.tiles_of_places(tiles))
-        self._check_length(len(rendered.input_ids), tiles)
-        self._check_free(len(rendered.input_ids))
-        new_tiles = sum(picture.tiles for picture in pictures if picture.features is None)
-        with _told(asked.progress, new_tiles, cancelled) as step:
-            encoded, timings = self._encode_pictures(pictures, TileEncoding(self._engine, cancelled, step))
-        timings = replace(timings, decode_image=timings.decode_image + asked.decode_ms)
-        input_ids = self._without_spare_places(rendered.input_ids, encoded)
-        return self._question(input_ids, _joined(encoded), pictures, timings, started)
+        self._check_length(rendered.input_ids, tiles, asked.video)
+        return _Prompt(rendered.input_ids, tuple(pictures), started, asked.decode_ms, asked.progress)
 
     def _writers(self, settings: GenerationSettings, sequences: int | None) -> list[Writer]:
         """One writer for each of so many answers; one where the caller gave no number."""
@@ -588,7 +620,7 @@ class Model:
         if number > 1 and not settings.do_sample:
             raise PromptError(
                 f"num_return_sequences={number} without do_sample would give the same answer {number} times. "
-                "Set do_sample=True."
+                "Set do_sample=True, and a temperature above 0."
             )
         return self._writers_of([settings] * number)
 
@@ -610,19 +642,47 @@ class Model:
             for index, (own, constraint) in enumerate(zip(settings, constraints, strict=True))
         ]
 
-    def _pictures(self, asked: Asked) -> list[_Picture]:
+    def _pictures(self, asked: Asked, conversations: Sequence[Conversation]) -> list[_Picture]:
+        """The pictures of a question, read and not yet cut into tiles.
+
+        Where one of the conversations about them would not fit the context, and the caller chose a detail and
+        no number of tiles, the pictures have fewer.
+        """
         most = asked.most_tiles(self.manifest.tiling)
-        return [
+        pictures = [
             self._picture(image, tiles, asked.rules)
             for image, tiles in zip(asked.conversation.images, most, strict=True)
         ]
+        if not (pictures and asked.may_have_fewer_tiles):
+            return pictures
+        tokens, tiles = self._longest(asked, conversations, pictures)
+        if tokens < self._context_tokens:
+            return pictures
+        answer = min(asked.settings.max_new_tokens, self._context_tokens // 4)
+        text = tokens - tiles * self.manifest.tokens_per_tile
+        fitting = (self._context_tokens - answer - text) // self.manifest.tokens_per_tile
+        for max_tiles in range(max(picture.max_tiles for picture in pictures) - 1, 0, -1):
+            fewer = [picture.with_at_most(max_tiles, self.manifest.tiling) for picture in pictures]
+            if sum(picture.tiles for picture in fewer) <= fitting:
+                return fewer
+        return pictures
+
+    def _longest(
+        self, asked: Asked, conversations: Sequence[Conversation], pictures: Sequence[_Picture]
+    ) -> tuple[int, int]:
+        """Tokens of the longest of several prompts, and the tiles that are in each."""
+        tiles = [picture.tiles for picture in pictures]
+        places = asked.tiles_of_places(tiles)
+        return max((len(self._rendered(one, places).input_ids) for one in conversations), default=0), sum(
+            tiles
+        )
 
     def _picture(self, image: Image, max_tiles: int, rules: PictureRules) -> _Picture:
-        """Decodes and tiles a picture, or checks that its features are this model's."""
+        """Decodes a picture, or checks that its features are this model's."""
         if isinstance(image, ImageFeatures):
             self._check_fingerprint(image)
             return _Picture(
-                None, image, image.tiles, image.grid, image.image_size, image.orientation, Timings()
+                None, image, 0, image.tiles, image.tiles, image.image_size, image.orientation, Timings()
             )
         begun = perf_counter()
         rgb = decode_image(
@@ -631,12 +691,10 @@ class Model:
             orientation=rules.orientation,
             allow_paths=rules.allow_paths,
         )
-        decode_ms = ms_since(begun)
-        begun = perf_counter()
-        pixel_values, grid = tile_pixel_values(rgb, self.manifest.tiling, max_tiles, self._threads)
-        timings = Timings(decode_image=decode_ms, tile=ms_since(begun))
+        timings = Timings(decode_image=ms_since(begun))
         size = (rgb.shape[1], rgb.shape[0])
-        return _Picture(pixel_values, None, len(pixel_values), grid, size, rules.orientation, timings)
+        tiles = count_tiles(size, self.manifest.tiling, max_tiles)
+        return _Picture(rgb, None, max_tiles, tiles, tiles, size, rules.orientation, timings)
 
     def _encode_picture(self, picture: _Picture, encoding: TileEncoding) -> ImageFeatures:
         """The features of a picture, as one of those of a request.
@@ -646,15 +704,19 @@ class Model:
         """
         if picture.features is not None:
             return picture.features
-        pixel_values = picture.pixel_values
-        assert pixel_values is not None, "a picture has one of the two"
+        assert picture.rgb is not None, "a picture has one of the two"
+        begun = perf_counter()
+        pixel_values, grid = tile_pixel_values(
+            picture.rgb, self.manifest.tiling, picture.max_tiles, self._threads
+        )
+        timings = replace(picture.timings, tile=ms_since(begun))
         encoded = encoding.encode(pixel_values)
         features, tile_tokens = self._compress(encoded)
         features.setflags(write=False)
-        timings = replace(picture.timings, vit=encoded.vit_ms, projector=encoded.projector_ms)
+        timings = replace(timings, vit=encoded.vit_ms, projector=encoded.projector_ms)
         return ImageFeatures(
             features,
-            picture.grid,
+            grid,
             picture.size,
             self._fingerprint,
             timings,
@@ -716,30 +778,29 @@ class Model:
         kept: npt.NDArray[np.int64] = input_ids[stays]
         return kept
 
-    def _question(
-        self,
-        input_ids: npt.NDArray[np.int64],
-        features: Float32Array | None,
-        pictures: Sequence[_Picture],
-        timings: Timings,
-        started: float,
-    ) -> Question:
+    def _question(self, prompt: _Prompt, cancelled: threading.Event) -> Question:
+        """The prompt with its pictures encoded; without their features where ``cancelled`` was set."""
+        new_tiles = sum(picture.tiles for picture in prompt.pictures if picture.features is None)
+        with _told(prompt.progress, new_tiles, cancelled) as step:
+            encoding = TileEncoding(self._engine, cancelled, step)
+            encoded, timings = self._encode_pictures(prompt.pictures, encoding)
+        input_ids = self._without_spare_places(prompt.input_ids, encoded)
         image_tokens = int(np.count_nonzero(input_ids == self.manifest.prompt.image_context_id))
         return Question(
             input_ids=input_ids,
-            features=features,
+            features=_joined(encoded) if prompt.given is None else prompt.given,
             grounding_text=lambda ids: self._tokenizer.decode(ids, keep="grounding"),
             stop_ids=frozenset(self.manifest.prompt.stop_ids),
-            image_context_id=self.manifest.prompt.image_context_id,
-            timings=timings,
+            timings=replace(timings, decode_image=timings.decode_image + prompt.decode_ms),
             usage=Usage(
-                tiles=sum(picture.tiles for picture in pictures),
+                tiles=sum(picture.tiles for picture in prompt.pictures),
+                tiles_wanted=sum(picture.tiles_wanted for picture in prompt.pictures),
                 image_tokens=image_tokens,
                 prompt_tokens=len(input_ids),
             ),
-            image_sizes=tuple(picture.size for picture in pictures),
-            orientations=tuple(picture.orientation for picture in pictures),
-            started=started,
+            image_sizes=tuple(picture.size for picture in prompt.pictures),
+            orientations=tuple(picture.orientation for picture in prompt.pictures),
+            started=prompt.started,
         )
 
     def _rendered(self, conversation: Conversation, tiles: Sequence[int]) -> RenderedPrompt:
@@ -761,7 +822,10 @@ class Model:
                 )
         return self._renderer.render(conversation, tiles)
 
-    def _check_length(self, tokens: int, tiles: Sequence[int]) -> None:
+    def _check_length(
+        self, input_ids: npt.NDArray[np.int64], tiles: Sequence[int], video: bool = False
+    ) -> None:
+        tokens = len(input_ids)
         if tokens < self._context_tokens:
             return
         about, advice = "", ["shorten the text"]
@@ -770,6 +834,10 @@ class Model:
             image_tokens = sum(tiles) * self.manifest.tokens_per_tile
             about = f" {image_tokens} of them are for {sum(tiles)} tiles of {pictures}."
             advice = ["lower max_tiles", "give fewer pictures", *advice]
+            if video:
+                about = f" {image_tokens} of them are for {sum(tiles)} tiles of {len(tiles)} frames."
+                frames = self._frames_that_fit(input_ids, len(tiles))
+                advice = [f"take {frames} frames (num_frames)"] if frames else ["shorten the text"]
         rope = self.manifest.llm.rope
         most = rope.max_position_embeddings
         if self._context_tokens < most:
@@ -783,15 +851,12 @@ class Model:
             f"{self._context_tokens}.{about} What helps: {', or '.join(advice)}."
         )
 
-    def _check_free(self, tokens: int) -> None:
-        """Raises CacheFullError before any picture is encoded for a prompt that does not fit now."""
-        free = self._engine.free_tokens
-        if tokens > free:
-            raise CacheFullError(
-                f"the prompt has {tokens} tokens, and {free} of the cache's {self.cache_tokens} are free. "
-                "Wait for other answers to end, shorten the prompt, or load the model with a larger "
-                "cache_tokens."
-            )
+    def _frames_that_fit(self, input_ids: npt.NDArray[np.int64], frames: int) -> int:
+        """How many frames of a video leave a token for the answer; each counts as much as the others."""
+        places = np.flatnonzero(input_ids == self.manifest.prompt.image_context_id)
+        of_frames = int(places[-1]) + 1 - int(places[0])
+        left = self._context_tokens - 1 - (len(input_ids) - of_frames)
+        return max(0, left * frames // of_frames)
 
     def _check_fingerprint(self, features: ImageFeatures) -> None:
         if features.fingerprint != self._fingerprint:
@@ -872,17 +937,41 @@ def _told(
 
 @dataclass(frozen=True)
 class _Picture:
-    """A picture of a question: tiles that are to be encoded, or features that are there already."""
+    """A picture of a question: pixels that are to be cut into tiles and encoded, or features."""
 
-    pixel_values: Float32Array | None
-    """[tiles, 3, tile_size, tile_size]"""
+    rgb: npt.NDArray[np.uint8] | None
+    """[height, width, 3]"""
     features: ImageFeatures | None
+    max_tiles: int
     tiles: int
-    grid: tuple[int, int]
+    """Its thumbnail included."""
+    tiles_wanted: int
+    """That it would have in a context that is large enough."""
     size: tuple[int, int]
-    """(width, height) in pixels, as it is seen."""
+    """(width, height) in pixels."""
     orientation: Orientation
     timings: Timings
+
+    def with_at_most(self, max_tiles: int, tiling: Tiling) -> _Picture:
+        """The same in so many tiles at most, the thumbnail not counted; features are as they are."""
+        if self.features is not None or max_tiles >= self.max_tiles:
+            return self
+        return replace(self, max_tiles=max_tiles, tiles=count_tiles(self.size, tiling, max_tiles))
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """What is asked, before anything is computed for it."""
+
+    input_ids: npt.NDArray[np.int64]
+    pictures: tuple[_Picture, ...]
+    started: float
+    """``perf_counter()`` at the call, in seconds."""
+    decode_ms: float = 0.0
+    """What reading a video took."""
+    progress: TileProgress | None = None
+    given: Float32Array | None = None
+    """Features [image tokens, hidden] that came with the ids, in place of pictures."""
 
 
 def _as_array(given: Any) -> npt.NDArray[Any]:

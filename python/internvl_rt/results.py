@@ -14,9 +14,9 @@ from internvl_rt.grounding import Box, Grounding, parse_grounding
 if TYPE_CHECKING:
     from internvl_rt.images import Orientation
 
-FinishReason = Literal["stop", "length", "cancelled", "deadline"]
-"""Why an answer ended: a stop token or stop string; max_new_tokens or the context's end; a call of
-``cancel()``; the deadline."""
+FinishReason = Literal["stop", "length", "cancelled"]
+"""Why an answer ended: a stop token, a stop string or the end of its form; max_new_tokens or the context's
+end; a call of ``cancel()``."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class Usage:
 
     tiles: int = 0
     """Tiles of all pictures, thumbnails included."""
+    tiles_wanted: int = 0
+    """Tiles that ``detail`` asked for: more than ``tiles`` where they did not fit the context."""
     image_tokens: int = 0
     """Prompt tokens that stand for pictures."""
     prompt_tokens: int = 0
     """All tokens of the prompt, image tokens included."""
-    reused_tokens: int = 0
-    """Prompt tokens whose keys and values were in the cache already."""
     new_tokens: int = 0
     """Tokens of the answer. The stop token that ended it is not counted."""
 
@@ -67,8 +67,9 @@ class Answer:
     """A finished answer."""
 
     text: str
-    """The answer, stripped of surrounding white space. Special tokens are left out unless
-    ``keep_special_tokens`` was set."""
+    """The answer, stripped of surrounding white space; but one that keeps a form (``schema``, ``pattern``,
+    ``choices``) is all of what the form allowed. Special tokens are left out unless ``keep_special_tokens``
+    was set."""
     token_ids: tuple[int, ...]
     """The tokens of the answer, without the stop token."""
     finish_reason: FinishReason

@@ -31,7 +31,7 @@ class GenerationSettings:
     do_sample: bool = False
     """Draw tokens at random; otherwise the likeliest token is taken and the next three do nothing."""
     temperature: float = 1.0
-    """Above 0. Below 1 the likely tokens get likelier."""
+    """Below 1 the likely tokens get likelier. 0 takes the likeliest, whatever ``do_sample`` says."""
     top_p: float = 1.0
     """Draw from the likeliest tokens that together have this probability, above 0 up to 1."""
     top_k: int = 50
@@ -60,7 +60,7 @@ class GenerationSettings:
     def __post_init__(self) -> None:
         self._set("max_new_tokens", checked_integer("max_new_tokens", self.max_new_tokens, 1))
         self._set("top_k", checked_integer("top_k", self.top_k, 0))
-        self._set("temperature", _number("temperature", self.temperature, "above 0"))
+        self._set("temperature", _number("temperature", self.temperature, "of at least 0", zero=True))
         self._set("top_p", _number("top_p", self.top_p, "above 0 and at most 1", most=1.0))
         self._set("repetition_penalty", _number("repetition_penalty", self.repetition_penalty, "above 0"))
         if self.seed is not None:
@@ -69,6 +69,8 @@ class GenerationSettings:
         self._set("keep_special_tokens", _kept(self.keep_special_tokens))
         for name in ("do_sample", "ignore_stop_tokens"):
             self._set(name, bool(getattr(self, name)))
+        if self.temperature == 0.0:
+            self._set("do_sample", False)
         self._check_form()
 
     @property
@@ -112,14 +114,13 @@ def checked_integer(name: str, value: Any, least: int, most: int = 2**31 - 1) ->
     return number
 
 
-def _number(name: str, value: Any, expected: str, most: float = math.inf) -> float:
+def _number(name: str, value: Any, expected: str, most: float = math.inf, zero: bool = False) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         raise PromptError(f"{name} must be a number {expected}, not {value!r}.") from None
-    if not (0.0 < number <= most and math.isfinite(number)):
-        advice = " For the likeliest token every time leave do_sample off." if name == "temperature" else ""
-        raise PromptError(f"{name} must be a number {expected}, not {value!r}.{advice}")
+    if not ((0.0 < number <= most and math.isfinite(number)) or (zero and number == 0.0)):
+        raise PromptError(f"{name} must be a number {expected}, not {value!r}.")
     return number
 
 

@@ -99,8 +99,9 @@ class Constraints:
         return [Constraint(matcher.deep_copy()) for _ in range(answers)]
 
     def _grammar(self, library: Any, settings: GenerationSettings) -> Any:
-        # A SentencePiece model may begin its answer with the space that stands for the beginning of a text.
-        space = " ?" if self._prompt_tokenizer.decoding.artificial_spaces else ""
+        # A SentencePiece model may begin its answer with the space that stands for the beginning of a text,
+        # and that is no part of the text. So a text that begins with a space of its own comes with two.
+        space = bool(self._prompt_tokenizer.decoding.artificial_spaces)
         if settings.schema is not None:
             assert isinstance(settings.schema, dict), "the settings made a dictionary of it"
             schema = json.dumps({**settings.schema, "x-guidance": _JSON_SEPARATORS})
@@ -111,7 +112,13 @@ class Constraints:
         else:
             assert settings.pattern is not None, "one of the three is given"
             pattern = settings.pattern
-        return library.LLMatcher.grammar_from_regex(f"{space}(?:{pattern})")
+        if not space:
+            return library.LLMatcher.grammar_from_regex(f"(?:{pattern})")
+        lark = (
+            f"start: WITH | WITHOUT\nWITH: {_lark_regex(f' (?:{pattern})')}\n"
+            f"WITHOUT: {_lark_regex(f'(?:{pattern})')} & ~{_lark_regex(' (?s:.)*')}\n"
+        )
+        return library.LLMatcher.grammar_from_lark(lark)
 
     def _tokens(self, library: Any) -> Any:
         with self._lock:
@@ -140,6 +147,13 @@ def _name(settings: GenerationSettings) -> str:
 
 def _escaped(text: str) -> str:
     return "".join(f"\\{c}" if c in _REGEX_METACHARACTERS else c for c in text)
+
+
+def _lark_regex(pattern: str) -> str:
+    """A regular expression between slashes."""
+    bare = {"/": r"\/", "\n": r"\n"}
+    inside = re.sub(r"\\.|/|\n", lambda found: bare.get(found[0], found[0]), pattern)
+    return f"/{inside}/"
 
 
 def _reason(message: str) -> str:

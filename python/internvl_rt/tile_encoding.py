@@ -28,7 +28,7 @@ class TileEncoding:
 
         Args:
             engine: encodes them.
-            cancelled: when set, encoding ends after the batch that is being computed.
+            cancelled: when set, encoding ends soon, in the middle of a tile.
             progress: called between batches with the number of tiles that were encoded, repeated ones not
                 counted; what it raises ends the encoding.
         """
@@ -36,6 +36,8 @@ class TileEncoding:
         self._cancelled = cancelled or threading.Event()
         self._progress = progress
         self._encoded = 0
+        self._done = 0
+        """Of the engine's call that is running."""
         self._tiles: dict[bytes, EncodedTiles] = {}
 
     def encode(self, pixel_values: Float32Array) -> EncodedTiles:
@@ -57,6 +59,7 @@ class TileEncoding:
         for place, key in enumerate(keys):
             if key not in self._tiles:
                 first.setdefault(key, place)
+        self._done = 0
         self._step(0)
         if len(first) == len(keys):
             encoded = self._engine.encode_tiles(pixel_values, self._step)
@@ -91,7 +94,8 @@ class TileEncoding:
     def _step(self, done: int) -> None:
         if self._cancelled.is_set():
             raise EncodingCancelledError
-        if self._progress is not None and done > 0:
+        if self._progress is not None and done > self._done:
+            self._done = done
             self._progress(self._encoded + done)
 
 

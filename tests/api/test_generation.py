@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from bundle.tiny import tiny_tokenizer
-from internvl_rt.engines.engine import EncodedTiles, Float32Array
-from internvl_rt.errors import CacheFullError
+from internvl_rt.engines.engine import EncodedTiles, Float32Array, Progress
+from internvl_rt.errors import DeviceError
 from internvl_rt.generation import AnswerStream, Question, Writer, answer_pieces
 from internvl_rt.prompts.detokenise import Detokeniser
 from internvl_rt.prompts.tokenizer import PromptTokenizer
@@ -51,15 +51,24 @@ class Recital:
     def embed(self, token_ids: Any, features: Any) -> Float32Array:
         return np.zeros((len(token_ids), 4), np.float32)
 
-    def prefill(self, sequence: int, embeddings: Float32Array, all_logits: bool = False) -> Float32Array:
+    def prefill(
+        self,
+        sequence: int,
+        embeddings: Float32Array,
+        all_logits: bool = False,
+        progress: Progress | None = None,
+    ) -> Float32Array:
         self.prefills.append(len(embeddings))
+        for done in range(0, len(embeddings), 256):
+            if progress is not None:
+                progress(done)
         self.lengths[sequence] += len(embeddings)
         self.prompt = self.lengths[sequence]
         return self._logits(sequence, self.prompt)
 
     def decode(self, sequences: Sequence[int], tokens: Sequence[int]) -> Float32Array:
         if self.fail_at == self.lengths[sequences[0]] - self.prompt:
-            raise CacheFullError("full")
+            raise DeviceError("broken")
         self.lengths[sequences[0]] += 1
         return self._logits(sequences[0], self.prompt)
 
@@ -83,7 +92,6 @@ def stream(
         features=None,
         grounding_text=lambda ids: tokenizer.decode(ids, keep="grounding"),
         stop_ids=frozenset([STOP]),
-        image_context_id=VOCABULARY,
         timings=Timings(),
         usage=Usage(prompt_tokens=prompt),
         image_sizes=(),
@@ -193,7 +201,7 @@ def test_a_forgotten_stream_frees_the_sequence(tokenizer: PromptTokenizer) -> No
 def test_a_failing_step_frees_the_sequence(tokenizer: PromptTokenizer) -> None:
     engine = Recital([65] * 99)
     engine.fail_at = 3
-    with pytest.raises(CacheFullError):
+    with pytest.raises(DeviceError):
         list(stream(tokenizer, engine))
     assert engine.lengths == {}
 
@@ -209,20 +217,35 @@ def test_an_interrupt_between_two_steps_frees_the_sequence(tokenizer: PromptToke
     assert engine.lengths == {}
 
 
-def test_a_long_prompt_is_prefilled_in_parts_that_can_be_stopped(tokenizer: PromptTokenizer) -> None:
+def test_a_long_prompt_is_prefilled_in_one_call_that_can_be_stopped(tokenizer: PromptTokenizer) -> None:
     engine = Recital([STOP])
     run(stream(tokenizer, engine, prompt=1100, context=2000))
-    assert engine.prefills == [512, 512, 76]
+    assert engine.prefills == [1100]
+
+    seen: list[int] = []
 
     class CancelledInTheMiddle(Recital):
-        def prefill(self, sequence: int, embeddings: Float32Array, all_logits: bool = False) -> Float32Array:
-            running.cancel()
-            return super().prefill(sequence, embeddings, all_logits)
+        def prefill(
+            self,
+            sequence: int,
+            embeddings: Float32Array,
+            all_logits: bool = False,
+            progress: Progress | None = None,
+        ) -> Float32Array:
+            def cancel_in_the_middle(done: int) -> None:
+                seen.append(done)
+                if done == 512:
+                    running.cancel()
+                assert progress is not None
+                progress(done)
+
+            return super().prefill(sequence, embeddings, all_logits, cancel_in_the_middle)
 
     cancelled = CancelledInTheMiddle([65] * 9)
     running = stream(tokenizer, cancelled, prompt=1100, context=2000)
     _, answer = run(running)
-    assert (cancelled.prefills, answer.finish_reason) == ([512], "cancelled")
+    assert (seen, answer.finish_reason, answer.token_ids) == ([0, 256, 512], "cancelled", ())
+    assert cancelled.lengths == {}
 
 
 def test_cancelling_from_another_thread(tokenizer: PromptTokenizer) -> None:

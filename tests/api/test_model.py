@@ -226,7 +226,7 @@ def test_usage(model: ivl.Model, photo: Image.Image) -> None:
     usage = model.chat(QUESTION, [photo], max_tiles=4, max_new_tokens=TOKENS, ignore_stop_tokens=True).usage
     prompt = model.render(QUESTION, [photo], max_tiles=4).input_ids
     assert usage == ivl.Usage(
-        tiles=3, image_tokens=12, prompt_tokens=len(prompt), reused_tokens=0, new_tokens=TOKENS
+        tiles=3, tiles_wanted=3, image_tokens=12, prompt_tokens=len(prompt), new_tokens=TOKENS
     )
     assert np.count_nonzero(prompt == model.manifest.prompt.image_context_id) == 12
 
@@ -271,7 +271,10 @@ def test_a_stream_closed_early_frees_the_cache(model: ivl.Model) -> None:
             next(stream)
 
 
-def test_a_full_cache_fails_one_question_and_no_other(model: ivl.Model) -> None:
+def test_a_full_cache_fails_one_question_and_no_other(
+    model: ivl.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model._room, "_max_wait_s", 0.1)
     filler = "x" * 200
     held: list[ivl.AnswerStream] = []
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,6 +115,66 @@ def test_an_item_of_a_message_may_ask_for_a_detail_of_its_own(native_model: ivl.
         PromptError, match=r"content'\]\[0\]\['detail'\] is one of low, high, auto; found 'best'"
     ):
         native_model.render([{"role": "user", "content": items}])
+
+
+@pytest.fixture(scope="module")
+def short(tiny_bundle: Path) -> Iterator[ivl.Model]:
+    """A context of 128 tokens: 32 tiles and no text."""
+    with ivl.load(tiny_bundle, cache_tokens=128) as model:
+        yield model
+
+
+@pytest.mark.parametrize(
+    ("size", "pictures", "detail", "wanted", "tiles"),
+    [
+        ((560, 224), 1, "high", 41, 11),  # 10x4; what is left of the ratio 2.5 is 5x2
+        ((200, 200), 1, "high", 26, 10),  # 5x5 to 3x3
+        ((200, 200), 1, "auto", 10, 10),  # fits as it is
+        ((560, 224), 2, "high", 22, 8),  # 5x2 to 3x1 each
+    ],
+)
+def test_a_detail_that_does_not_fit_the_context_gets_fewer_tiles(
+    short: ivl.Model, size: tuple[int, int], pictures: int, detail: Any, wanted: int, tiles: int
+) -> None:
+    images = [Image.effect_noise(size, 60).convert("RGB") for _ in range(pictures)]
+    asked: dict[str, Any] = {"detail": detail, "system": ""}
+    answer = short.chat("?", images, **asked, ignore_stop_tokens=True)
+    usage = answer.usage
+    assert (usage.tiles_wanted, usage.tiles) == (wanted, tiles)
+    assert usage.image_tokens == 4 * tiles
+    assert usage.new_tokens == 128 - usage.prompt_tokens
+    assert tiles == wanted or usage.new_tokens >= 128 // 4
+    assert len(short.render("?", images, **asked).input_ids) == usage.prompt_tokens
+    # The same as if so many had been asked for.
+    if pictures == 1 and tiles > 1:
+        same = short.chat("?", images, max_tiles=tiles - 1, system="", ignore_stop_tokens=True)
+        assert same.token_ids == answer.token_ids
+        assert same.usage.tiles_wanted == tiles
+
+
+def test_the_room_that_is_left_for_the_answer_is_no_more_than_it_may_take(short: ivl.Model) -> None:
+    square = Image.new("RGB", (200, 200))
+    usage = short.chat("?", [square], detail="high", system="", max_new_tokens=2).usage
+    assert (usage.tiles_wanted, usage.tiles) == (26, 17), "10 leave a quarter of the context"
+    assert 96 < usage.prompt_tokens <= 126
+
+
+def test_a_number_of_tiles_that_does_not_fit_is_an_error(short: ivl.Model) -> None:
+    square = Image.new("RGB", (200, 200))
+    with pytest.raises(PromptError, match="104 of them are for 26 tiles of 1 picture"):
+        short.chat("?", [square], max_tiles=40, system="")
+    with pytest.raises(PromptError, match="lower max_tiles, or give fewer pictures"):
+        short.chat("?", [square] * 40, detail="high", system="")
+
+
+def test_frames_of_a_video_that_do_not_fit_say_how_many_would(short: ivl.Model) -> None:
+    frames = [Image.new("RGB", (56, 56), (i, 0, 0)) for i in range(20)]
+    with pytest.raises(PromptError, match=r"tiles of 20 frames. What helps: take \d+ frames") as caught:
+        short.chat("?", video=frames, system="")
+    fits = int(str(caught.value).split("take ")[1].split(" ")[0])
+    assert short.chat("?", video=frames, num_frames=fits, system="", max_new_tokens=1).usage.tiles == fits
+    with pytest.raises(PromptError):
+        short.chat("?", video=frames, num_frames=fits + 2, system="", max_new_tokens=1)
 
 
 @pytest.mark.parametrize("max_tiles", [0, -1, 41, 1.5, True, "12"])

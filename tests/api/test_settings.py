@@ -26,6 +26,13 @@ def test_defaults_are_greedy() -> None:
     assert (settings.do_sample, settings.max_new_tokens, settings.top_k) == (False, 1024, 50)
 
 
+@pytest.mark.parametrize("zero", [0, 0.0, -0.0, np.float32(0), False])
+def test_a_temperature_of_zero_is_greedy(zero: Any) -> None:
+    settings = GenerationSettings(do_sample=True, temperature=zero)
+    assert not settings.do_sample
+    assert settings.temperature == 0.0
+
+
 def test_values_are_brought_into_one_form() -> None:
     settings = GenerationSettings(max_new_tokens=np.int32(7), temperature=1, stop="END", seed=np.uint8(3))  # type: ignore[arg-type]
     assert (settings.max_new_tokens, settings.temperature, settings.stop, settings.seed) == (
@@ -47,7 +54,6 @@ def test_values_are_brought_into_one_form() -> None:
         ("max_new_tokens", "8"),
         ("max_new_tokens", 2**40),
         ("temperature", -1),
-        ("temperature", 0),
         ("temperature", float("nan")),
         ("temperature", float("inf")),
         ("temperature", "warm"),

@@ -15,8 +15,7 @@ from PIL import Image
 
 import internvl_rt as ivl
 from internvl_rt.engines.engine import EncodedTiles, Float32Array
-from internvl_rt.errors import CacheFullError, PromptError
-from internvl_rt.generation import all_answers
+from internvl_rt.errors import PromptError
 
 DRAWN: dict[str, Any] = {
     "do_sample": True,
@@ -49,9 +48,9 @@ class Calls:
             self.encoded += len(pixels)
             return encode(pixels, *more, **named)
 
-        def count_prefill(sequence: int, embeddings: Float32Array, all_logits: bool = False) -> Float32Array:
+        def count_prefill(sequence: int, embeddings: Float32Array, **named: Any) -> Float32Array:
             self.prefilled += len(embeddings)
-            return prefill(sequence, embeddings, all_logits)
+            return prefill(sequence, embeddings, **named)
 
         def count_decode(sequences: Sequence[int], tokens: Sequence[int]) -> Float32Array:
             self.batches.append(len(sequences))
@@ -116,7 +115,8 @@ def test_an_answer_that_has_ended_leaves_the_batch(model: ivl.Model, monkeypatch
     ]
     assert calls.batches == [count for count in expected if count]
     assert ended
-    assert frees == sorted(frees)
+    # The first is the prompt's, which the answers share.
+    assert frees[1:] == sorted(frees[1:])
     assert frees[-1] == free
 
 
@@ -145,6 +145,10 @@ def test_numbers_that_are_none(model: ivl.Model, number: Any) -> None:
 def test_the_likeliest_answer_is_one_answer(model: ivl.Model) -> None:
     with pytest.raises(PromptError, match="the same answer 3 times"):
         model.chat("Hello", num_return_sequences=3)
+    with pytest.raises(PromptError, match="a temperature above 0"):
+        model.chat("Hello", num_return_sequences=3, do_sample=True, temperature=0)
+    cold = model.chat("Hello", do_sample=True, temperature=0, max_new_tokens=6, system="")
+    assert cold.token_ids == model.chat("Hello", max_new_tokens=6, system="").token_ids
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +157,7 @@ def with_a_large_cache(tiny_bundle: Path) -> Iterator[ivl.Model]:
         yield model
 
 
-@pytest.mark.parametrize(("number", "tokens"), [(3, 460), (9, 200), (40, 30)])
+@pytest.mark.parametrize(("number", "tokens"), [(3, 380), (9, 200), (40, 30)])
 def test_where_the_cache_has_no_room_for_all_some_wait(
     model: ivl.Model,
     with_a_large_cache: ivl.Model,
@@ -167,36 +171,32 @@ def test_where_the_cache_has_no_room_for_all_some_wait(
     found = model.chat("Hello", **drawn)
     assert [answer.token_ids for answer in found] == [answer.token_ids for answer in expected]
     assert [answer.text for answer in found] == [answer.text for answer in expected]
-    assert max(calls.batches) > 1
-    waited = sum(calls.batches) > number * (tokens - 1) or calls.batches[0] < number
-    assert waited or calls.prefilled > found[0].usage.prompt_tokens
+    prompt = found[0].usage.prompt_tokens
+    at_once = max(n for n in range(1, number + 1) if model._engine.room(prompt, tokens, n) <= 1024)
+    assert 1 < at_once < number
+    assert max(calls.batches) == at_once
+    # None is computed twice: what waits has not begun.
+    assert calls.prefilled == prompt
+    assert sum(calls.batches) == number * (tokens - 1)
 
 
-def test_other_answers_that_fill_the_cache_make_some_wait(
-    model: ivl.Model, with_a_large_cache: ivl.Model
+@pytest.mark.parametrize("engine", ["native", "onnxruntime"])
+def test_without_room_for_an_answer_beside_its_prompt_each_computes_the_prompt(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, with_a_large_cache: ivl.Model, engine: str
 ) -> None:
-    drawn = {**DRAWN, "max_new_tokens": 100, "num_return_sequences": 5, "system": ""}
-    with model.stream("x" * 400, system="", max_new_tokens=60, ignore_stop_tokens=True) as other:
-        next(other)
-        found = model.chat("Hello", **drawn)
-        last = list(other)[-1].result
-        assert last is not None
-        assert len(last.token_ids) == 60
-    assert [a.token_ids for a in found] == [a.token_ids for a in with_a_large_cache.chat("Hello", **drawn)]
-
-
-def test_a_cache_without_room_for_one_answer(model: ivl.Model) -> None:
-    drawn = {**DRAWN, "max_new_tokens": 500, "num_return_sequences": 3, "system": ""}
-    held: list[ivl.AnswerStream] = []
-    try:
-        for _ in range(2):
-            held.append(model.stream("x" * 440, system="", max_new_tokens=40, ignore_stop_tokens=True))
-            next(held[-1])
-        with pytest.raises(CacheFullError):
-            model.chat("Hello", **drawn)
-    finally:
-        for stream in held:
-            stream.close()
+    drawn = {**DRAWN, "max_new_tokens": 1024, "num_return_sequences": 3, "ignore_stop_tokens": True}
+    ids = [65] * 480
+    with ivl.load(tiny_bundle, engine=engine, cache_tokens=512) as small:
+        calls = Calls(small, monkeypatch)
+        found = small.generate(ids, **drawn)
+        assert calls.prefilled == 3 * len(ids)
+        assert small._engine.free_tokens == 512
+    assert [len(answer.token_ids) for answer in found] == [32] * 3
+    assert len({answer.token_ids for answer in found}) == 3
+    if engine == "native":
+        assert [a.token_ids for a in found] == [
+            a.token_ids for a in with_a_large_cache.generate(ids, **drawn)
+        ]
 
 
 @pytest.mark.parametrize("at", [1, 5])
@@ -241,8 +241,8 @@ def test_cancelling_ends_them_all(model: ivl.Model, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(model._engine, "decode", third_is_the_last)
     settings = ivl.model.GenerationSettings(**DRAWN)
     ids = np.array(model.render("abc", system="").input_ids)
-    question = model._question(ids, None, [], ivl.Timings(), 0.0)
-    answers = all_answers(model._engine, question, model._writers(settings, 3), 512, cancelled)
+    prompt = ivl.model._Prompt(ids, (), 0.0)
+    answers = model._all_answers(prompt, model._writers(settings, 3), cancelled)
     assert [(len(a.token_ids), a.finish_reason) for a in answers] == [(4, "cancelled")] * 3
 
 

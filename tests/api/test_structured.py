@@ -16,6 +16,7 @@ import internvl_rt as ivl
 from bundle.tiny import VOCABULARY, tiny_tokenizer
 from internvl_rt.errors import InternVLError, PromptError
 from internvl_rt.export.tokenizers import synthetic_tokenizer
+from internvl_rt.prompts.detokenise import Detokeniser
 from internvl_rt.prompts.tokenizer import PromptTokenizer
 from internvl_rt.settings import GenerationSettings
 from internvl_rt.structured import Constraint, Constraints
@@ -218,6 +219,48 @@ def test_every_kind_of_tokenizer(family: str) -> None:
         assert masked[ids[-1]] == logits[ids[-1]]
         constraint.take(ids[-1])
     assert tokenizer.decode([i for i in ids if i != stop]).strip() == "红色 cup"
+
+
+@pytest.mark.parametrize("pattern", [" [a-c]{2}", " *[xy] ", r"[ab]/c\n?", r"\s{2}q", "a\nb", r"\/|\\", " "])
+@pytest.mark.parametrize("family", ["qwen2_5", "internlm2", "phi3"])
+def test_white_space_of_a_pattern_is_kept_by_every_kind_of_tokenizer(family: str, pattern: str) -> None:
+    made = synthetic_tokenizer(family, 1000)
+    tokenizer = PromptTokenizer(made.from_str(made.to_str()))
+    stop = tokenizer.token_id("<|end|>") or tokenizer.token_id("<|im_end|>")
+    assert stop is not None
+    constraints = Constraints(tokenizer, [stop], 1024)
+    texts = set()
+    for seed in range(12):
+        (constraint,) = constraints.compile(GenerationSettings(pattern=pattern), 1)
+        assert constraint is not None
+        detokeniser = Detokeniser(tokenizer)
+        rng, text, token = np.random.default_rng(seed), "", -1
+        for _ in range(60):
+            if constraint.complete or token == stop:
+                break
+            # " *" and the like may go on for long: the stop token is liked.
+            logits = rng.standard_normal(1024).astype(np.float32)
+            logits[stop] = 2
+            token = int(np.argmax(constraint.masked(logits)))
+            constraint.take(token)
+            if token != stop:
+                text += detokeniser.push(token)
+        else:
+            continue
+        text += detokeniser.finish()
+        assert re.fullmatch(pattern, text), (text, pattern)
+        texts.add(text)
+    assert texts
+
+
+def test_the_text_of_a_form_is_not_stripped(model: ivl.Model) -> None:
+    answer = model.chat("What?", pattern=" [ab] ", system="")
+    assert answer.text in (" a ", " b ")
+    assert answer.grounding_text == answer.text
+    pieces = list(model.stream("What?", pattern="\n\n- [0-9]\n", system=""))
+    assert re.fullmatch("\n\n- [0-9]\n", "".join(piece.text for piece in pieces))
+    (one, two) = model.chat("What?", pattern=r" x|  y", num_return_sequences=2, **DRAWN)
+    assert {one.text, two.text} <= {" x", "  y"}
 
 
 def test_without_llguidance_a_form_says_how_to_get_it() -> None:

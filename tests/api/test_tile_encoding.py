@@ -24,9 +24,10 @@ class Counting:
 
     def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
         self.calls.append(pixel_values)
-        for done in range(1, len(pixel_values)):
-            if progress is not None:
-                progress(done)
+        for done in range(len(pixel_values)):
+            for _ in range(3):  # engines ask more often than a batch is done
+                if progress is not None:
+                    progress(done)
         return EncodedTiles(pixel_values[:, :1, 0, :1].copy(), 2.0 * len(pixel_values), 1.0)
 
     @property
@@ -127,6 +128,21 @@ def test_cancelling_ends_it_between_batches() -> None:
     with pytest.raises(EncodingCancelledError):
         encoding_of(engine, cancelled=cancelled).encode(tiles(1))
     assert len(engine.calls) == 1
+
+
+def test_cancelling_ends_it_in_the_middle_of_a_tile() -> None:
+    cancelled = threading.Event()
+
+    class Cancelling(Counting):
+        def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
+            assert progress is not None
+            progress(0)
+            cancelled.set()
+            progress(0)
+            raise AssertionError
+
+    with pytest.raises(EncodingCancelledError):
+        encoding_of(Cancelling(), cancelled=cancelled).encode(tiles(1, 2))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import internvl_rt as ivl
+from bundle.tiny import write_tiny
 from internvl_rt.critic import SYSTEM_MESSAGE, _sign, split_steps
 from internvl_rt.errors import PromptError
 from internvl_rt.export.tokenizers import synthetic_tokenizer
@@ -63,9 +64,9 @@ def test_a_vote_shares_picture_and_prompt(
     prefilled: list[int] = []
     prefill = roomy._engine.prefill
 
-    def count(sequence: int, embeddings: Any, all_logits: bool = False) -> Any:
+    def count(sequence: int, embeddings: Any, **named: Any) -> Any:
         prefilled.append(len(embeddings))
-        return prefill(sequence, embeddings, all_logits)
+        return prefill(sequence, embeddings, **named)
 
     monkeypatch.setattr(roomy._engine, "prefill", count)
     vote = roomy.vote("How many?", [photo], n=3, max_tiles=1, seed=4, max_new_tokens=12)
@@ -209,6 +210,28 @@ def test_a_critic_reads_the_conversation_of_its_training(roomy: ivl.Model, photo
     np.testing.assert_allclose(alone[0].step_scores, judged[1].step_scores, rtol=1e-4)
 
 
+@pytest.mark.parametrize("engine", ["native", "onnxruntime"])
+def test_steps_that_cross_the_trained_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    """Each prompt has the rotary frequencies of its own length, though it begins with those before it."""
+    bundle = write_tiny(tmp_path / "bundle", graphs=True, positions=1100)
+    steps = ["One and two are three.", "Three and four are seven.", "Seven and one are eight.", "Answer: 8"]
+    with ivl.load(bundle, engine=engine, max_context=2000) as model:
+        lengths: list[int] = []
+        prefill = model._engine.prefill
+
+        def watched(sequence: int, rows: Any, **named: Any) -> Any:
+            lengths.append(model._engine.length(sequence) + len(rows))
+            return prefill(sequence, rows, **named)
+
+        monkeypatch.setattr(model._engine, "prefill", watched)
+        (judged,) = model.judge("How many?", ["\n\n".join(steps)])
+        assert min(lengths) < 1100 < max(lengths)
+        expected = expected_scores(model, "How many?", steps, [])
+        np.testing.assert_allclose(judged.step_scores, expected, rtol=2e-3)
+
+
 def test_a_critic_without_pictures_or_steps(roomy: ivl.Model) -> None:
     first, empty = roomy.judge("2 + 2?", ["4", " \n"])
     np.testing.assert_allclose(first.step_scores, expected_scores(roomy, "2 + 2?", ["4"], []), rtol=2e-3)
@@ -228,9 +251,9 @@ def test_candidates_share_what_the_critic_reads_first(
         lambda pixels, *more, **named: encoded.append(len(pixels)) or encode(pixels, *more, **named),
     )
 
-    def count(sequence: int, embeddings: Any, all_logits: bool = False) -> Any:
+    def count(sequence: int, embeddings: Any, **named: Any) -> Any:
         prefilled.append(len(embeddings))
-        return prefill(sequence, embeddings, all_logits)
+        return prefill(sequence, embeddings, **named)
 
     monkeypatch.setattr(roomy._engine, "prefill", count)
     roomy.judge("How many?", ["aa\n\nbb", "cc\n\ndd", "ee"], [photo], max_tiles=1)
@@ -282,10 +305,10 @@ def test_an_error_while_judging_frees_the_cache(roomy: ivl.Model, monkeypatch: p
     free = roomy._engine.free_tokens
     prefill, calls = roomy._engine.prefill, iter(range(99))
 
-    def failing(sequence: int, embeddings: Any, all_logits: bool = False) -> Any:
+    def failing(sequence: int, embeddings: Any, **named: Any) -> Any:
         if next(calls) == 4:
             raise KeyboardInterrupt
-        return prefill(sequence, embeddings, all_logits)
+        return prefill(sequence, embeddings, **named)
 
     monkeypatch.setattr(roomy._engine, "prefill", failing)
     with pytest.raises(KeyboardInterrupt):

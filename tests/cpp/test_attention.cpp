@@ -33,6 +33,11 @@ float stored(CacheType type, const std::byte* place, std::size_t d, std::size_t 
   return static_cast<float>(read(std::int8_t{0}, i)) * read(0.0F, 2 * d * cache_block + 4 * scale);
 }
 
+ThreadTeam& one_thread() {
+  static ThreadTeam team(1);
+  return team;
+}
+
 // Keys and values of one sequence in a cache of one layer, and the same numbers as plain rows.
 struct Context {
   std::size_t head_dim, length;
@@ -43,7 +48,7 @@ struct Context {
   Context(CacheType type, std::size_t d, std::size_t n, float size = 1.0F)
       : head_dim(d),
         length(n),
-        cache(type, 1, 1, d, n),
+        cache(type, 1, 1, d, n, one_thread()),
         sequence(cache.new_sequence()),
         keys(test::random_floats(n * d, 1, size)),
         values(test::random_floats(n * d, 2)) {

@@ -1,6 +1,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -152,27 +153,76 @@ TEST("prefill in chunks, decode and company give the same bits, for every weight
   }
 }
 
-TEST("a prefill that is ended leaves its sequence as it was, and lets others in between chunks") {
+TEST("a prefill that is ended between any two layers leaves its sequence as it was") {
   const TinyWeights weights(DataType::int8);
   const auto decoder = decoder_of(weights);
   const SequenceId sequence = decoder->new_sequence();
-  const SequenceId other = decoder->new_sequence();
   prefilled(*decoder, sequence, embeddings_of(40));
-  const std::vector<float> before = decoded(*decoder, {decoder->fork(sequence)}, {7});
   const std::size_t free = decoder->free_tokens();
-  std::vector<std::size_t> done;
-  const auto stop = [&](std::size_t tokens) {
-    done.push_back(tokens);
-    prefilled(*decoder, other, embeddings_of(1));
-    CHECK_THROWS(PromptError, decoder->drop(sequence));
-    CHECK(decoder->length(sequence) == 40);
-    if (done.size() == 2) throw std::runtime_error("enough");
+  std::vector<std::size_t> all;
+  const std::vector<float> whole = prefilled(*decoder, decoder->fork(sequence), embeddings_of(100, 3), false,
+                                             [&](std::size_t done) { all.push_back(done); });
+  // Chunks of 32 with two layers each: between the layers and between the chunks, and before the output
+  // matrix.
+  CHECK((all == std::vector<std::size_t>{0, 32, 32, 64, 64, 96, 96, 96}));
+  for (std::size_t last = 0; last < all.size(); ++last) {
+    std::size_t calls = 0;
+    const auto stop = [&](std::size_t done) {
+      CHECK(done == all[calls] && decoder->length(sequence) == 40);
+      CHECK_THROWS(PromptError, decoder->drop(sequence));
+      if (calls++ == last) throw std::runtime_error("enough");
+    };
+    const std::size_t before = decoder->free_tokens();
+    CHECK_THROWS(std::runtime_error, prefilled(*decoder, sequence, embeddings_of(100, 3), false, stop));
+    CHECK(decoder->length(sequence) == 40 && decoder->free_tokens() == before && before < free);
+  }
+  CHECK(prefilled(*decoder, sequence, embeddings_of(100, 3), false) == whole);
+}
+
+TEST("tokens are decoded between the layers of a prefill, and neither changes a bit of the other") {
+  const TinyWeights weights(DataType::int4);
+  const auto decoder = decoder_of(weights);
+  const SequenceId alone = decoder->new_sequence();
+  const SequenceId other = decoder->new_sequence();
+  const std::vector<float> wanted = prefilled(*decoder, alone, embeddings_of(100));
+  prefilled(*decoder, other, embeddings_of(50, 7));
+  const SequenceId same = decoder->fork(other);
+  std::vector<float> beside;
+  std::vector<float> apart;
+  std::int64_t token = 0;
+  const auto decode_one = [&](std::size_t) {
+    const std::vector<float> row = decoded(*decoder, {other}, {token++});
+    beside.insert(beside.end(), row.begin(), row.end());
   };
-  CHECK_THROWS(std::runtime_error, prefilled(*decoder, sequence, embeddings_of(100), false, stop));
-  CHECK((done == std::vector<std::size_t>{32, 64}));
-  CHECK(decoder->length(sequence) == 40 && decoder->length(other) == 2);
-  CHECK(decoder->free_tokens() + cache_block == free);  // the other's block
-  CHECK(decoded(*decoder, {sequence}, {7}) == before);
+  CHECK(prefilled(*decoder, decoder->new_sequence(), embeddings_of(100), true, decode_one) == wanted);
+  CHECK(token >= 8);
+  for (std::int64_t again = 0; again < token; ++again) {
+    const std::vector<float> row = decoded(*decoder, {same}, {again});
+    apart.insert(apart.end(), row.begin(), row.end());
+  }
+  CHECK(beside == apart);
+}
+
+TEST("a prefill that waits for another one can be ended") {
+  const TinyWeights weights(DataType::float32);
+  const auto decoder = decoder_of(weights);
+  std::vector<float> logits(tiny_facts().vocab_size);
+  std::atomic<bool> ended{false};
+  std::thread waiting;
+  const auto first = [&](std::size_t) {
+    if (waiting.joinable()) return;
+    waiting = std::thread([&] {
+      const SequenceId sequence = decoder->new_sequence();
+      CHECK_THROWS(std::runtime_error, prefilled(*decoder, sequence, embeddings_of(1), false,
+                                                 [](std::size_t) { throw std::runtime_error("enough"); }));
+      CHECK(decoder->length(sequence) == 0);
+      ended = true;
+    });
+    while (!ended) std::this_thread::yield();  // this prefill goes on when that one has given up
+  };
+  prefilled(*decoder, decoder->new_sequence(), embeddings_of(40), false, first);
+  waiting.join();
+  CHECK(ended);
 }
 
 TEST("a call that does not fit is a cache error and changes nothing") {

@@ -1,5 +1,8 @@
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 #include <map>
 #include <random>
 #include <vector>
@@ -14,8 +17,13 @@ constexpr std::size_t layers = 2;
 constexpr std::size_t kv_heads = 2;
 constexpr std::size_t head_dim = 8;
 
+ThreadTeam& team() {
+  static ThreadTeam team(2);
+  return team;
+}
+
 KvCache small_cache(std::size_t blocks, CacheType type = CacheType::float32) {
-  return {type, layers, kv_heads, head_dim, blocks * cache_block};
+  return {type, layers, kv_heads, head_dim, blocks * cache_block, team()};
 }
 
 // The number that a token's key of one layer and head is made of.
@@ -208,8 +216,29 @@ TEST("sequences that do not exist, or stand twice in one call, are prompt errors
 
 TEST("a cache of impossible size is a device error") {
   CHECK_THROWS(DeviceError, small_cache(0));
-  CHECK_THROWS(DeviceError, KvCache(CacheType::float32, 1000, 1000, 256, std::size_t{1} << 40));
+  CHECK_THROWS(DeviceError, KvCache(CacheType::float32, 1000, 1000, 256, std::size_t{1} << 40, team()));
+  // More than any address space has, and less than a number holds.
+  CHECK_THROWS(DeviceError, KvCache(CacheType::float32, 100, 1, 256, std::size_t{1} << 31, team()));
   CHECK_THROWS(PromptError, cache_type_from("int3"));
+}
+
+std::size_t resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  std::size_t size = 0;
+  std::size_t resident = 0;
+  file >> size >> resident;
+  return resident * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+}
+
+TEST("all of a cache's memory is taken when it is made, and given back with it") {
+  constexpr std::size_t bytes = std::size_t{200} << 20U;
+  const std::size_t before = resident_bytes();
+  {
+    const std::size_t tokens = bytes / (2 * sizeof(float) * layers * kv_heads * head_dim);
+    const KvCache cache(CacheType::float32, layers, kv_heads, head_dim, tokens, team());
+    CHECK(resident_bytes() - before > bytes / 10 * 9);
+  }
+  CHECK(resident_bytes() < before + bytes / 10);
 }
 
 TEST("bfloat16 rounds to the nearest, ties to even, and keeps NaN and infinity") {

@@ -12,6 +12,7 @@
 
 #include "check.h"
 #include "runtime/mapped_file.h"
+#include "runtime/queued_lock.h"
 #include "runtime/thread_team.h"
 #include "runtime/usable_resources.h"
 #include "runtime/weight_file.h"
@@ -36,6 +37,37 @@ TEST("every thread of a team runs a piece of work once") {
       for (const auto& count : calls) CHECK(count == 1);
     }
   }
+}
+
+TEST("a queued lock is given in the order of arrival, and passes over those who gave up") {
+  QueuedLock lock;
+  std::vector<int> order;
+  std::atomic<int> arrived{0};
+  std::vector<std::thread> threads;
+  {
+    const QueuedTurn first(lock, [] {});
+    for (int i = 0; i < 5; ++i) {
+      threads.emplace_back([&, i] {
+        bool counted = false;
+        const auto watch = [&] {
+          if (!counted) ++arrived;
+          counted = true;
+          if (i % 2 == 1) throw std::runtime_error("given up");
+        };
+        if (i % 2 == 1) {
+          CHECK_THROWS(std::runtime_error, QueuedTurn(lock, watch));
+          return;
+        }
+        const QueuedTurn mine(lock, watch);
+        order.push_back(i);
+      });
+      while (arrived <= i) std::this_thread::yield();
+    }
+    CHECK(order.empty());
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK((order == std::vector<int>{0, 2, 4}));
+  const QueuedTurn again(lock, [] { throw std::runtime_error("it is free"); });
 }
 
 TEST("ranges cover the count exactly once, whatever the grain") {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -11,6 +12,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "check.h"
@@ -430,23 +432,59 @@ TEST("an encoder's batch has room for the rows that its own matrices multiply") 
   }
 }
 
-TEST("progress is told between batches, and what it throws ends the call and nothing else") {
+TEST("an encoding that is ended between any two layers leaves the encoder as it was") {
   const VisionFacts facts = tiny_300m();
   const TinyWeights weights(facts, DataType::float32);
   const std::vector<float> pixels = test::random_floats(5 * facts.tile_pixels(), 9);
   VisionEncoder encoder = encoder_of(facts, weights, 2, 2 * vision_batch(facts, 0, {}).bytes);
-  std::vector<std::size_t> seen;
-  const std::vector<float> whole = encoded(encoder, pixels, [&](std::size_t done) { seen.push_back(done); });
-  CHECK((seen == std::vector<std::size_t>{2, 4}));
-  bool thrown = false;
-  try {
-    encoded(encoder, pixels, [](std::size_t) { throw std::runtime_error("stop"); });
-  } catch (const std::runtime_error&) {
-    thrown = true;
+  std::vector<std::size_t> all;
+  const std::vector<float> whole = encoded(encoder, pixels, [&](std::size_t done) { all.push_back(done); });
+  // Batches of two tiles: before each layer and before the projector, and between the batches.
+  std::vector<std::size_t> expected;
+  for (std::size_t done = 0; done < 5; done += 2) {
+    if (done > 0) expected.push_back(done);
+    expected.insert(expected.end(), facts.layers + 1, done);
   }
-  CHECK(thrown);
-  const std::vector<float> again = encoded(encoder, pixels);
-  CHECK(std::memcmp(again.data(), whole.data(), whole.size() * sizeof(float)) == 0);
+  CHECK(all == expected);
+  for (std::size_t last = 0; last < all.size(); ++last) {
+    std::size_t calls = 0;
+    const auto stop = [&](std::size_t) {
+      if (calls++ == last) throw std::runtime_error("enough");
+    };
+    CHECK_THROWS(std::runtime_error, encoded(encoder, pixels, stop));
+    CHECK(calls == last + 1);
+  }
+  CHECK(encoded(encoder, pixels) == whole);
+}
+
+TEST("an encoder lets others use its threads between layers, and a second encoding waits or gives up") {
+  const VisionFacts facts = tiny_300m();
+  const TinyWeights weights(facts, DataType::int8);
+  const auto team = std::make_shared<ThreadTeam>(2);
+  VisionEncoder encoder(facts, weights.file(), team, 0);
+  const std::vector<float> pixels = test::random_floats(2 * facts.tile_pixels(), 4);
+  const std::vector<float> whole = encoded(encoder, pixels);
+  std::size_t stretches = 0;
+  std::atomic<bool> ended{false};
+  std::thread waiting;
+  const auto between = [&](std::size_t) {
+    {
+      const std::lock_guard stretch(team->stretch());
+      std::atomic<int> calls{0};
+      team->run([&](int) { ++calls; });
+      stretches += calls == 2;
+    }
+    if (waiting.joinable()) return;
+    waiting = std::thread([&] {
+      CHECK_THROWS(std::runtime_error,
+                   encoded(encoder, pixels, [](std::size_t) { throw std::runtime_error("enough"); }));
+      ended = true;
+    });
+    while (!ended) std::this_thread::yield();  // this encoding goes on when that one has given up
+  };
+  CHECK(encoded(encoder, pixels, between) == whole);
+  waiting.join();
+  CHECK(stretches == 2 * (facts.layers + 1) + 1);
 }
 
 TEST("a missing tensor and impossible facts are named") {

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import sleep
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,13 +66,15 @@ def test_the_cache_is_updated_in_place(engine: OnnxEngine, monkeypatch: pytest.M
     seen: list[tuple[list[int], list[int]]] = []
     run = Session.run
 
-    def record(self: Session, inputs: dict[str, Floats], outputs: dict[str, Floats]) -> None:
+    def record(
+        self: Session, inputs: dict[str, Floats], outputs: dict[str, Floats], step: Callable[[], None] | None
+    ) -> None:
         addresses = [
             [a.ctypes.data for name, a in arrays.items() if name.startswith("cache.")]
             for arrays in (inputs, outputs)
         ]
         seen.append((addresses[0], addresses[1]))
-        run(self, inputs, outputs)
+        run(self, inputs, outputs, step)
 
     monkeypatch.setattr(Session, "run", record)
     sequence = engine.new_sequence()
@@ -194,17 +200,134 @@ def test_a_run_that_fails_leaves_the_sequence(engine: OnnxEngine, monkeypatch: p
     monkeypatch.setattr("internvl_rt.engines.onnxruntime.decoder.MAX_CHUNK", 16)
     run, calls = Session.run, []
 
-    def fail_second(self: Session, inputs: dict[str, Floats], outputs: dict[str, Floats]) -> None:
+    def fail_second(
+        self: Session, inputs: dict[str, Floats], outputs: dict[str, Floats], step: Callable[[], None] | None
+    ) -> None:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        run(self, inputs, outputs)
+        run(self, inputs, outputs, step)
 
     monkeypatch.setattr(Session, "run", fail_second)
     with pytest.raises(KeyboardInterrupt):
         engine.prefill(sequence, prompt(40, seed=9))
     assert engine.length(sequence) == 10
     np.testing.assert_allclose(engine.prefill(sequence, embeddings[10:]), expected, rtol=0, atol=2e-5)
+
+
+class HeldRuns:
+    """Runs of ONNX Runtime begin only when they are told to end, or let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.running = threading.Event()
+        self.let_go = threading.Event()
+        self.failures: list[str] = []
+        compute = Session._compute
+
+        def held(session: Session, binding: Any, options: Any) -> None:
+            self.running.set()
+            while not (options.terminate or self.let_go.is_set()):
+                sleep(0.001)
+            try:
+                compute(session, binding, options)
+            except InternVLError as error:
+                self.failures.append(str(error))
+                raise
+
+        monkeypatch.setattr(Session, "_compute", held)
+
+
+@pytest.fixture
+def held_runs(monkeypatch: pytest.MonkeyPatch) -> HeldRuns:
+    return HeldRuns(monkeypatch)
+
+
+def calls_of(engine: OnnxEngine) -> dict[str, Callable[[Callable[[int], None] | None], Any]]:
+    pixels = np.random.default_rng(0).standard_normal((2, 3, 56, 56), dtype=np.float32)
+    sequence = engine.new_sequence()
+    return {
+        "encode": lambda progress: engine.encode_tiles(pixels, progress).features,
+        "prefill": lambda progress: engine.prefill(sequence, prompt(30), progress=progress),
+    }
+
+
+@pytest.mark.parametrize("name", ["encode", "prefill"])
+def test_a_run_is_ended_in_its_middle(
+    engine: OnnxEngine, bundle: Bundle, held_runs: HeldRuns, name: str
+) -> None:
+    call = calls_of(engine)[name]
+
+    def stop(done: int) -> None:
+        assert done == 0
+        raise KeyError(done)
+
+    with pytest.raises(KeyError):
+        call(stop)
+    assert len(held_runs.failures) == 1, "it ended before the call did"
+    assert "terminate" in held_runs.failures[0]
+    held_runs.let_go.set()
+    free = engine.free_tokens
+    found = call(None)
+    assert engine.free_tokens == free - (30 if name == "prefill" else 0)
+    fresh_engine = OnnxEngine(bundle, cache_tokens=CACHE_TOKENS, threads=2)
+    np.testing.assert_array_equal(found, calls_of(fresh_engine)[name](None))
+
+
+@pytest.mark.parametrize("name", ["encode", "prefill", "decode"])
+def test_ctrl_c_ends_a_run_in_its_middle(engine: OnnxEngine, held_runs: HeldRuns, name: str) -> None:
+    held_runs.let_go.set()
+    calls = calls_of(engine)
+    sequence = engine.new_sequence()
+    engine.prefill(sequence, prompt(3))
+    calls["decode"] = lambda progress: engine.decode([sequence], [7])
+    held_runs.let_go.clear()
+    held_runs.running.clear()
+
+    def interrupt() -> None:
+        held_runs.running.wait(60)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        calls[name](None)
+    assert len(held_runs.failures) == 1
+    held_runs.let_go.set()
+    assert engine.length(sequence) == 3
+    assert np.isfinite(calls[name](None)).all()
+
+
+def test_tokens_are_decoded_between_the_chunks_of_a_prefill(
+    engine: OnnxEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("internvl_rt.engines.onnxruntime.decoder.MAX_CHUNK", 16)
+    long, short = engine.new_sequence(), engine.new_sequence()
+    engine.prefill(short, prompt(5))
+    expected = fresh(engine, prompt(100))
+    done: list[int] = []
+    refused: list[str] = []
+
+    def decode(n: int) -> None:
+        if n == 0:
+            return
+        done.append(n)
+        thread = threading.Thread(target=lambda: engine.decode([short], [n]))
+        thread.start()
+        thread.join()
+        for call in (
+            lambda: engine.drop(long),
+            lambda: engine.fork(long),
+            lambda: engine.decode([long], [1]),
+        ):
+            with pytest.raises(PromptError, match="being appended to"):
+                call()
+            refused.append("yes")
+
+    free = engine.free_tokens
+    np.testing.assert_array_equal(engine.prefill(long, prompt(100), progress=decode), expected)
+    assert done == [16, 32, 48, 64, 80, 96]
+    assert engine.length(short) == 5 + len(done)
+    assert engine.free_tokens == free - 100 - len(done)
+    assert len(refused) == 3 * len(done)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 
+import internvl_rt as ivl
 from bundle.tiny import tiny_manifest
 from internvl_rt.bundle.bundle import open_bundle
+from internvl_rt.errors import PromptError
 from internvl_rt.export import export
 from internvl_rt.export.family import FAMILY
 from internvl_rt.loading import context_of
@@ -112,9 +114,57 @@ def test_authors_checkpoints(tmp_path: Path, name: str) -> None:
 def test_contexts_beyond_the_trained_length_are_asked_for(name: str, trained: int, longest: int) -> None:
     manifest = dataclasses.replace(tiny_manifest(), llm=FAMILY[name].llm)
     assert context_of(manifest, 200_000, None) == (200_000, trained)
-    assert context_of(manifest, 200_000, 199_999) == (200_000, longest)
+    assert context_of(manifest, 200_000, longest) == (200_000, longest)
     assert context_of(manifest, 200_000, 1000) == (200_000, 1000)
-    assert context_of(manifest, 3000, 199_999) == (3000, 3000)
+    assert context_of(manifest, 3000, None) == (3000, 3000)
+    assert context_of(manifest, None, longest) == (longest, longest)
+    with pytest.raises(PromptError, match=f"contexts of up to {longest}"):
+        context_of(manifest, 200_000, longest + 1)
+    with pytest.raises(PromptError, match=r"cache_tokens=3001 or more"):
+        context_of(manifest, 3000, 3001)
+
+
+CROSSING: dict[str, dict[str, Any]] = {
+    "longrope": {
+        **LANGUAGE_MODELS["phi3"],
+        "original_max_position_embeddings": 600,
+        "max_position_embeddings": 2048,
+        "sliding_window": 4096,
+    },
+    "dynamic": {
+        **LANGUAGE_MODELS["qwen2"],
+        "rope_scaling": {"type": "dynamic", "factor": 3.0},
+        "max_position_embeddings": 600,
+    },
+}
+"""Models whose rotary frequencies change at 600 tokens."""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", CROSSING)
+def test_a_prompt_that_crosses_the_trained_length_has_one_set_of_frequencies(
+    tmp_path: Path, name: str, engine: str
+) -> None:
+    """Through ``generate``, ``chat`` and ``logits``, with chunks on either side of the length."""
+    reference = authors_checkpoint(tmp_path / "in", TOWER_300M, CROSSING[name])
+    folder = export(tmp_path / "in", tmp_path / "out", weights="fp32", progress=False)
+    rng = np.random.default_rng(4)
+    settings: dict[str, Any] = {"max_new_tokens": 8, "ignore_stop_tokens": True}
+    question = "on and on " * 90
+    with ivl.load(folder, engine=engine, max_context=1200) as model, opened(engine, folder) as alone:
+        prompts = [rng.integers(0, VOCABULARY - 40, length) for length in (598, 700)]
+        prompts.append(np.array(model.render(question, system="").input_ids))
+        assert len(prompts[-1]) > 700
+        for ids in prompts:
+            wanted = reference.logits(reference.embed(ids, None, model.manifest.prompt.image_context_id))
+            assert relative_error(model.logits(ids), wanted) < 1e-4
+            answer = model.generate(ids, **settings)
+            second, first = np.sort(wanted[-1])[-2:]
+            assert first - second > 1e-3
+            assert answer.token_ids[0] == wanted[-1].argmax()
+            # What decoding makes of it is held against transformers below.
+            assert list(answer.token_ids) == greedy(alone, alone.embed(ids, None), 8)
+        assert model.chat(question, system="", **settings).token_ids == answer.token_ids
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)

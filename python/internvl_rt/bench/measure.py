@@ -16,10 +16,11 @@ from PIL import Image
 
 from internvl_rt.bench.report import BenchOptions, EngineReport, Memory, Stage
 from internvl_rt.bundle.bundle import open_bundle
+from internvl_rt.cache_size import stored_type
 from internvl_rt.engines.engine import Engine
 from internvl_rt.errors import ImageError, PromptError
 from internvl_rt.files import read_regular_file
-from internvl_rt.generation import PREFILL_CHUNK, ms_since
+from internvl_rt.generation import ms_since
 from internvl_rt.images import MAX_PIXELS
 from internvl_rt.images.decode import BYTES_PER_PIXEL
 from internvl_rt.loading import assemble, context_of
@@ -52,7 +53,8 @@ def measure_engine(
     progress("loading")
     begun = perf_counter()
     bundle = open_bundle(bundle_path)
-    cache_tokens, context_tokens = context_of(bundle.manifest, options.cache_tokens, None)
+    stored = stored_type(engine_name, bundle.manifest, options.cache_type)
+    cache_tokens, context_tokens = context_of(bundle.manifest, options.cache_tokens, None, stored)
     _check_room(options, context_tokens)
     model, engine = assemble(
         bundle, engine_name, cache_tokens, context_tokens, options.threads, cache_type=options.cache_type
@@ -157,8 +159,7 @@ def _prefill_stage(
         sequence = engine.new_sequence()
         try:
             begun = perf_counter()
-            for start in range(0, len(ids), PREFILL_CHUNK):
-                engine.prefill(sequence, embeddings[start : start + PREFILL_CHUNK])
+            engine.prefill(sequence, embeddings)
             samples.append(ms_since(begun))
         finally:
             engine.drop(sequence)
@@ -175,8 +176,8 @@ def _decode_stages(
     try:
         for fill in sorted(set(options.cache_fills)):
             progress(f"decoding with {fill} tokens in the cache")
-            for start in range(filled, fill, PREFILL_CHUNK):
-                engine.prefill(base, engine.embed(ids[start : min(fill, start + PREFILL_CHUNK)], None))
+            if fill > filled:
+                engine.prefill(base, engine.embed(ids[filled:fill], None))
             filled = fill
             sequence = engine.fork(base)
             try:

@@ -120,6 +120,14 @@ class Rope:
             return int(self.max_position_embeddings * self.factor)
         return self.max_position_embeddings
 
+    def same_frequencies(self, length: int, other: int) -> bool:
+        """Whether sequences of these two lengths have the same frequencies."""
+        original = self.original_max_position_embeddings
+        if original is not None and self.long_factor and (length > original) != (other > original):
+            return False
+        trained = self.max_position_embeddings
+        return self.scaling != "dynamic" or max(length, trained) == max(other, trained)
+
 
 @dataclass(frozen=True)
 class Experts:

@@ -12,8 +12,9 @@ import numpy.typing as npt
 Float32Array = npt.NDArray[np.float32]
 
 Progress: TypeAlias = Callable[[int], None]
-"""Called on the way of a long call with how much is done; what it raises ends the call, which leaves
-everything as it was before. It must not call the engine."""
+"""Asked on the way of a long call whether to go on, ten times a second where the engine can. Its argument is
+how much is done, often the same as before. What it raises ends the call, which leaves everything as it was
+before. It must not call the engine."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,12 @@ class Engine(Protocol):
 
     A *sequence* is a place in the KV cache, named by an integer. All methods may be called from
     several threads. A call that fails leaves every sequence as it was before the call.
+
+    Some models choose the frequencies of rotary position embedding by a sequence's length: dynamic NTK beyond
+    the trained length, longrope at its original one. As in the authors' code, that is the length after the
+    call, for all positions that the call appends, however an engine cuts them into chunks; and keys that are
+    in the cache stay as they were rotated. So a prompt is prefilled in one call, and a token that is decoded
+    has the frequencies of the sequence that ends with it.
     """
 
     name: str
@@ -49,13 +56,22 @@ class Engine(Protocol):
     def free_tokens(self) -> int:
         """Tokens of the cache that no sequence uses; a new sequence of so many fits now."""
 
+    def room(self, prompt: int, new: int, forks: int) -> int:
+        """Tokens of the cache that a sequence takes at most with its forks.
+
+        Args:
+            prompt: tokens of the sequence.
+            new: tokens that are appended to each fork; to the sequence itself where there are no forks.
+            forks: how many there are at once.
+        """
+
     def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
         """Encodes tiles, in batches whose activations are bounded.
 
         Args:
             pixel_values: normalised float32 [tiles, 3, tile_size, tile_size]. The result of a tile does not
                 depend on the others.
-            progress: called between batches with the number of tiles done.
+            progress: asked with the number of tiles done, also in the middle of a tile.
 
         Raises:
             ImageError: if the shape or type is another one.
@@ -86,7 +102,7 @@ class Engine(Protocol):
             sequence: the sequence to append to.
             embeddings: float32 [n, hidden], n >= 1.
             all_logits: return the logits of every position instead of the last one's.
-            progress: called between chunks of the prompt with the number of tokens done.
+            progress: asked with the number of tokens done.
 
         Returns:
             float32 [1, vocab], or [n, vocab].

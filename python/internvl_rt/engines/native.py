@@ -94,10 +94,19 @@ class NativeEngine:
         """Tokens of the cache that no sequence uses, in whole blocks."""
         return self._open.free_tokens
 
+    def room(self, prompt: int, new: int, forks: int) -> int:
+        """See :meth:`internvl_rt.engines.engine.Engine.room`. Forks share the prompt's full blocks."""
+        block = _core.CACHE_BLOCK
+        whole = -(-(prompt + new) // block) * block
+        if forks == 0:
+            return whole
+        return -(-prompt // block) * block + forks * (whole - prompt // block * block)
+
     def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
         """Encodes tiles, as :meth:`internvl_rt.engines.engine.Engine.encode_tiles`.
 
-        Signals are handled between batches: there, Ctrl-C ends the call.
+        Signals are handled between layers: there, Ctrl-C ends the call. Tokens of other sequences are decoded
+        there too.
 
         Raises:
             ImageError: if the shape or type is another one.
@@ -142,8 +151,9 @@ class NativeEngine:
             sequence: the sequence to append to.
             embeddings: float32 [n, hidden], n >= 1.
             all_logits: return the logits of every position instead of the last one's.
-            progress: called between chunks of ``PREFILL_CHUNK`` tokens with the number of tokens done. What
-                it raises ends the prefill, and the sequence is as it was before the call.
+            progress: asked between layers with the number of tokens done, a multiple of ``PREFILL_CHUNK``.
+                What it raises ends the prefill, and the sequence is as it was before the call. Signals are
+                handled there, and tokens of other sequences decoded.
 
         Raises:
             CacheFullError: if the cache has no room for n more tokens.

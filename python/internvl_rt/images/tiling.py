@@ -117,6 +117,16 @@ def tile_pixel_values(
     )
 
 
+def count_tiles(size: tuple[int, int], tiling: Tiling, max_tiles: int) -> int:
+    """Tiles of a picture of (width, height) pixels, its thumbnail included; see ``tile_pixel_values``."""
+    if not tiling.dynamic:
+        return 1
+    least = min(tiling.min_tiles, max_tiles)
+    columns, rows = _core.choose_grid(*size, min_tiles=least, max_tiles=max_tiles, tile_size=tiling.tile_size)
+    tiles = columns * rows
+    return tiles + 1 if tiling.thumbnail and tiles > 1 else tiles
+
+
 def _options(tiling: Tiling, max_tiles: int | None = None) -> _core.TilingOptions:
     most = tiling.max_tiles if max_tiles is None else max_tiles
     try:

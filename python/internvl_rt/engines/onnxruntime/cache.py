@@ -41,6 +41,8 @@ class SequenceCache:
         self._memory = memory
         self._fixed = fixed
         self.length = 0
+        self.appending = 0
+        """Tokens that a call is appending: it holds the sequence, and others leave it alone."""
         self.capacity = 0
         self.buffers: list[Tensor] = [
             np.empty((1, llm.kv_heads, 0, llm.head_dim), self._dtype) for _ in range(2 * llm.layers)
@@ -100,5 +102,5 @@ class SequenceCache:
     def _no_memory(self, capacity: int, size: int) -> DeviceError:
         return DeviceError(
             f"there is no memory for the keys and values of {capacity} tokens ({size / 1e9:.1f} GB). "
-            "Drop sequences or shorten the prompt."
+            "Shorten the prompt, or ask for fewer answers at once."
         )

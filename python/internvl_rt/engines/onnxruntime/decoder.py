@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from internvl_rt.engines.onnxruntime.cache import SequenceCache
 from internvl_rt.engines.onnxruntime.providers import PROVIDERS, Provider, choose_graph_set
 from internvl_rt.engines.onnxruntime.rotary import rotary_tables
 from internvl_rt.engines.onnxruntime.session import NUMPY_TYPE, Session, Tensor, contiguous
+from internvl_rt.engines.turns import Turns
 from internvl_rt.errors import CacheFullError, InternVLError, PromptError
 
 MAX_CHUNK = 512
@@ -88,7 +89,7 @@ class OnnxDecoder:
         self._cache_tokens = cache_tokens
         self._sequences: dict[int, SequenceCache] = {}
         self._next = 0
-        self._lock = threading.Lock()
+        self._turns = Turns()
 
     @property
     def cache_tokens(self) -> int:
@@ -98,12 +99,12 @@ class OnnxDecoder:
     @property
     def free_tokens(self) -> int:
         """Tokens of the cache that no sequence uses."""
-        with self._lock:
+        with self._turns.turn():
             return self._free_tokens()
 
     def new_sequence(self) -> int:
         """Starts an empty sequence."""
-        with self._lock:
+        with self._turns.turn():
             return self._add(SequenceCache(self._llm, self._dtype, self._memory, self._capacity))
 
     def fork(self, sequence: int) -> int:
@@ -112,20 +113,20 @@ class OnnxDecoder:
         Raises:
             CacheFullError: if the copy does not fit.
         """
-        with self._lock:
-            origin = self._sequence(sequence)
+        with self._turns.turn():
+            origin = self._idle(sequence)
             self._require_free(origin.length)
             return self._add(origin.copy())
 
     def drop(self, sequence: int) -> None:
         """Forgets a sequence and frees its place in the cache."""
-        with self._lock:
-            self._sequence(sequence)
+        with self._turns.turn():
+            self._idle(sequence)
             del self._sequences[sequence]
 
     def length(self, sequence: int) -> int:
         """Tokens of a sequence."""
-        with self._lock:
+        with self._turns.turn():
             return self._sequence(sequence).length
 
     def prefill(
@@ -138,26 +139,34 @@ class OnnxDecoder:
         """Appends embeddings, as :meth:`internvl_rt.engines.engine.Engine.prefill`."""
         self._check(embeddings)
         embeddings = contiguous(embeddings)
-        with self._lock:
-            cache = self._sequence(sequence)
-            length = cache.length + len(embeddings)
-            self._require_free(len(embeddings))
+        n = len(embeddings)
+        with self._turns.turn(None if progress is None else partial(progress, 0)):
+            cache = self._idle(sequence)
+            start, length = cache.length, cache.length + n
+            self._require_free(n)
             cache.make_room(length)
-            logits = np.empty((len(embeddings) if all_logits else 1, self._llm.vocab_size), self._dtype)
-            chunk = self._chunk(cache.capacity)
-            for begin in range(0, len(embeddings), chunk):
-                if progress is not None and begin > 0:
-                    progress(begin)
-                end = min(begin + chunk, len(embeddings))
+            cache.appending = n
+        logits = np.empty((n if all_logits else 1, self._llm.vocab_size), self._dtype)
+        chunk = self._chunk(cache.capacity)
+        try:
+            for begin in range(0, n, chunk):
+                step = None if progress is None else partial(progress, begin)
+                if step is not None and begin > 0:
+                    step()
+                end = min(begin + chunk, n)
                 if all_logits:
                     rows, out = np.arange(end - begin), logits[begin:end]
-                elif end == len(embeddings):
+                elif end == n:
                     rows, out = np.array([end - begin - 1]), logits
                 else:
                     rows, out = np.arange(0), logits[:0]
-                self._run(cache, cache.length + begin, length, embeddings[begin:end], rows, out)
+                # Others decode between two chunks.
+                with self._turns.turn(step):
+                    self._run(cache, start + begin, length, embeddings[begin:end], rows, out, step)
             cache.length = length
-            return logits.astype(np.float32, copy=False)
+        finally:
+            cache.appending = 0
+        return logits.astype(np.float32, copy=False)
 
     def decode(self, sequences: Sequence[int], embeddings: Float32Array) -> Float32Array:
         """Appends row i of ``embeddings`` [len(sequences), hidden] to sequence i.
@@ -179,8 +188,8 @@ class OnnxDecoder:
             )
         self._check(embeddings)
         embeddings = contiguous(embeddings)
-        with self._lock:
-            caches = [self._sequence(sequence) for sequence in sequences]
+        with self._turns.turn():
+            caches = [self._idle(sequence) for sequence in sequences]
             self._require_free(len(caches))
             for cache in caches:
                 cache.make_room(cache.length + 1)
@@ -202,6 +211,7 @@ class OnnxDecoder:
         embeddings: Float32Array,
         rows: npt.NDArray[np.int64],
         logits: npt.NDArray[Any],
+        step: Callable[[], None] | None = None,
     ) -> None:
         """Computes n embeddings at ``position`` of a sequence that will have ``length`` tokens."""
         end = position + len(embeddings)
@@ -223,18 +233,18 @@ class OnnxDecoder:
         outputs: dict[str, Tensor] = {LOGITS: logits}
         for (port_in, port_out), buffer in zip(self._ports, cache.buffers, strict=True):
             inputs[port_in] = outputs[port_out] = buffer
-        self._session.run(inputs, outputs)
+        self._session.run(inputs, outputs, step)
 
     def _require_free(self, tokens: int) -> None:
         free = self._free_tokens()
         if tokens > free:
             raise CacheFullError(
                 f"the KV cache holds {self._cache_tokens} tokens, {free} are free, {tokens} more are needed. "
-                "Drop sequences, shorten the prompt, or load the model with a larger cache."
+                "Shorten the prompt, or load the model with a larger cache_tokens."
             )
 
     def _free_tokens(self) -> int:
-        return self._cache_tokens - sum(cache.length for cache in self._sequences.values())
+        return self._cache_tokens - sum(cache.length + cache.appending for cache in self._sequences.values())
 
     def _chunk(self, capacity: int) -> int:
         return max(16, min(MAX_CHUNK, MAX_SCORE_BYTES // (4 * self._llm.heads * capacity)))
@@ -251,6 +261,14 @@ class OnnxDecoder:
             raise InternVLError(
                 f"there is no sequence {sequence}: it was dropped, or belongs to another model."
             ) from None
+
+    def _idle(self, sequence: int) -> SequenceCache:
+        found = self._sequence(sequence)
+        if found.appending:
+            raise PromptError(
+                f"sequence {sequence} is being appended to by another call. Wait for it, or fork it before."
+            )
+        return found
 
     def _check(self, embeddings: Float32Array) -> None:
         hidden = self._llm.hidden_size

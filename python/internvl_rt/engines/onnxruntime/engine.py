@@ -69,6 +69,10 @@ class OnnxEngine:
         """Tokens of the cache that no sequence uses."""
         return _open(self._decoder).free_tokens
 
+    def room(self, prompt: int, new: int, forks: int) -> int:
+        """See :meth:`internvl_rt.engines.engine.Engine.room`. A fork is a copy."""
+        return prompt + (forks * (prompt + new) if forks else new)
+
     def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
         """Encodes tiles, one after another."""
         return _open(self._vision).encode_tiles(pixel_values, progress)

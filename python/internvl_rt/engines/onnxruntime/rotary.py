@@ -15,8 +15,9 @@ def rotary_tables(llm: LanguageModel, begin: int, end: int, length: int) -> tupl
         llm: the facts.
         begin: the first position.
         end: one past the last.
-        length: the sequence's length after the call that these positions are part of. Beyond the trained
-            length, ``dynamic`` scaling enlarges the base by it (dynamic NTK, as InternLM2's authors do:
+        length: the sequence's length after the call that these positions are part of; see ``Engine``. Beyond
+            the trained length, ``dynamic`` scaling enlarges the base by it (dynamic NTK, as InternLM2's
+            authors do:
             theta * (factor * length / trained - (factor - 1)) ** (d / (d - 2))). It decides too which set
             of factors divides the frequencies (longrope, as Phi-3's authors do).
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,6 +13,7 @@ import onnxruntime
 
 from internvl_rt.bundle.graph_sets import Compute
 from internvl_rt.engines.onnxruntime.providers import PROVIDERS, Provider, open_session
+from internvl_rt.engines.turns import WATCH_S
 from internvl_rt.errors import BundleError, InternVLError
 
 _FATAL = 4
@@ -68,12 +70,20 @@ class Session:
                 "Export the bundle again, or update onnxruntime; the native engine does not need it."
             ) from error
 
-    def run(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
+    def run(
+        self,
+        inputs: Mapping[str, Tensor],
+        outputs: Mapping[str, Tensor],
+        step: Callable[[], None] | None = None,
+    ) -> None:
         """Computes ``outputs`` from ``inputs``; a tensor may be both where the graph updates it.
+
+        Signals are handled on the way: there, Ctrl-C ends the run.
 
         Args:
             inputs: contiguous arrays, or values in a device's memory, of the graph's types and shapes.
             outputs: likewise, written by the call.
+            step: asked every ``WATCH_S`` seconds whether to go on; what it raises ends the run.
 
         Raises:
             InternVLError: if ONNX Runtime fails.
@@ -89,10 +99,44 @@ class Session:
                 binding.bind_output(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
             else:
                 binding.bind_ortvalue_output(name, value)
+        if step is None and threading.current_thread() is not threading.main_thread():
+            self._compute(binding, onnxruntime.RunOptions())  # nobody asks, and signals go to the main thread
+        else:
+            self._compute_watched(binding, (inputs, outputs), step)
+
+    def _compute(self, binding: Any, options: Any) -> None:
         try:
-            self._session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding, options)
         except Exception as error:
             raise InternVLError(f"{self._path}: ONNX Runtime failed ({_first_line(error)}).") from error
+
+    def _compute_watched(self, binding: Any, tensors: object, step: Callable[[], None] | None) -> None:
+        """Computes in a thread of its own: while ONNX Runtime has this one, no signal is handled."""
+        options = onnxruntime.RunOptions()
+        ended = threading.Event()
+        failures: list[InternVLError] = []
+
+        def compute(_: object) -> None:
+            try:
+                self._compute(binding, options)
+            except InternVLError as error:
+                failures.append(error)
+            finally:
+                ended.set()
+
+        # The thread holds the tensors as long as ONNX Runtime writes to them, whatever becomes of this call.
+        thread = threading.Thread(target=compute, args=(tensors,), name="onnxruntime", daemon=True)
+        try:
+            thread.start()
+            while not ended.wait(WATCH_S):
+                if step is not None:
+                    step()
+        except BaseException:
+            options.terminate = True
+            ended.wait()
+            raise
+        if failures:
+            raise failures[0]
 
 
 def contiguous(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any, overload
 
@@ -18,6 +18,7 @@ from internvl_rt.engines.engine import EncodedTiles, Float32Array, Progress
 from internvl_rt.engines.onnxruntime.providers import PROVIDERS, Provider, choose_graph_set
 from internvl_rt.engines.onnxruntime.session import NUMPY_TYPE, Session, contiguous
 from internvl_rt.engines.pixel_values import check_pixel_values
+from internvl_rt.engines.turns import Turns
 
 VISION_PARTS: tuple[Part, ...] = ("vit", "projector")
 
@@ -68,7 +69,7 @@ class OnnxVision:
         self._version = manifest.projector.pixel_shuffle
         self._team = _core.ThreadTeam(1)  # the shuffle only moves memory
         self._hidden = np.empty((1, 1 + manifest.vision.patches, manifest.vision.hidden_size), self._dtype)
-        self._lock = threading.Lock()
+        self._turns = Turns()
 
     def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
         """Encodes tiles, as :meth:`internvl_rt.engines.engine.Engine.encode_tiles`.
@@ -85,22 +86,23 @@ class OnnxVision:
         scores = None if flash is None else np.empty(len(features), self._dtype)
         vit_s = projector_s = 0.0
         for tile in range(len(pixel_values)):
-            if progress is not None and tile > 0:
-                progress(tile)
+            step = None if progress is None else partial(progress, tile)
+            if step is not None and tile > 0:
+                step()
             # The memory of a tile is bounded, and so must be the number of them in flight.
-            with self._lock:
+            with self._turns.turn(step):
                 begin = perf_counter()
                 pixels = contiguous(pixel_values[tile : tile + 1].astype(self._dtype, copy=False))
-                self._vit.run({PIXEL_VALUES: pixels}, {HIDDEN: self._hidden})
+                self._vit.run({PIXEL_VALUES: pixels}, {HIDDEN: self._hidden}, step)
                 middle = perf_counter()
                 hidden = self._hidden.astype(np.float32, copy=False)
                 shuffled = _core.pixel_shuffle(
                     hidden, block=self._block, version=self._version, team=self._team
                 ).astype(self._dtype, copy=False)
-                self._projector.run({SHUFFLED: shuffled}, {FEATURES: features[tile : tile + 1]})
+                self._projector.run({SHUFFLED: shuffled}, {FEATURES: features[tile : tile + 1]}, step)
                 if flash is not None and compressed is not None and scores is not None:
                     outputs = {COMPRESSED: compressed[tile : tile + 1], SCORES: scores[tile : tile + 1]}
-                    flash.run({HIDDEN: self._hidden}, outputs)
+                    flash.run({HIDDEN: self._hidden}, outputs, step)
                 vit_s += middle - begin
                 projector_s += perf_counter() - middle
         return EncodedTiles(

@@ -108,6 +108,10 @@ class TensorRtEngine:
         with self._open():
             return self._decoder.free_tokens
 
+    def room(self, prompt: int, new: int, forks: int) -> int:
+        """See :meth:`internvl_rt.engines.engine.Engine.room`. A fork is a copy."""
+        return prompt + (forks * (prompt + new) if forks else new)
+
     def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
         """Encodes tiles, as many at once as the engines were built for."""
         with self._open():
@@ -405,7 +409,7 @@ class Decoder:
         if tokens > free:
             raise CacheFullError(
                 f"the KV cache holds {self.cache_tokens} tokens, {free} are free, {tokens} more are needed. "
-                "Drop sequences, shorten the prompt, or load the model with a larger cache."
+                "Shorten the prompt, or load the model with a larger cache_tokens."
             )
         most = self._limits.cache_tokens
         if length + (tokens if each is None else each) > most:
