@@ -7,6 +7,7 @@
 #include "bindings/bindings.h"
 #include "runtime/instruction_set.h"
 #include "runtime/thread_team.h"
+#include "runtime/usable_resources.h"
 
 namespace internvl::bindings {
 
@@ -20,7 +21,9 @@ void register_runtime(py::module_& module) {
     return names;
   });
   module.def("multiplies_bfloat16", [] { return multiplies_bfloat16(instruction_set()); });
-  module.def("usable_cores", &usable_cores);
+  module.def("usable_cores", &usable_cores, py::arg("root") = "/");
+  module.def("usable_memory", &usable_memory, py::arg("root") = "/");
+  module.def("total_memory", &total_memory, py::arg("root") = "/");
   py::class_<ThreadTeam, std::shared_ptr<ThreadTeam>>(module, "ThreadTeam")
       .def(py::init<int>(), py::arg("threads") = 0)
       .def_property_readonly("size", &ThreadTeam::size);

@@ -1,19 +1,15 @@
 #include "runtime/thread_team.h"
 
 #include <pthread.h>
-#include <sched.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
-#include <fstream>
-#include <set>
 #include <string>
 #include <system_error>
 #include <utility>
 
 #include "runtime/error.h"
+#include "runtime/usable_resources.h"
 
 namespace internvl {
 namespace {
@@ -41,49 +37,7 @@ void pause_briefly() {
 #endif
 }
 
-// The CPU limit of the process's cgroup (version 2, then 1) in cores, or infinity.
-double cgroup_cores() {
-  std::string quota;
-  double period = 0;
-  if (std::ifstream file("/sys/fs/cgroup/cpu.max"); file >> quota >> period) {
-    if (quota != "max" && period > 0) return std::stod(quota) / period;
-  }
-  double microseconds = 0;
-  std::ifstream quota_file("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
-  std::ifstream period_file("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-  if (quota_file >> microseconds && period_file >> period && microseconds > 0 && period > 0)
-    return microseconds / period;
-  return INFINITY;
-}
-
-std::string first_line(const std::string& path) {
-  std::string line;
-  std::ifstream file(path);
-  std::getline(file, line);
-  return line;
-}
-
 }  // namespace
-
-int usable_cores() {
-  int cores = 0;
-  cpu_set_t allowed;
-  CPU_ZERO(&allowed);
-  if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) {
-    std::set<std::string> seen;  // hardware threads of one core name the same siblings
-    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-      if (!CPU_ISSET(cpu, &allowed)) continue;
-      const std::string siblings =
-          first_line("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
-      if (siblings.empty() || seen.insert(siblings).second) ++cores;
-    }
-  } else {
-    cores = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
-  }
-  const double limit = cgroup_cores();
-  if (limit < cores) cores = static_cast<int>(std::ceil(limit));
-  return std::max(cores, 1);
-}
 
 void Patience::wait_while(const std::atomic<unsigned>& value, unsigned old) {
   const auto changed = [&] { return value.load(std::memory_order_acquire) != old; };

@@ -14,10 +14,6 @@
 
 namespace internvl {
 
-// Physical cores that this process may use: its affinity mask and its cgroup's CPU limit taken into account,
-// one per core where cores have several hardware threads. At least 1.
-int usable_cores();
-
 // How long a thread watches for a change before it sleeps. Waking a sleeping thread costs some fifty
 // microseconds, so that watching is right where changes come quickly; where they do not, because the other
 // thread has lost its core, watching may be what keeps the core from it. So every wait in vain halves the
@@ -37,8 +33,8 @@ class Patience {
 // Threads do not survive a fork: in the new process a team can be destroyed, and run() throws DeviceError.
 class ThreadTeam {
  public:
-  // `threads` counts the caller's own thread; 0 means usable_cores(). Throws DeviceError if it is negative or
-  // over 1024, or the system has no room for as many.
+  // `threads` counts the caller's own thread; 0 means usable_cores() (runtime/usable_resources.h). Throws
+  // DeviceError if it is negative or over 1024, or the system has no room for as many.
   explicit ThreadTeam(int threads = 0);
   ~ThreadTeam();
   ThreadTeam(const ThreadTeam&) = delete;

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -57,13 +56,13 @@ class Diagnosis:
     system: str
     cpu: str
     cores: int
-    """CPU cores that this process may use, by affinity and container limits."""
+    """CPU cores that this process may use, by affinity and the quotas of its control groups."""
     instruction_sets: tuple[str, ...]
     """Compiled into this build and supported by this CPU, least first."""
     instruction_set: str | None
     """The one that kernels run with; None if the extension does not load."""
     memory_bytes: int | None
-    """Of the machine, or of the container where that is less."""
+    """Of the machine, or of the process's control groups where that is less."""
     available_bytes: int | None
     """Free for a new model now."""
     onnxruntime: str | None
@@ -104,11 +103,11 @@ _LOW_MEMORY = 2 * 1024**3
 def diagnose() -> Diagnosis:
     """Looks at this machine. Nothing is installed, downloaded or changed."""
     findings: list[Finding] = []
-    sets, chosen, cores = _core_facts(findings)
+    core = _core_facts(findings)
     onnxruntime, providers = _onnxruntime_facts(findings)
     tensorrt, missing = _tensorrt_facts()
     packages = tuple(_packages(findings))
-    total, available = memory_bytes()
+    available = core.available_bytes
     if available is not None and available < _LOW_MEMORY:
         findings.append(
             Finding(
@@ -117,7 +116,7 @@ def diagnose() -> Diagnosis:
                 "with int4 weights: close other programs, or use a smaller cache_tokens.",
             )
         )
-    if chosen == "portable":
+    if core.instruction_set == "portable":
         findings.append(
             Finding(
                 "note",
@@ -130,10 +129,10 @@ def diagnose() -> Diagnosis:
         python=f"{platform.python_implementation()} {platform.python_version()}",
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         cpu=cpu_name(),
-        cores=cores,
-        instruction_sets=sets,
-        instruction_set=chosen,
-        memory_bytes=total,
+        cores=core.cores,
+        instruction_sets=core.instruction_sets,
+        instruction_set=core.instruction_set,
+        memory_bytes=core.memory_bytes,
         available_bytes=available,
         onnxruntime=onnxruntime,
         providers=providers,
@@ -153,20 +152,18 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def memory_bytes() -> tuple[int | None, int | None]:
-    """(total, available) memory in bytes, container limits included; None where the system does not tell."""
-    fields = _key_values(Path("/proc/meminfo"))
-    total, available = (_kibibytes(fields.get(key)) for key in ("MemTotal", "MemAvailable"))
-    limit, used = (_cgroup_number(name) for name in ("memory.max", "memory.current"))
-    if limit is not None:
-        total = min(limit, total) if total is not None else limit
-        if used is not None:
-            room = max(limit - used, 0)
-            available = min(room, available) if available is not None else room
-    return total, available
+@dataclass(frozen=True)
+class _CoreFacts:
+    """What the C++ extension tells of this machine."""
+
+    instruction_sets: tuple[str, ...]
+    instruction_set: str | None
+    cores: int
+    memory_bytes: int | None
+    available_bytes: int | None
 
 
-def _core_facts(findings: list[Finding]) -> tuple[tuple[str, ...], str | None, int]:
+def _core_facts(findings: list[Finding]) -> _CoreFacts:
     try:
         from internvl_rt import _core
     except ImportError as error:
@@ -176,13 +173,14 @@ def _core_facts(findings: list[Finding]) -> tuple[tuple[str, ...], str | None, i
                 f"The C++ extension does not load ({error}). pip install --force-reinstall internvl-rt",
             )
         )
-        return (), None, os.cpu_count() or 1
+        return _CoreFacts((), None, os.cpu_count() or 1, None, None)
     try:
         chosen: str | None = _core.instruction_set()
     except Exception as error:
         findings.append(Finding("problem", str(error)))
         chosen = None
-    return tuple(_core.available_instruction_sets()), chosen, _core.usable_cores()
+    sets = tuple(_core.available_instruction_sets())
+    return _CoreFacts(sets, chosen, _core.usable_cores(), _core.total_memory(), _core.usable_memory())
 
 
 def _onnxruntime_facts(findings: list[Finding]) -> tuple[str | None, tuple[ProviderState, ...]]:
@@ -252,18 +250,3 @@ def _key_values(path: Path) -> dict[str, str]:
         key, _, value = line.partition(":")
         values.setdefault(key.strip(), value.strip())
     return values
-
-
-def _kibibytes(text: str | None) -> int | None:
-    digits = (text or "").split(" ")[0]
-    return int(digits) * 1024 if digits.isdigit() else None
-
-
-def _cgroup_number(name: str) -> int | None:
-    if sys.platform != "linux":
-        return None
-    try:
-        text = Path("/sys/fs/cgroup", name).read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None

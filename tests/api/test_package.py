@@ -4,10 +4,12 @@ import inspect
 import pydoc
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import internvl_rt as ivl
+from internvl_rt import _core
 
 
 def test_importing_loads_no_library() -> None:
@@ -55,3 +57,22 @@ def test_help_of_export_tells_its_arguments() -> None:
 def test_an_unknown_name() -> None:
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         ivl.lod  # noqa: B018
+
+
+def test_memory_and_cores_are_those_of_the_process_s_control_group(tmp_path: Path) -> None:
+    """The walk through the groups is tested in C++; this is the extension's own door to it."""
+    for name, text in (
+        ("proc/meminfo", "MemTotal: 4000 kB\nMemAvailable: 3000 kB\n"),
+        ("proc/self/cgroup", "0::/robot\n"),
+        ("proc/self/mountinfo", "30 22 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"),
+        ("sys/fs/cgroup/robot/cpu.max", "100000 100000\n"),
+        ("sys/fs/cgroup/robot/memory.max", "2048000\n"),
+        ("sys/fs/cgroup/robot/memory.current", "1024000\n"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    root = str(tmp_path)
+    found = (_core.usable_cores(root), _core.usable_memory(root), _core.total_memory(root))
+    assert found == (1, 1024000, 2048000)
+    nowhere = str(tmp_path / "nothing")
+    assert (_core.usable_memory(nowhere), _core.total_memory(nowhere)) == (None, None)

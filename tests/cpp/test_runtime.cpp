@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <stdexcept>
@@ -13,6 +14,7 @@
 #include "runtime/mapped_file.h"
 #include "runtime/queued_lock.h"
 #include "runtime/thread_team.h"
+#include "runtime/usable_resources.h"
 #include "runtime/weight_file.h"
 
 namespace internvl {
@@ -108,6 +110,148 @@ TEST("a team's size is bounded") {
   CHECK_THROWS(DeviceError, ThreadTeam(-1));
   CHECK_THROWS(DeviceError, ThreadTeam(100000));
   CHECK(usable_cores() >= 1);
+}
+
+// A machine of files: /proc and /sys below a temporary folder.
+class FakeMachine {
+ public:
+  FakeMachine() { write("/proc/meminfo", "MemTotal: 9000 kB\nMemFree: 5 kB\nMemAvailable: 8000 kB\n"); }
+  FakeMachine(const std::string& groups, const std::string& mounts) : FakeMachine() {
+    write("/proc/self/cgroup", groups);
+    write("/proc/self/mountinfo", "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n" + mounts);
+  }
+  ~FakeMachine() { std::filesystem::remove_all(root_); }
+  FakeMachine(const FakeMachine&) = delete;
+  FakeMachine& operator=(const FakeMachine&) = delete;
+  FakeMachine(FakeMachine&&) = delete;
+  FakeMachine& operator=(FakeMachine&&) = delete;
+
+  void write(const std::string& path, const std::string& text) const {
+    const std::filesystem::path file = root_.string() + path;
+    std::filesystem::create_directories(file.parent_path());
+    std::ofstream(file) << text;
+  }
+  // As many cores as the affinity mask has.
+  int all() const { return usable_cores((root_ / "nothing").string()); }
+  int cores() const { return usable_cores(root_.string()); }
+  std::uint64_t memory() const { return usable_memory(root_.string()).value_or(0) / 1024; }
+  std::uint64_t total() const { return total_memory(root_.string()).value_or(0) / 1024; }
+
+ private:
+  std::filesystem::path root_ =
+      std::filesystem::temp_directory_path() / ("internvl_machine_" + std::to_string(::getpid()));
+};
+
+const std::string second_version = "30 22 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n";
+const std::string first_version =
+    "31 30 0:27 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
+    "32 30 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+const std::string one_core = "100000 100000\n";
+
+TEST("without control groups the machine alone counts") {
+  const FakeMachine machine;
+  CHECK(machine.cores() == machine.all());
+  CHECK(machine.memory() == 8000 && machine.total() == 9000);
+  CHECK(!usable_memory("/does/not/exist") && !total_memory("/does/not/exist"));
+}
+
+TEST("a quota of the process's own group of version 2 counts, and of every group above it") {
+  for (const char* group : {"/system.slice/robot.service", "/system.slice", ""}) {
+    const FakeMachine machine("0::/system.slice/robot.service\n", second_version);
+    CHECK(machine.cores() == machine.all());
+    machine.write("/sys/fs/cgroup/system.slice/robot.service/cpu.max", "max 100000\n");
+    machine.write("/sys/fs/cgroup/system.slice/other.service/cpu.max", one_core);
+    CHECK(machine.cores() == machine.all());
+    machine.write(std::string("/sys/fs/cgroup") + group + "/cpu.max", one_core);
+    CHECK(machine.cores() == 1);
+  }
+}
+
+TEST("a quota of the process's own group of version 1 counts, and of every group above it") {
+  for (const char* group : {"/a/b", "/a", ""}) {
+    const FakeMachine machine("12:memory:/m\n4:cpu,cpuacct:/a/b\n1:name=systemd:/x\n", first_version);
+    const std::string folder = std::string("/sys/fs/cgroup/cpu,cpuacct") + group;
+    machine.write("/sys/fs/cgroup/cpu,cpuacct/m/cpu.cfs_quota_us", "50000\n");
+    machine.write("/sys/fs/cgroup/cpu,cpuacct/m/cpu.cfs_period_us", "100000\n");
+    machine.write(folder + "/cpu.cfs_period_us", "50000\n");
+    machine.write(folder + "/cpu.cfs_quota_us", "-1\n");
+    CHECK(machine.cores() == machine.all());
+    machine.write(folder + "/cpu.cfs_quota_us", "40000\n");
+    CHECK(machine.cores() == 1);
+  }
+}
+
+TEST("a part of a core is rounded up") {
+  const FakeMachine machine("0::/\n", second_version);
+  machine.write("/sys/fs/cgroup/cpu.max", "110000 100000\n");
+  CHECK(machine.cores() == std::min(2, machine.all()));
+}
+
+TEST("a container sees its own group at the root of the mount, under its name outside") {
+  const FakeMachine machine("4:cpu:/docker/12ab/inner\n0::/\n",
+                            "31 30 0:27 /docker/12ab /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n");
+  machine.write("/sys/fs/cgroup/cpu/inner/cpu.cfs_period_us", "100000");
+  machine.write("/sys/fs/cgroup/cpu/inner/cpu.cfs_quota_us", "100000");
+  CHECK(machine.cores() == 1);
+}
+
+TEST("a hierarchy that is mounted from above the namespace's root limits by what is mounted") {
+  const FakeMachine machine("0::/\n", "30 22 0:26 /../.. /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+  machine.write("/sys/fs/cgroup/cpu.max", one_core);
+  CHECK(machine.cores() == 1);
+}
+
+TEST("a mounted group that is none of the process's does not count") {
+  for (const char* mounted : {"/docker/12", "/docker/12ab/inner/most", "/../other"}) {
+    const FakeMachine machine("0::/docker/12ab/inner\n", "30 22 0:26 " + std::string(mounted) +
+                                                             " /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+    machine.write("/sys/fs/cgroup/cpu.max", one_core);
+    CHECK(machine.cores() == machine.all());
+  }
+  const FakeMachine outside("0::/../elsewhere\n", second_version);
+  outside.write("/sys/fs/cgroup/cpu.max", one_core);
+  CHECK(outside.cores() == outside.all());
+}
+
+TEST("mount points and groups have any name") {
+  const FakeMachine machine("0::/a:b/c d\n", "30 22 0:26 / /my\\040groups rw - cgroup2 none rw\n");
+  machine.write("/my groups/a:b/c d/cpu.max", one_core);
+  CHECK(machine.cores() == 1);
+}
+
+TEST("memory is what the smallest group has left, its page cache free") {
+  const FakeMachine machine("0::/a/b\n", second_version);
+  machine.write("/sys/fs/cgroup/a/memory.max", std::to_string(6000 * 1024));
+  machine.write("/sys/fs/cgroup/a/memory.current", std::to_string(5000 * 1024));
+  CHECK(machine.memory() == 1000 && machine.total() == 6000);
+  machine.write("/sys/fs/cgroup/a/memory.stat",
+                "anon 9\nactive_file " + std::to_string(1500 * 1024) + "\ninactive_file 1024\n");
+  CHECK(machine.memory() == 2501);
+  machine.write("/sys/fs/cgroup/a/b/memory.max", "max\n");
+  machine.write("/sys/fs/cgroup/a/b/memory.high", std::to_string(3000 * 1024));
+  machine.write("/sys/fs/cgroup/a/b/memory.current", std::to_string(2000 * 1024));
+  CHECK(machine.memory() == 1000 && machine.total() == 3000);
+  machine.write("/sys/fs/cgroup/a/b/memory.current", std::to_string(4000 * 1024));
+  CHECK(machine.memory() == 0);
+}
+
+TEST("memory's limit of version 1 counts, its largest number is none") {
+  const FakeMachine machine("4:memory:/a/b\n", first_version);
+  machine.write("/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+  machine.write("/sys/fs/cgroup/memory/memory.usage_in_bytes", "4096\n");
+  CHECK(machine.memory() == 8000 && machine.total() == 9000);
+  machine.write("/sys/fs/cgroup/memory/a/memory.limit_in_bytes", std::to_string(3000 * 1024));
+  machine.write("/sys/fs/cgroup/memory/a/memory.usage_in_bytes", std::to_string(2500 * 1024));
+  machine.write("/sys/fs/cgroup/memory/a/memory.stat", "inactive_file 0\ntotal_inactive_file 102400\n");
+  CHECK(machine.memory() == 600 && machine.total() == 3000);
+}
+
+TEST("files that say nothing limit nothing") {
+  const FakeMachine machine("nonsense\n0::/a\n4:\n", second_version + "30 22\n- - - - - -\n\n");
+  machine.write("/sys/fs/cgroup/a/cpu.max", "much 0\n");
+  machine.write("/sys/fs/cgroup/cpu.max", "100000 0\n");
+  machine.write("/sys/fs/cgroup/a/memory.max", "\n");
+  CHECK(machine.cores() == machine.all() && machine.memory() == 8000);
 }
 
 // In the child of a fork, no worker exists any more.
