@@ -19,10 +19,10 @@
 #include <vector>
 
 #include "kernels/attention/attention.h"
-#include "kernels/gemm/integer_linear.h"
-#include "kernels/gemm/linear.h"
 #include "kernels/norm/norm.h"
-#include "kv_cache/kv_cache.h"
+#include "ops/cpu/integer_linear.h"
+#include "ops/cpu/kv_storage.h"
+#include "ops/cpu/linear.h"
 #include "peak_kernels.h"
 #include "runtime/weight_file.h"
 
@@ -208,15 +208,15 @@ class Bench {
     constexpr std::size_t kv_heads = 2;
     constexpr std::size_t group = 7;
     constexpr std::size_t d = 64;
-    KvCache cache(type, layers, kv_heads, d, tokens);
-    const SequenceId sequence = cache.new_sequence();
-    KvCache::Reservation room(cache, {&sequence, 1}, tokens);
+    const std::size_t blocks = (tokens + cache_block - 1) / cache_block;
+    KvStorage storage({type, layers, kv_heads * group, kv_heads, d, blocks});
     const std::vector<float> row(d, 0.3F);
     for (std::size_t i = 0; i < tokens; ++i) {
       for (std::size_t layer = 0; layer < layers; ++layer) {
-        for (std::size_t head = 0; head < kv_heads; ++head)
-          cache.write(cache.blocks(sequence)[i / cache_block], i % cache_block, layer, head, row.data(),
-                      row.data());
+        for (std::size_t head = 0; head < kv_heads; ++head) {
+          storage.write(static_cast<BlockId>(i / cache_block), i % cache_block, layer, head, row.data(),
+                        row.data());
+        }
       }
     }
     const AttentionKernels& kernels = attention_kernels(instruction_set());
@@ -226,17 +226,17 @@ class Bench {
     const std::vector<const float*> queries(group, row.data());
     const std::vector<std::size_t> visible(group, tokens);
     const QueryRows job{group, queries.data(), visible.data(), d, 0.125F};
-    const auto blocks = cache.blocks(sequence);
-    const std::size_t spans = (blocks.size() + span_blocks - 1) / span_blocks;
+    const std::size_t spans = (blocks + span_blocks - 1) / span_blocks;
     const double time = median_time(seconds_, [&] {
       for (std::size_t layer = 0; layer < layers; ++layer) {
         team_.for_each_range(kv_heads * spans, 1, [&](std::size_t item, std::size_t) {
           float state[group * (2 + d)];
           const std::byte* places[span_blocks];
           const std::size_t first = item / kv_heads * span_blocks;
-          const std::size_t count = std::min(span_blocks, blocks.size() - first);
-          for (std::size_t b = 0; b < count; ++b)
-            places[b] = cache.keys(blocks[first + b], layer, item % kv_heads);
+          const std::size_t count = std::min(span_blocks, blocks - first);
+          for (std::size_t b = 0; b < count; ++b) {
+            places[b] = storage.keys(static_cast<BlockId>(first + b), layer, item % kv_heads);
+          }
           attend(job, places, first * cache_block, count, {state, state + group, state + 2 * group});
         });
       }

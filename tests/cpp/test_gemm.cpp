@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "check.h"
-#include "kernels/gemm/linear.h"
+#include "ops/cpu/linear.h"
 #include "random_weights.h"
 
 namespace internvl {

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "check.h"
-#include "kernels/gemm/integer_linear.h"
 #include "kernels/quantise/quantise.h"
+#include "ops/cpu/integer_linear.h"
 #include "random_weights.h"
 
 namespace internvl {

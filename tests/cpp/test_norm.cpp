@@ -7,7 +7,7 @@
 #include "kernels/activation/activation.h"
 #include "kernels/norm/norm.h"
 #include "kernels/rope/rope.h"
-#include "kernels/rope/rope_table.h"
+#include "model/rope_table.h"
 #include "random_weights.h"
 
 namespace internvl {

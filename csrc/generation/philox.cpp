@@ -1,4 +1,4 @@
-#include "kernels/sampling/philox.h"
+#include "generation/philox.h"
 
 namespace internvl {
 namespace {

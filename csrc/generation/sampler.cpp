@@ -1,4 +1,4 @@
-#include "kernels/sampling/sampler.h"
+#include "generation/sampler.h"
 
 #include <algorithm>
 #include <array>

@@ -1,4 +1,4 @@
-#include "kernels/rope/rope_table.h"
+#include "model/rope_table.h"
 
 #include <algorithm>
 #include <cmath>

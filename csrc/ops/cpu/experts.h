@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "kernels/gemm/weight_matrix.h"
-#include "model/decoder_facts.h"
-#include "runtime/function_ref.h"
+#include "ops/cpu/matmul.h"
+#include "ops/ops.h"
 #include "runtime/instruction_set.h"
 #include "runtime/thread_team.h"
 
@@ -21,25 +21,20 @@ struct ExpertWeights {
   WeightMatrix down;     // [experts * hidden, inner]
 };
 
-// Rows [first, first + count) of a matrix, where it lies.
-WeightMatrix rows_of(const WeightMatrix& w, std::size_t first, std::size_t count);
-
 // Computes the chosen experts only, each once for all of its tokens.
 //
 // What a token gets depends on that token alone, bit for bit: its experts are added in the order of their
 // numbers.
 class ExpertMixture {
  public:
-  // y [rows, w.rows] = x W^T for x [rows, w.columns] at a distance of x_stride.
-  using Multiply = FunctionRef<void(const float* x, std::size_t x_stride, std::size_t rows,
-                                    const WeightMatrix& w, float* y)>;
+  // For up to `most_rows` tokens at a time. Throws BundleError if no such choice is possible.
+  ExpertMixture(const MixtureShape& shape, std::size_t most_rows);
 
-  // For up to `most_rows` tokens at a time. Throws BundleError if the facts are impossible.
-  ExpertMixture(const DecoderFacts& facts, std::size_t most_rows);
-
-  // Adds to stream [rows, hidden] what the experts make of x [rows, hidden].
-  void add(const ExpertWeights& weights, const float* x, std::size_t rows, Multiply multiply,
-           ThreadTeam& team, InstructionSet set, float* stream);
+  // Memory for the rows that go into add(), [most_rows, hidden].
+  float* rows() { return normed_.data(); }
+  // Adds to stream [count, hidden] what the experts make of the first `count` of rows().
+  void add(const ExpertWeights& weights, std::size_t count, Matmul& matmul, ThreadTeam& team,
+           InstructionSet set, float* stream);
 
  private:
   // A token that an expert computes, and how much of the result counts.
@@ -51,10 +46,9 @@ class ExpertMixture {
   // Fills shares_, the tokens of each expert in their order.
   void route(std::size_t rows, ThreadTeam& team);
 
-  ExpertFacts facts_;
-  std::size_t hidden_;
-  std::size_t inner_;
-  std::vector<float> likings_;              // [rows, experts]
+  MixtureShape shape_;
+  std::vector<float> normed_;               // [rows, hidden]
+  std::vector<float> router_logits_;        // [rows, experts]
   std::vector<std::uint32_t> chosen_;       // [rows, chosen]
   std::vector<float> weights_;              // [rows, chosen]
   std::vector<std::vector<Share>> shares_;  // of each expert

@@ -1,4 +1,4 @@
-#include "kernels/pixel_shuffle/pixel_shuffle.h"
+#include "ops/cpu/pixel_shuffle.h"
 
 #include <cstring>
 #include <string>

@@ -1,4 +1,4 @@
-#include "kernels/gemm/linear.h"
+#include "ops/cpu/linear.h"
 
 #include <algorithm>
 #include <atomic>
@@ -10,6 +10,7 @@ namespace internvl {
 namespace {
 
 constexpr std::size_t int4_step = 64;
+static_assert(int4_step % bfloat16_row_step == 0);
 
 std::size_t rounded_up(std::size_t k) { return (k + int4_step - 1) / int4_step * int4_step; }
 
@@ -70,26 +71,6 @@ void multiply_many(const LinearRows& job, const WeightMatrix& w, ThreadTeam& tea
                   });
 }
 
-void multiply_rounded(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
-                      LinearWorkspace& workspace, InstructionSet set, const Epilogue& epilogue) {
-  const BFloat16GemmKernels& kernels = bfloat16_gemm_kernels(set);
-  const std::size_t stride = rounded_up(w.columns);
-  static_assert(int4_step % bfloat16_row_step == 0);
-  BFloat16* x = workspace.rounded();
-  team.for_each_range(job.rows, 16, [&](std::size_t begin, std::size_t end) {
-    kernels.round(job.x + begin * job.x_stride, job.x_stride, end - begin, w.columns, x + begin * stride,
-                  stride);
-  });
-  const auto* weights = reinterpret_cast<const BFloat16*>(w.values);
-  multiply_panels(job, w, team, workspace, set, epilogue,
-                  job.rows <= bfloat16_few_rows ? few_panel_rows : panel_rows, bfloat16_gemm_rows,
-                  [&](float* panel, std::size_t begin, std::size_t n, std::size_t first, std::size_t m,
-                      std::size_t k, std::size_t depth, float* sums) {
-                    kernels.multiply(x + first * stride + k, stride, m, weights + begin * w.columns + k,
-                                     w.columns, n, depth, k != 0, sums, reinterpret_cast<BFloat16*>(panel));
-                  });
-}
-
 }  // namespace
 
 LinearWorkspace::LinearWorkspace(const ThreadTeam& team, std::size_t most_rows, std::size_t most_row_bytes)
@@ -108,10 +89,35 @@ std::size_t LinearWorkspace::row_bytes(const WeightMatrix& w, Activations activa
 
 float* LinearWorkspace::sums(int thread) { return panel(thread) + panel_elements; }
 
+void LinearWorkspace::round(const float* x, std::size_t columns, std::size_t row, InstructionSet set) {
+  const std::size_t stride = rounded_up(columns);
+  bfloat16_gemm_kernels(set).round(x, columns, 1, columns, rounded() + row * stride, stride);
+}
+
+void linear_of_rounded(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
+                       LinearWorkspace& workspace, InstructionSet set, const Epilogue& epilogue) {
+  const BFloat16GemmKernels& kernels = bfloat16_gemm_kernels(set);
+  const std::size_t stride = rounded_up(w.columns);
+  const BFloat16* x = workspace.rounded();
+  const auto* weights = reinterpret_cast<const BFloat16*>(w.values);
+  multiply_panels(job, w, team, workspace, set, epilogue,
+                  job.rows <= bfloat16_few_rows ? few_panel_rows : panel_rows, bfloat16_gemm_rows,
+                  [&](float* panel, std::size_t begin, std::size_t n, std::size_t first, std::size_t m,
+                      std::size_t k, std::size_t depth, float* sums) {
+                    kernels.multiply(x + first * stride + k, stride, m, weights + begin * w.columns + k,
+                                     w.columns, n, depth, k != 0, sums, reinterpret_cast<BFloat16*>(panel));
+                  });
+}
+
 void linear(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,
             InstructionSet set, const Epilogue& epilogue, Activations activations) {
   if (w.type == DataType::bfloat16 && activations == Activations::bfloat16) {
-    return multiply_rounded(job, w, team, workspace, set, epilogue);
+    team.for_each_range(job.rows, 16, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t row = begin; row < end; ++row) {
+        workspace.round(job.x + row * job.x_stride, w.columns, row, set);
+      }
+    });
+    return linear_of_rounded(job, w, team, workspace, set, epilogue);
   }
   LinearRows ordered = job;
   if (w.type == DataType::int4) {

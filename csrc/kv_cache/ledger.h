@@ -1,49 +1,67 @@
-// Keys and values of many sequences in one pool of blocks.
+// Which sequence owns which blocks of the KV cache. It knows no device: where keys and values lie, and how,
+// is the storage's business.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
 #include <span>
-#include <string_view>
 #include <unordered_map>
 #include <vector>
 
-#include "kernels/attention/attention.h"
-#include "kv_cache/block_pool.h"
 #include "runtime/turn_lock.h"
 
 namespace internvl {
 
-// How keys and values are stored.
-//
-//   float16    rounded to the nearest; beyond 65504, that
-//   int8       times one fp32 scale for each token's key and value of a head: 127 is its greatest magnitude
-enum class CacheType { float32, float16, bfloat16, int8 };
-
-// Throws PromptError for a name that is not one of the above.
-CacheType cache_type_from(std::string_view name);
-
+using BlockId = std::int32_t;
 using SequenceId = std::int64_t;
 
-// A sequence is a list of blocks of `cache_block` tokens. fork() shares all of them; the last one is copied
-// when one of the sharers appends to it while it is not full. Memory is allocated once.
+// The content of one block is wanted in another one.
+struct BlockCopy {
+  BlockId from;
+  BlockId to;
+};
+
+// Blocks in a number that never changes, with reference counts.
+class BlockPool {
+ public:
+  // Throws DeviceError unless 1 to 2^31 - 1 blocks are asked for.
+  explicit BlockPool(std::size_t blocks);
+
+  std::size_t size() const { return references_.size(); }
+  std::size_t free_blocks() const { return free_.size(); }
+
+  // Takes a free block, with one reference. Call it only where free_blocks() > 0.
+  BlockId take();
+  void add_reference(BlockId block) { ++references_[static_cast<std::size_t>(block)]; }
+  // Drops one reference; the block is free when none is left.
+  void release(BlockId block);
+  std::int32_t references(BlockId block) const { return references_[static_cast<std::size_t>(block)]; }
+
+ private:
+  std::vector<std::int32_t> references_;
+  std::vector<BlockId> free_;  // a stack: blocks that were used last are used again first
+};
+
+// A sequence is a list of blocks of so many tokens. fork() shares all of them; the last one is copied when
+// one of the sharers appends to it while it is not full.
 //
 // Calls from several threads take turns, which are short. What lies in a sequence's blocks is read and
 // written outside of them, by whoever holds it with a Reservation: a block that sequences share is never
 // written.
-class KvCache {
+class Ledger {
  public:
-  // Room for at least `tokens` tokens. Throws DeviceError if there is no memory for it.
-  KvCache(CacheType type, std::size_t layers, std::size_t kv_heads, std::size_t head_dim, std::size_t tokens);
+  // Room for at least `tokens` tokens. Throws DeviceError if that is no possible number.
+  Ledger(std::size_t tokens, std::size_t block_tokens);
 
-  CacheType type() const { return type_; }
-  // Tokens that the pool holds, all sequences together.
-  std::size_t tokens() const { return pool_.size() * cache_block; }
+  std::size_t block_tokens() const { return block_tokens_; }
+  std::size_t blocks() const { return pool_.size(); }
   std::size_t free_blocks() const {
     const std::lock_guard turn(turn_);
     return pool_.free_blocks();
   }
+  // Tokens that the pool holds, all sequences together.
+  std::size_t tokens() const { return pool_.size() * block_tokens_; }
 
   // The calls below throw PromptError if a sequence does not exist, and those that change it also while a
   // Reservation holds it.
@@ -54,33 +72,28 @@ class KvCache {
   // The blocks of a sequence, a Reservation's included. They stay while a Reservation holds it.
   std::span<const BlockId> blocks(SequenceId sequence) const;
 
-  // Where a block's keys [head_dim, cache_block] lie; its values [cache_block, head_dim] follow.
-  const std::byte* keys(BlockId block, std::size_t layer, std::size_t kv_head) const {
-    return pool_.data(block) + (layer * kv_heads_ + kv_head) * head_bytes_;
-  }
-  // Writes key and value [head_dim] of one token into place `slot` of a block.
-  void write(BlockId block, std::size_t slot, std::size_t layer, std::size_t kv_head, const float* key,
-             const float* value);
-
   // Room at the end of several different sequences, for `count` tokens each. It holds the sequences: until it
   // is gone, nobody else can change them. Unless committed, it leaves every sequence as it was.
   class Reservation {
    public:
     // Throws CacheFullError if there is not room for all of them, and PromptError if a sequence is named
     // twice, does not exist, or is held by another reservation; nothing has changed then.
-    Reservation(KvCache& cache, std::span<const SequenceId> sequences, std::size_t count);
+    Reservation(Ledger& ledger, std::span<const SequenceId> sequences, std::size_t count);
     ~Reservation();
     Reservation(const Reservation&) = delete;
     Reservation& operator=(const Reservation&) = delete;
     Reservation(Reservation&&) = delete;
     Reservation& operator=(Reservation&&) = delete;
 
+    // What has to be copied before the first of the tokens is written.
+    std::span<const BlockCopy> copies() const { return copies_; }
     // The tokens were written: they now belong to their sequences.
     void commit();
 
    private:
-    KvCache& cache_;
+    Ledger& ledger_;
     std::vector<SequenceId> sequences_;
+    std::vector<BlockCopy> copies_;
     std::size_t count_;
   };
 
@@ -91,16 +104,14 @@ class KvCache {
     bool held = false;
   };
 
+  std::size_t blocks_for(std::size_t tokens) const { return (tokens + block_tokens_ - 1) / block_tokens_; }
   // The owner of a turn calls these.
   const Sequence& find(SequenceId sequence) const;
   Sequence& find_idle(SequenceId sequence);
   // Drops the blocks that lie behind the sequence's length.
   void trim(Sequence& sequence);
 
-  CacheType type_;
-  std::size_t kv_heads_;
-  std::size_t head_dim_;
-  std::size_t head_bytes_;  // keys and values of one head in one block
+  std::size_t block_tokens_;
   BlockPool pool_;
   std::unordered_map<SequenceId, Sequence> sequences_;
   SequenceId next_ = 1;

@@ -37,6 +37,8 @@ class LinearWorkspace {
   float* sums(int thread);
   float* interleaved() { return reinterpret_cast<float*>(rows_.get()); }
   BFloat16* rounded() { return reinterpret_cast<BFloat16*>(rows_.get()); }
+  // Rounds x [columns] to row `row` of rounded(). Rows may be filled by several threads.
+  void round(const float* x, std::size_t columns, std::size_t row, InstructionSet set);
   std::size_t most_rows() const { return most_rows_; }
   std::size_t bytes() const { return panels_.size() * sizeof(float) + rows_bytes_; }
 
@@ -57,6 +59,10 @@ class LinearWorkspace {
 // are, or on the number of threads.
 void linear(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,
             InstructionSet set, const Epilogue& epilogue, Activations activations);
+
+// The same for bf16 weights and the rows in workspace.rounded(), in place of job.x.
+void linear_of_rounded(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
+                       LinearWorkspace& workspace, InstructionSet set, const Epilogue& epilogue = {});
 
 // The same with the activations that suit w and the set.
 inline void linear(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,

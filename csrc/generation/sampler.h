@@ -8,7 +8,7 @@
 #include <span>
 #include <vector>
 
-#include "kernels/sampling/philox.h"
+#include "generation/philox.h"
 
 namespace internvl {
 

@@ -1,25 +1,13 @@
-// Pixel shuffle: blocks of neighbouring patches become one image token with their channels side by side.
+// Pixel shuffle on a team of threads.
 #pragma once
 
 #include <cstddef>
 #include <span>
 
+#include "ops/pixel_shuffle_shape.h"
 #include "runtime/thread_team.h"
 
 namespace internvl {
-
-// The order of the tokens: v2 goes through the blocks row by row, v1 column by column.
-enum class PixelShuffleVersion { v1, v2 };
-
-struct PixelShuffleShape {
-  std::size_t tiles;
-  std::size_t side;      // patches along one side of a tile
-  std::size_t channels;  // of a patch
-  std::size_t block;     // patches along one side of a block
-
-  std::size_t tokens() const { return (side / block) * (side / block); }
-  std::size_t token_channels() const { return block * block * channels; }
-};
 
 // A token's channels are those of its block's patches, row by row.
 // in: [tiles, 1 + side * side, channels], the class token first; it is dropped.

@@ -1,4 +1,4 @@
-#include "kernels/gemm/integer_linear.h"
+#include "ops/cpu/integer_linear.h"
 
 #include <algorithm>
 #include <atomic>

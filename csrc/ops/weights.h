@@ -21,10 +21,14 @@ WeightMatrix matrix_of(const WeightFile& weights, const std::string& name, std::
 WeightMatrix matrix_of(const WeightFile& weights, const std::string& name,
                        std::span<const std::int64_t> shape);
 
+// The same for a tensor that is fp32 in every bundle.
+WeightMatrix float_matrix_of(const WeightFile& weights, const std::string& name,
+                             std::span<const std::int64_t> shape);
+
 // A vector of fp32, or a table read as one.
 // Throws BundleError if the tensor is missing, or of another shape or type.
-const float* vector_of(const WeightFile& weights, const std::string& name, std::size_t size);
-const float* vector_of(const WeightFile& weights, const std::string& name,
-                       std::span<const std::int64_t> shape);
+std::span<const float> vector_of(const WeightFile& weights, const std::string& name, std::size_t size);
+std::span<const float> vector_of(const WeightFile& weights, const std::string& name,
+                                 std::span<const std::int64_t> shape);
 
 }  // namespace internvl

@@ -1,4 +1,4 @@
-#include "model/weights.h"
+#include "ops/weights.h"
 
 #include <array>
 
@@ -6,8 +6,6 @@
 
 namespace internvl {
 namespace {
-
-constexpr std::size_t int4_block = 32;
 
 const std::byte* aligned(const Tensor& tensor, std::size_t alignment) {
   if (reinterpret_cast<std::uintptr_t>(tensor.bytes.data()) % alignment != 0) {
@@ -68,13 +66,22 @@ WeightMatrix matrix_of(const WeightFile& weights, const std::string& name,
   return found;
 }
 
-const float* vector_of(const WeightFile& weights, const std::string& name, std::size_t size) {
+WeightMatrix float_matrix_of(const WeightFile& weights, const std::string& name,
+                             std::span<const std::int64_t> shape) {
+  const std::span<const float> values = vector_of(weights, name, shape);
+  const auto rows = static_cast<std::size_t>(shape[0]);
+  return {DataType::float32, std::as_bytes(values).data(), nullptr, rows, values.size() / rows};
+}
+
+std::span<const float> vector_of(const WeightFile& weights, const std::string& name, std::size_t size) {
   return vector_of(weights, name, std::array{static_cast<std::int64_t>(size)});
 }
 
-const float* vector_of(const WeightFile& weights, const std::string& name,
-                       std::span<const std::int64_t> shape) {
-  return reinterpret_cast<const float*>(typed(weights.tensor(name, shape), DataType::float32, 4));
+std::span<const float> vector_of(const WeightFile& weights, const std::string& name,
+                                 std::span<const std::int64_t> shape) {
+  const Tensor tensor = weights.tensor(name, shape);
+  typed(tensor, DataType::float32, 4);
+  return tensor.as<float>();
 }
 
 }  // namespace internvl
