@@ -2,8 +2,8 @@
 
 #include <utility>
 
-#include "kernels/vector/bfloat16_vector.h"
-#include "kernels/vector/integer_vector.h"
+#include "kernels/vector/bfloat16/vector.h"
+#include "kernels/vector/integer/vector.h"
 
 namespace internvl::INTERNVL_ISA {
 namespace {

@@ -14,7 +14,7 @@
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
   set(INTERNVL_INSTRUCTION_SETS portable avx2 avx512)
   set(INTERNVL_MATRIX_SETS)
-  # Processors that multiply bf16 too have no build of their own: see kernels/vector/bfloat16_vector.h.
+  # Processors that multiply bf16 too have no build of their own: see kernels/vector/bfloat16/vector.h.
   set(INTERNVL_BFLOAT16_SETS avx512_bf16)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
   set(INTERNVL_INSTRUCTION_SETS portable neon neon_dotprod)

@@ -11,7 +11,7 @@
 #include <optional>
 #include <span>
 
-#include "kernels/gemm/weight_matrix.h"
+#include "kernels/matmul/weight_matrix.h"
 #include "kv_cache/ledger.h"
 #include "ops/cache_type.h"
 #include "ops/norm_kind.h"

@@ -6,7 +6,7 @@
 #include <span>
 #include <string>
 
-#include "kernels/gemm/weight_matrix.h"
+#include "kernels/matmul/weight_matrix.h"
 #include "runtime/weight_file.h"
 
 namespace internvl {

@@ -1,7 +1,7 @@
 #include "kernels/attention/attention.h"
 #include "kernels/attention/bfloat16_attention.h"
-#include "kernels/gemm/pair_tile.h"
-#include "kernels/vector/bfloat16_rounding.h"
+#include "kernels/matmul/pair_tile.h"
+#include "kernels/vector/bfloat16/rounding.h"
 
 namespace internvl::INTERNVL_ISA {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/gemm/weight_matrix.h"
+#include "kernels/matmul/weight_matrix.h"
 
 namespace internvl {
 

@@ -5,8 +5,8 @@
 #include <string>
 
 #include "kernels/attention/attention.h"
-#include "kernels/gemm/gemm.h"
-#include "kernels/gemm/integer_gemm.h"
+#include "kernels/matmul/gemm.h"
+#include "kernels/matmul/integer_gemm.h"
 #include "ops/cpu/cpu_device.h"
 #include "ops/cpu/cpu_operations.h"
 #include "runtime/error.h"

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/gemm/weight_matrix.h"
+#include "kernels/matmul/weight_matrix.h"
 #include "ops/cpu/kv_storage.h"
 #include "ops/ops.h"
 #include "runtime/instruction_set.h"

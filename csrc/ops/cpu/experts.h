@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/gemm/weight_matrix.h"
+#include "kernels/matmul/weight_matrix.h"
 #include "ops/cpu/matmul.h"
 #include "ops/ops.h"
 #include "runtime/instruction_set.h"

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <atomic>
 
-#include "kernels/gemv/integer_gemv.h"
+#include "kernels/matmul/integer_gemv.h"
 #include "kernels/quantise/quantise.h"
 
 namespace internvl {

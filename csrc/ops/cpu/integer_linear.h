@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <memory>
 
-#include "kernels/gemm/integer_gemm.h"
-#include "kernels/gemm/weight_matrix.h"
-#include "kernels/gemv/gemv.h"
+#include "kernels/matmul/gemv.h"
+#include "kernels/matmul/integer_gemm.h"
+#include "kernels/matmul/weight_matrix.h"
 #include "kernels/quantise/quantised_rows.h"
 #include "runtime/aligned_array.h"
 #include "runtime/instruction_set.h"

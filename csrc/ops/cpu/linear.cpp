@@ -3,16 +3,17 @@
 #include <algorithm>
 #include <atomic>
 
-#include "kernels/gemm/bfloat16_gemm.h"
-#include "kernels/gemm/gemm.h"
+#include "kernels/matmul/bfloat16_gemm.h"
+#include "kernels/matmul/gemm.h"
 
 namespace internvl {
 namespace {
 
-constexpr std::size_t int4_step = 64;
-static_assert(int4_step % bfloat16_row_step == 0);
+// Rounded rows are filled up to a multiple of this many elements.
+constexpr std::size_t rounded_step = 64;
+static_assert(rounded_step % bfloat16_row_step == 0);
 
-std::size_t rounded_up(std::size_t k) { return (k + int4_step - 1) / int4_step * int4_step; }
+std::size_t rounded_up(std::size_t k) { return (k + rounded_step - 1) / rounded_step * rounded_step; }
 
 // Bytes of weights that a thread takes at a time: large enough that taking costs nothing, small enough that
 // threads end together.
@@ -52,7 +53,7 @@ void multiply_panels(const LinearRows& job, const WeightMatrix& w, ThreadTeam& t
           const std::size_t depth = std::min(panel_depth, w.columns - k);
           multiply(panel, begin, n, first, m, k, depth, sums);
         }
-        kernels.finish(w, sums, m, begin, n, job.bias, epilogue, job.accumulate, job.y + first * job.y_stride,
+        kernels.finish(sums, m, begin, n, job.bias, epilogue, job.accumulate, job.y + first * job.y_stride,
                        job.y_stride);
       }
     }
@@ -66,8 +67,8 @@ void multiply_many(const LinearRows& job, const WeightMatrix& w, ThreadTeam& tea
                   [&](float* panel, std::size_t begin, std::size_t n, std::size_t first, std::size_t m,
                       std::size_t k, std::size_t depth, float* sums) {
                     kernels.unpack(w, begin, n, k, depth, panel);
-                    kernels.multiply(job.x + first * job.x_stride + k, job.x_stride, m, panel, n,
-                                     w.type == DataType::int4 ? rounded_up(depth) : depth, k != 0, sums);
+                    kernels.multiply(job.x + first * job.x_stride + k, job.x_stride, m, panel, n, depth,
+                                     k != 0, sums);
                   });
 }
 
@@ -82,7 +83,6 @@ LinearWorkspace::LinearWorkspace(const ThreadTeam& team, std::size_t most_rows, 
       rows_(std::make_unique_for_overwrite<std::byte[]>(rows_bytes_)) {}
 
 std::size_t LinearWorkspace::row_bytes(const WeightMatrix& w, Activations activations) {
-  if (w.type == DataType::int4) return rounded_up(w.columns) * sizeof(float);
   const bool rounds = w.type == DataType::bfloat16 && activations == Activations::bfloat16;
   return rounds ? rounded_up(w.columns) * sizeof(BFloat16) : 0;
 }
@@ -119,22 +119,11 @@ void linear(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, Line
     });
     return linear_of_rounded(job, w, team, workspace, set, epilogue);
   }
-  LinearRows ordered = job;
-  if (w.type == DataType::int4) {
-    const GemmKernels& kernels = gemm_kernels(set);
-    const std::size_t stride = rounded_up(w.columns);
-    team.for_each_range(job.rows, 16, [&](std::size_t begin, std::size_t end) {
-      kernels.interleave_int4(job.x + begin * job.x_stride, job.x_stride, end - begin, w.columns,
-                              workspace.interleaved() + begin * stride, stride);
-    });
-    ordered.x = workspace.interleaved();
-    ordered.x_stride = stride;
-  }
   // The vision side has the epilogues, and many rows; decoding has few, and none.
   if (job.rows <= gemv_rows && epilogue.empty()) {
-    multiply_few(ordered, w, team, set);
+    multiply_few(job, w, team, set);
   } else {
-    multiply_many(ordered, w, team, workspace, set, epilogue);
+    multiply_many(job, w, team, workspace, set, epilogue);
   }
 }
 

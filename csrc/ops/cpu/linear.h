@@ -1,12 +1,13 @@
-// A linear layer on a team of threads: y = epilogue(x W^T (+ bias)) (+ y), for any number of rows.
+// A linear layer with weights in fp32, fp16 or bf16 on a team of threads: y = epilogue(x W^T (+ bias)) (+ y),
+// for any number of rows.
 #pragma once
 
 #include <cstddef>
 #include <memory>
 
-#include "kernels/gemm/gemm.h"
-#include "kernels/gemm/weight_matrix.h"
-#include "kernels/gemv/gemv.h"
+#include "kernels/matmul/gemm.h"
+#include "kernels/matmul/gemv.h"
+#include "kernels/matmul/weight_matrix.h"
 #include "kernels/vector/storage.h"
 #include "runtime/aligned_array.h"
 #include "runtime/instruction_set.h"
@@ -30,30 +31,29 @@ constexpr Activations activations_for(DataType weights, InstructionSet set) {
 // The memory that linear layers compute in, allocated once.
 class LinearWorkspace {
  public:
-  // For at most `most_rows` rows of x at a time, of which linear() makes at most `most_row_bytes` each.
+  // For at most `most_rows` rows of x at a time, of which it rounds rows of at most `most_row_bytes`.
   LinearWorkspace(const ThreadTeam& team, std::size_t most_rows, std::size_t most_row_bytes);
 
   float* panel(int thread) { return panels_.data() + thread * thread_elements_; }
   float* sums(int thread);
-  float* interleaved() { return reinterpret_cast<float*>(rows_.get()); }
   BFloat16* rounded() { return reinterpret_cast<BFloat16*>(rows_.get()); }
   // Rounds x [columns] to row `row` of rounded(). Rows may be filled by several threads.
   void round(const float* x, std::size_t columns, std::size_t row, InstructionSet set);
   std::size_t most_rows() const { return most_rows_; }
   std::size_t bytes() const { return panels_.size() * sizeof(float) + rows_bytes_; }
 
-  // What linear() makes of a row of x before it multiplies: reordered for int4, rounded for bf16, else none.
+  // Bytes of a row of x that linear() rounds before it multiplies; none where it does not.
   static std::size_t row_bytes(const WeightMatrix& w, Activations activations);
 
  private:
   std::size_t most_rows_;
-  std::size_t rows_bytes_;  // of all that linear() makes
+  std::size_t rows_bytes_;  // of all rounded rows
   std::size_t thread_elements_;
   AlignedArray<float> panels_;
   std::unique_ptr<std::byte[]> rows_;  // not touched before it is used
 };
 
-// Computes job.y from job.x (in its natural order) and w. job.rows is at most workspace.most_rows().
+// Computes job.y from job.x and w. job.rows is at most workspace.most_rows().
 //
 // A row of y depends on its row of x and on w alone, bit for bit: not on the other rows, on how many there
 // are, or on the number of threads.

@@ -4,9 +4,9 @@
 
 #include <cstddef>
 
-#include "kernels/gemm/epilogue.h"
-#include "kernels/gemm/weight_matrix.h"
-#include "kernels/gemv/gemv.h"
+#include "kernels/matmul/epilogue.h"
+#include "kernels/matmul/gemv.h"
+#include "kernels/matmul/weight_matrix.h"
 #include "ops/cpu/integer_linear.h"
 #include "ops/cpu/linear.h"
 #include "ops/ops.h"
