@@ -73,7 +73,7 @@ class Bench {
   }
 
   void run() {
-    std::printf("instruction set %s, %d threads\n\n", std::string(name_of(instruction_set())).c_str(),
+    std::printf("instruction set %s, %d threads\n\n", std::string(instruction_set(features())).c_str(),
                 team_.size());
     measure_peaks();
     std::printf(
@@ -101,7 +101,7 @@ class Bench {
 
  private:
   void measure_peaks() {
-    const PeakKernels& kernels = peak_kernels(instruction_set());
+    const PeakKernels& kernels = peak_kernels(features());
     const auto threads = static_cast<double>(team_.size());
     float sink = 1e-3F;
     std::int32_t counts = 0;
@@ -116,7 +116,7 @@ class Bench {
     });
     peaks_.fp32 = operations * threads / time;
     peaks_.bfloat16 = peaks_.fp32;
-    if (instruction_set() == InstructionSet::avx512_bf16) {
+    if (features().has(Feature::avx512_bf16)) {
       time = median_time(seconds_, [&] {
         team_.run([&](int thread) {
           float mine = sink;
@@ -169,7 +169,7 @@ class Bench {
     std::vector<float> y(m * n);
     const bool integer = is_integer(type);
     const std::size_t row_bytes =
-        LinearWorkspace::row_bytes({type, nullptr, nullptr, n, k}, activations_for(type, instruction_set()));
+        LinearWorkspace::row_bytes({type, nullptr, nullptr, n, k}, activations_for(type, features()));
     LinearWorkspace workspace(team_, m, integer ? 0 : row_bytes);
     IntegerWorkspace integer_workspace(team_, m);
     QuantisedBuffer buffer(m, k);
@@ -219,7 +219,7 @@ class Bench {
         }
       }
     }
-    const AttentionKernels& kernels = attention_kernels(instruction_set());
+    const AttentionKernels& kernels = attention_kernels(features());
     const AttentionKernels::Attend attends[] = {kernels.attend_float32, kernels.attend_float16,
                                                 kernels.attend_bfloat16, kernels.attend_int8};
     const auto attend = attends[static_cast<int>(type)];
@@ -256,7 +256,7 @@ class Bench {
     constexpr int times = 1000;
     double time = median_time(seconds_, [&] {
       for (int i = 0; i < times; ++i)
-        norm_kernels(instruction_set()).rms_norm(x.data(), x.data(), n, 1e-6F, y.data());
+        norm_kernels(features()).rms_norm(x.data(), x.data(), n, 1e-6F, y.data());
     });
     report("rms_norm 896, one thread", time / times, 0, 1, 8.0 * n);
     for (const ScaleGroup group : {ScaleGroup::row, ScaleGroup::block}) {

@@ -79,7 +79,7 @@ struct State {
 // Rows i of queries see visible[i] keys.
 std::vector<float> attended(const Context& context, const std::vector<float>& queries,
                             const std::vector<std::size_t>& visible) {
-  const AttentionKernels& kernels = attention_kernels(instruction_set());
+  const AttentionKernels& kernels = attention_kernels(features());
   const std::size_t d = context.head_dim;
   const std::size_t rows = visible.size();
   std::vector<float> out(rows * d);

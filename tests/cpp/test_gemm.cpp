@@ -30,8 +30,8 @@ std::vector<float> computed(const std::vector<float>& x, std::size_t m, const We
       for (std::size_t c = 0; c < w.rows; ++c) y[r * stride + c] = (*addend)[r * w.rows + c];
     }
   }
-  linear({x.data(), w.columns, m, bias, addend != nullptr, y.data(), stride}, w, team, workspace,
-         instruction_set(), {gelu, layer_scale}, activations);
+  linear({x.data(), w.columns, m, bias, addend != nullptr, y.data(), stride}, w, team, workspace, features(),
+         {gelu, layer_scale}, activations);
   std::vector<float> packed;
   for (std::size_t r = 0; r < m; ++r) {
     packed.insert(packed.end(), y.begin() + r * stride, y.begin() + r * stride + w.rows);
@@ -166,9 +166,8 @@ TEST("bf16 weights meet rounded activations: exactly the nearest bf16, summed wi
     // Products are exact. Longest chain: all products, bias and addend. Products of matrices add a pair's
     // sum, both rounded to odd, two units; and panels one to another.
     const auto depth = static_cast<double>(shape.k);
-    const double chain = instruction_set() == InstructionSet::neon_i8mm
-                             ? 4 * std::ceil(depth / 4) + std::ceil(depth / 1024) + 6
-                             : depth + 4;
+    const double chain =
+        features().has(Feature::i8mm) ? 4 * std::ceil(depth / 4) + std::ceil(depth / 1024) + 6 : depth + 4;
     const double bound = chain * std::ldexp(1.0, -24) * 1.01;
     for (std::size_t r = 0; r < shape.m; ++r) {
       for (std::size_t c = 0; c < shape.n; ++c) {
@@ -194,7 +193,7 @@ TEST("bf16 weights meet rounded activations: exactly the nearest bf16, summed wi
 
 TEST(
     "by pairs of bf16, a sum is its products one after the other, each pair's second one first, to the bit") {
-  if (instruction_set() == InstructionSet::neon_i8mm) return;  // multiplies matrices
+  if (features().has(Feature::i8mm)) return;  // multiplies matrices
   for (const Shape shape : shapes) {
     const test::RandomWeights w(DataType::bfloat16, shape.n, shape.k, 81);
     const std::vector<float> x = test::random_floats(shape.m * shape.k, 82);
@@ -250,21 +249,24 @@ TEST("rounded activations: the same bits whatever the other rows, their number a
 TEST("activations are rounded for bf16 weights where the processor multiplies those, and nowhere else") {
   const std::size_t n = 50;
   const std::size_t k = 96;
-  for (const InstructionSet set : available_instruction_sets()) {
+  for (const std::string_view name : available_instruction_sets()) {
+    const Features features = *features_of(name);
     for (const DataType type : float_types) {
       const test::RandomWeights w(type, n, k, 71);
       for (const std::size_t m : {1, 40}) {
         const std::vector<float> x = test::random_floats(m * k, 72);
         ThreadTeam team(2);
         std::vector<float> chosen(m * n);
-        const bool rounds = type == DataType::bfloat16 && multiplies_bfloat16(set);
-        LinearWorkspace workspace(team, m, LinearWorkspace::row_bytes(w.matrix, activations_for(type, set)));
-        linear({x.data(), k, m, nullptr, false, chosen.data(), n}, w.matrix, team, workspace, set);
+        const bool rounds = type == DataType::bfloat16 && multiplies_bfloat16(features);
+        LinearWorkspace workspace(team, m,
+                                  LinearWorkspace::row_bytes(w.matrix, activations_for(type, features)));
+        linear({x.data(), k, m, nullptr, false, chosen.data(), n}, w.matrix, team, workspace, features);
         for (const Activations activations : {Activations::exact, Activations::bfloat16}) {
           if (type != DataType::bfloat16 && activations == Activations::bfloat16) continue;
           std::vector<float> y(m * n);
           LinearWorkspace other(team, m, LinearWorkspace::row_bytes(w.matrix, activations));
-          linear({x.data(), k, m, nullptr, false, y.data(), n}, w.matrix, team, other, set, {}, activations);
+          linear({x.data(), k, m, nullptr, false, y.data(), n}, w.matrix, team, other, features, {},
+                 activations);
           CHECK(same_bits(chosen.data(), y.data(), m * n) == (rounds == (activations != Activations::exact)));
         }
       }

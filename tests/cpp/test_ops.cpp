@@ -33,7 +33,7 @@ bool close(const std::vector<float>& found, const Doubles& wanted, DataType type
   }
   const double cosine = product / std::sqrt(squares * found_squares);
   if (is_integer(type)) return found.size() == wanted.size() && cosine >= 0.999;
-  if (activations_for(type, instruction_set()) == Activations::bfloat16) {
+  if (activations_for(type, features()) == Activations::bfloat16) {
     return found.size() == wanted.size() && cosine >= 0.9999;
   }
   const double bound = 1e-4 * std::sqrt(squares / static_cast<double>(wanted.size()));
@@ -486,7 +486,7 @@ TEST(
       const DataType like = type == CacheType::float32 ? DataType::float32
                             : type == CacheType::int8  ? DataType::int8
                                                        : DataType::bfloat16;
-      if (like == DataType::bfloat16 && activations_for(like, instruction_set()) != Activations::bfloat16) {
+      if (like == DataType::bfloat16 && activations_for(like, features()) != Activations::bfloat16) {
         // Sixteen bits in the cache round whatever the processor multiplies.
         double product = 0;
         double a = 0;

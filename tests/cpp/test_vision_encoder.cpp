@@ -356,7 +356,7 @@ TEST("features are those of plain fp64 loops, for both towers, both shuffles and
             CHECK(cosine >= 0.999);
             continue;
           }
-          if (activations_for(type, instruction_set()) == Activations::bfloat16) {
+          if (activations_for(type, internvl::features()) == Activations::bfloat16) {
             CHECK(cosine >= 0.9999);
             continue;
           }
@@ -400,9 +400,10 @@ TEST("a batch's activations stay below the bytes that they are given, and one ti
   const std::size_t tokens = 1025;
   const std::size_t floats = tokens * (2 * 1024 + 4096) * 4;
   const std::size_t made = tokens * 1024 * 4;  // rows behind a norm, where they are multiplied in fp32
-  for (const InstructionSet set : {InstructionSet::avx2, InstructionSet::avx512_bf16}) {
-    const CpuDevice device(std::make_shared<ThreadTeam>(1), set);
-    const std::size_t bfloat16 = multiplies_bfloat16(set) ? tokens * 2 : 0;
+  for (const Features features :
+       {Features{Feature::avx2}, Features{Feature::avx2, Feature::avx512, Feature::avx512_bf16}}) {
+    const CpuDevice device(std::make_shared<ThreadTeam>(1), features);
+    const std::size_t bfloat16 = multiplies_bfloat16(features) ? tokens * 2 : 0;
     const struct {
       VisionStorage storage;
       std::size_t tile;

@@ -129,7 +129,7 @@ void attend(const float* queries, std::size_t stride, std::size_t rows, const BF
 
 }  // namespace
 
-const BFloat16AttentionKernels& bfloat16_attention_kernels_of() {
+const BFloat16AttentionKernels& bfloat16_attention_kernels() {
   static constexpr BFloat16AttentionKernels kernels{pack, attend};
   return kernels;
 }

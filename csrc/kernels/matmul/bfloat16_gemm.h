@@ -32,12 +32,6 @@ struct BFloat16GemmKernels {
                    BFloat16* panel);
 };
 
-INTERNVL_DECLARE_MATRIX_KERNELS(BFloat16GemmKernels, bfloat16_gemm_kernels_of)
-
-// Those of avx512 need a processor that multiplies bf16.
-inline const BFloat16GemmKernels& bfloat16_gemm_kernels(InstructionSet set) {
-  if (set == InstructionSet::avx512) set = InstructionSet::avx2;
-  return bfloat16_gemm_kernels_of(set);
-}
+const BFloat16GemmKernels& bfloat16_gemm_kernels(Features features);
 
 }  // namespace internvl

@@ -1,7 +1,7 @@
 #include "kernels/matmul/bfloat16_gemm.h"
 #include "kernels/vector/bfloat16/rounding.h"
 
-#if defined(INTERNVL_ISA_neon_i8mm)
+#if defined(INTERNVL_I8MM)
 #include "kernels/matmul/bfloat16_matrix_tile.h"
 #else
 #include "kernels/matmul/bfloat16_pair_gemm.h"
@@ -24,7 +24,7 @@ void round(const float* x, std::size_t x_stride, std::size_t rows, std::size_t k
 
 }  // namespace
 
-const BFloat16GemmKernels& bfloat16_gemm_kernels_of() {
+const BFloat16GemmKernels& bfloat16_gemm_kernels() {
   static constexpr BFloat16GemmKernels kernels{round, multiply};
   return kernels;
 }

@@ -30,6 +30,6 @@ struct GemmKernels {
                  const Epilogue& epilogue, bool accumulate, float* y, std::size_t y_stride);
 };
 
-INTERNVL_DECLARE_KERNELS(GemmKernels, gemm_kernels)
+const GemmKernels& gemm_kernels(Features features);
 
 }  // namespace internvl

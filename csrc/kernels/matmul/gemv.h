@@ -18,6 +18,6 @@ struct GemvKernels {
   void (*multiply)(const LinearRows& job, const WeightMatrix& w, std::size_t begin, std::size_t end);
 };
 
-INTERNVL_DECLARE_KERNELS(GemvKernels, gemv_kernels)
+const GemvKernels& gemv_kernels(Features features);
 
 }  // namespace internvl

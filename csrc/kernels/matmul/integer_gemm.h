@@ -40,6 +40,6 @@ struct IntegerGemmKernels {
                    const Epilogue& epilogue, std::size_t begin, std::size_t n, const IntegerPanel& panel);
 };
 
-INTERNVL_DECLARE_MATRIX_KERNELS(IntegerGemmKernels, integer_gemm_kernels)
+const IntegerGemmKernels& integer_gemm_kernels(Features features);
 
 }  // namespace internvl

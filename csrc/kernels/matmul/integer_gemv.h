@@ -19,6 +19,6 @@ struct IntegerGemvKernels {
                    std::size_t end);
 };
 
-INTERNVL_DECLARE_KERNELS(IntegerGemvKernels, integer_gemv_kernels)
+const IntegerGemvKernels& integer_gemv_kernels(Features features);
 
 }  // namespace internvl

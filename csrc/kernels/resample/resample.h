@@ -69,6 +69,6 @@ struct ResampleKernels {
                     float* red, float* green, float* blue);
 };
 
-INTERNVL_DECLARE_KERNELS(ResampleKernels, resample_kernels)
+const ResampleKernels& resample_kernels(Features features);
 
 }  // namespace internvl

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "ops/ops.h"
-#include "runtime/instruction_set.h"
+#include "runtime/features.h"
 #include "runtime/thread_team.h"
 
 namespace internvl {
@@ -18,8 +18,8 @@ namespace internvl {
 // kernels/attention/bfloat16_attention.h).
 class CpuDevice : public Device {
  public:
-  explicit CpuDevice(std::shared_ptr<ThreadTeam> team, InstructionSet set = instruction_set())
-      : team_(std::move(team)), set_(set) {}
+  explicit CpuDevice(std::shared_ptr<ThreadTeam> team, Features features = internvl::features())
+      : team_(std::move(team)), features_(features) {}
 
   std::unique_ptr<DeviceModel> model() const override;
   TurnLock& stretch() const override { return team_->stretch(); }
@@ -29,7 +29,7 @@ class CpuDevice : public Device {
 
  private:
   std::shared_ptr<ThreadTeam> team_;
-  InstructionSet set_;
+  Features features_;
 };
 
 }  // namespace internvl

@@ -13,11 +13,11 @@
 
 namespace internvl {
 
-std::unique_ptr<DeviceModel> CpuDevice::model() const { return std::make_unique<CpuModel>(team_, set_); }
+std::unique_ptr<DeviceModel> CpuDevice::model() const { return std::make_unique<CpuModel>(team_, features_); }
 
 std::size_t CpuDevice::block_tokens() const { return cache_block; }
 
-std::size_t CpuDevice::row_bytes(const RowNeeds& needs) const { return Matmul::row_bytes(needs, set_); }
+std::size_t CpuDevice::row_bytes(const RowNeeds& needs) const { return Matmul::row_bytes(needs, features_); }
 
 Matrix CpuModel::load(const WeightMatrix& w) {
   if (is_integer(w.type)) {
@@ -56,7 +56,7 @@ std::unique_ptr<Operations> CpuModel::operations(const Workload& workload) {
 }
 
 void CpuModel::embed(const Matrix& table, std::span<const std::int64_t> tokens, std::span<float> rows) const {
-  const GemmKernels& kernels = gemm_kernels(set_);
+  const GemmKernels& kernels = gemm_kernels(features_);
   const WeightMatrix& w = weight(table);
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     for (std::size_t k = 0; k < w.columns; k += panel_depth) {

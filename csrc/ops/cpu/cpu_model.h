@@ -11,14 +11,15 @@
 #include "kernels/matmul/weight_matrix.h"
 #include "ops/cpu/kv_storage.h"
 #include "ops/ops.h"
-#include "runtime/instruction_set.h"
+#include "runtime/features.h"
 #include "runtime/thread_team.h"
 
 namespace internvl {
 
 class CpuModel : public DeviceModel {
  public:
-  CpuModel(std::shared_ptr<ThreadTeam> team, InstructionSet set) : team_(std::move(team)), set_(set) {}
+  CpuModel(std::shared_ptr<ThreadTeam> team, Features features)
+      : team_(std::move(team)), features_(features) {}
 
   Matrix load(const WeightMatrix& weight) override;
   Vector load(std::span<const float> values) override;
@@ -28,7 +29,7 @@ class CpuModel : public DeviceModel {
   void copy_blocks(std::span<const BlockCopy> copies) override;
 
   ThreadTeam& team() const { return *team_; }
-  InstructionSet set() const { return set_; }
+  Features features() const { return features_; }
   const RowNeeds& needs() const { return needs_; }
   const WeightMatrix& weight(const Matrix& matrix) const { return matrices_[matrix.id]; }
   const float* values(const Vector& vector) const { return vector ? vectors_[vector.id] : nullptr; }
@@ -37,7 +38,7 @@ class CpuModel : public DeviceModel {
 
  private:
   std::shared_ptr<ThreadTeam> team_;
-  InstructionSet set_;
+  Features features_;
   RowNeeds needs_;
   std::vector<WeightMatrix> matrices_;
   std::vector<const float*> vectors_;

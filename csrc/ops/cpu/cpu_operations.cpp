@@ -32,9 +32,13 @@ void patchify(const float* pixels, std::size_t size, std::size_t side, std::size
 }  // namespace
 
 CpuOperations::CpuOperations(CpuModel& model, const Workload& workload)
-    : model_(model), team_(model.team()), set_(model.set()), matmul_(team_, set_, workload, model.needs()) {
-  if (KvStorage* storage = model.storage()) attention_.emplace(model.cache_shape(), *storage, team_, set_);
-  if (workload.tower) tower_.emplace(*workload.tower, team_, set_);
+    : model_(model),
+      team_(model.team()),
+      features_(model.features()),
+      matmul_(team_, features_, workload, model.needs()) {
+  if (KvStorage* storage = model.storage())
+    attention_.emplace(model.cache_shape(), *storage, team_, features_);
+  if (workload.tower) tower_.emplace(*workload.tower, team_, features_);
   if (workload.mixture) mixture_.emplace(*workload.mixture, workload.rows);
 }
 
@@ -61,7 +65,7 @@ void CpuOperations::read(const Buffer& x, RowRange rows, std::span<float> values
 }
 
 void CpuOperations::normalise(const Norm& norm, const float* x, std::size_t n, float* out) const {
-  const NormKernels& kernels = norm_kernels(set_);
+  const NormKernels& kernels = norm_kernels(features_);
   if (norm.kind == NormKind::layer_norm) {
     kernels.layer_norm(x, values(norm.weight), values(norm.bias), n, norm.eps, out);
   } else {
@@ -123,7 +127,7 @@ void CpuOperations::attend(const Buffer& qkv, std::size_t layer, std::size_t fir
 
 void CpuOperations::gated_mlp(const Buffer& stream, RowRange rows, const Norm& norm, const Matrix& gate_up,
                               const Matrix& down, const Buffer& inner) {
-  const ActivationKernels& activation = activation_kernels(set_);
+  const ActivationKernels& activation = activation_kernels(features_);
   const WeightMatrix& w = weight(down);
   float* gates = row(inner, 0);
   multiply_normed(row(stream, rows.first), rows.count, norm, {gate_up, {}}, {}, gates);
@@ -143,7 +147,7 @@ void CpuOperations::mixture(const Buffer& stream, RowRange rows, const Norm& nor
     }
   });
   mixture_->add({weight(mixture.router), weight(mixture.gate_up), weight(mixture.down)}, rows.count, matmul_,
-                team_, set_, x);
+                team_, features_, x);
 }
 
 void CpuOperations::logits(const Buffer& stream, RowRange rows, const Norm& norm, const Matrix& head,

@@ -14,7 +14,7 @@
 #include "ops/cpu/tower_attention.h"
 #include "ops/ops.h"
 #include "runtime/aligned_array.h"
-#include "runtime/instruction_set.h"
+#include "runtime/features.h"
 #include "runtime/thread_team.h"
 
 namespace internvl {
@@ -74,7 +74,7 @@ class CpuOperations : public Operations {
 
   CpuModel& model_;
   ThreadTeam& team_;
-  InstructionSet set_;
+  Features features_;
   std::vector<AlignedArray<float>> buffers_;  // not touched before they are used: a model that sees no
                                               // pictures does not pay for those of the tower
   Matmul matmul_;

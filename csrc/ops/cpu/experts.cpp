@@ -72,8 +72,8 @@ void ExpertMixture::route(std::size_t rows, ThreadTeam& team) {
 }
 
 void ExpertMixture::add(const ExpertWeights& weights, std::size_t count, Matmul& matmul, ThreadTeam& team,
-                        InstructionSet set, float* stream) {
-  const ActivationKernels& activation = activation_kernels(set);
+                        Features features, float* stream) {
+  const ActivationKernels& activation = activation_kernels(features);
   const std::size_t hidden = shape_.hidden;
   const std::size_t inner = shape_.inner;
   matmul.multiply({normed_.data(), hidden, count, nullptr, false, router_logits_.data(), shape_.experts},

@@ -9,7 +9,7 @@
 #include "kernels/matmul/weight_matrix.h"
 #include "ops/cpu/matmul.h"
 #include "ops/ops.h"
-#include "runtime/instruction_set.h"
+#include "runtime/features.h"
 #include "runtime/thread_team.h"
 
 namespace internvl {
@@ -34,7 +34,7 @@ class ExpertMixture {
   float* rows() { return normed_.data(); }
   // Adds to stream [count, hidden] what the experts make of the first `count` of rows().
   void add(const ExpertWeights& weights, std::size_t count, Matmul& matmul, ThreadTeam& team,
-           InstructionSet set, float* stream);
+           Features features, float* stream);
 
  private:
   // A token that an expert computes, and how much of the result counts.

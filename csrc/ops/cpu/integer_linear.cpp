@@ -40,8 +40,8 @@ std::size_t QuantisedBuffer::row_bytes(std::size_t most_columns) {
 }
 
 void QuantisedBuffer::quantise(const float* x, std::size_t columns, ScaleGroup group, std::size_t row,
-                               InstructionSet set) {
-  const QuantiseKernels& kernels = quantise_kernels(set);
+                               Features features) {
+  const QuantiseKernels& kernels = quantise_kernels(features);
   const std::size_t groups = groups_of(columns, group);
   const auto kernel = group == ScaleGroup::row ? kernels.by_row : kernels.by_block;
   kernel(x, columns, &values_[row * row_values(columns)], &scales_[row * groups], &starts_[row * groups]);
@@ -78,10 +78,10 @@ std::size_t IntegerWorkspace::bytes() const {
 }
 
 void linear(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
-            IntegerWorkspace& workspace, InstructionSet set, const Epilogue& epilogue) {
+            IntegerWorkspace& workspace, Features features, const Epilogue& epilogue) {
   // Decoding has few rows, and no epilogue.
   if (job.rows <= integer_gemv_rows && epilogue.empty()) {
-    const IntegerGemvKernels& kernels = integer_gemv_kernels(set);
+    const IntegerGemvKernels& kernels = integer_gemv_kernels(features);
     const std::size_t row_bytes =
         std::max<std::size_t>(w.type == DataType::int4 ? w.columns / 2 : w.columns, 1);
     const std::size_t grain = rounded_up(std::max<std::size_t>(gemv_bytes / row_bytes, 1), gemv_group);
@@ -89,7 +89,7 @@ void linear(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w
                         [&](std::size_t begin, std::size_t end) { kernels.multiply(x, job, w, begin, end); });
     return;
   }
-  const IntegerGemmKernels& kernels = integer_gemm_kernels(set);
+  const IntegerGemmKernels& kernels = integer_gemm_kernels(features);
   std::atomic<std::size_t> next{0};
   team.run([&](int thread) {
     const IntegerPanel panel = workspace.panel(thread);

@@ -10,7 +10,7 @@
 #include "kernels/matmul/weight_matrix.h"
 #include "kernels/quantise/quantised_rows.h"
 #include "runtime/aligned_array.h"
-#include "runtime/instruction_set.h"
+#include "runtime/features.h"
 #include "runtime/thread_team.h"
 
 namespace internvl {
@@ -28,7 +28,7 @@ class QuantisedBuffer {
 
   // Quantises x [columns] to row `row` of rows of that many columns. Rows may be filled by several threads.
   void quantise(const float* x, std::size_t columns, ScaleGroup group, std::size_t row,
-                InstructionSet set = instruction_set());
+                Features features = internvl::features());
   // The first `rows` rows.
   QuantisedRows rows(std::size_t rows, std::size_t columns, ScaleGroup group) const;
   std::size_t bytes() const;
@@ -67,7 +67,7 @@ class IntegerWorkspace {
 // A row of y depends on its row of x and on w alone, bit for bit: not on the other rows, on how many there
 // are, or on the number of threads.
 void linear(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
-            IntegerWorkspace& workspace, InstructionSet set = instruction_set(),
+            IntegerWorkspace& workspace, Features features = internvl::features(),
             const Epilogue& epilogue = {});
 
 }  // namespace internvl

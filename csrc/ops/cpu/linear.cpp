@@ -23,8 +23,8 @@ constexpr std::size_t gemv_bytes = 32768;
 // sixteen), so that threads end together and the other rows of x find the panel in the first cache.
 constexpr std::size_t few_panel_rows = 16;
 
-void multiply_few(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, InstructionSet set) {
-  const GemvKernels& kernels = gemv_kernels(set);
+void multiply_few(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, Features features) {
+  const GemvKernels& kernels = gemv_kernels(features);
   const std::size_t row_bytes = std::max<std::size_t>(w.columns * (w.type == DataType::float32 ? 4 : 1), 1);
   const std::size_t grain = std::max<std::size_t>(gemv_bytes / row_bytes / 12, 1) * 12;
   team.for_each_range(w.rows, grain,
@@ -35,9 +35,9 @@ void multiply_few(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team
 // m, k, depth, sums) computes the sums [m, n] of elements [k, k + depth), or adds them where k is not 0.
 template <class Multiply>
 void multiply_panels(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
-                     LinearWorkspace& workspace, InstructionSet set, const Epilogue& epilogue,
+                     LinearWorkspace& workspace, Features features, const Epilogue& epilogue,
                      std::size_t width, std::size_t most_rows, Multiply multiply) {
-  const GemmKernels& kernels = gemm_kernels(set);
+  const GemmKernels& kernels = gemm_kernels(features);
   const std::size_t piece = rows_of_a_piece(job.rows, most_rows);
   std::atomic<std::size_t> next{0};
   team.run([&](int thread) {
@@ -61,9 +61,9 @@ void multiply_panels(const LinearRows& job, const WeightMatrix& w, ThreadTeam& t
 }
 
 void multiply_many(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,
-                   InstructionSet set, const Epilogue& epilogue) {
-  const GemmKernels& kernels = gemm_kernels(set);
-  multiply_panels(job, w, team, workspace, set, epilogue, panel_rows, gemm_rows,
+                   Features features, const Epilogue& epilogue) {
+  const GemmKernels& kernels = gemm_kernels(features);
+  multiply_panels(job, w, team, workspace, features, epilogue, panel_rows, gemm_rows,
                   [&](float* panel, std::size_t begin, std::size_t n, std::size_t first, std::size_t m,
                       std::size_t k, std::size_t depth, float* sums) {
                     kernels.unpack(w, begin, n, k, depth, panel);
@@ -89,18 +89,18 @@ std::size_t LinearWorkspace::row_bytes(const WeightMatrix& w, Activations activa
 
 float* LinearWorkspace::sums(int thread) { return panel(thread) + panel_elements; }
 
-void LinearWorkspace::round(const float* x, std::size_t columns, std::size_t row, InstructionSet set) {
+void LinearWorkspace::round(const float* x, std::size_t columns, std::size_t row, Features features) {
   const std::size_t stride = rounded_up(columns);
-  bfloat16_gemm_kernels(set).round(x, columns, 1, columns, rounded() + row * stride, stride);
+  bfloat16_gemm_kernels(features).round(x, columns, 1, columns, rounded() + row * stride, stride);
 }
 
 void linear_of_rounded(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
-                       LinearWorkspace& workspace, InstructionSet set, const Epilogue& epilogue) {
-  const BFloat16GemmKernels& kernels = bfloat16_gemm_kernels(set);
+                       LinearWorkspace& workspace, Features features, const Epilogue& epilogue) {
+  const BFloat16GemmKernels& kernels = bfloat16_gemm_kernels(features);
   const std::size_t stride = rounded_up(w.columns);
   const BFloat16* x = workspace.rounded();
   const auto* weights = reinterpret_cast<const BFloat16*>(w.values);
-  multiply_panels(job, w, team, workspace, set, epilogue,
+  multiply_panels(job, w, team, workspace, features, epilogue,
                   job.rows <= bfloat16_few_rows ? few_panel_rows : panel_rows, bfloat16_gemm_rows,
                   [&](float* panel, std::size_t begin, std::size_t n, std::size_t first, std::size_t m,
                       std::size_t k, std::size_t depth, float* sums) {
@@ -110,20 +110,20 @@ void linear_of_rounded(const LinearRows& job, const WeightMatrix& w, ThreadTeam&
 }
 
 void linear(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,
-            InstructionSet set, const Epilogue& epilogue, Activations activations) {
+            Features features, const Epilogue& epilogue, Activations activations) {
   if (w.type == DataType::bfloat16 && activations == Activations::bfloat16) {
     team.for_each_range(job.rows, 16, [&](std::size_t begin, std::size_t end) {
       for (std::size_t row = begin; row < end; ++row) {
-        workspace.round(job.x + row * job.x_stride, w.columns, row, set);
+        workspace.round(job.x + row * job.x_stride, w.columns, row, features);
       }
     });
-    return linear_of_rounded(job, w, team, workspace, set, epilogue);
+    return linear_of_rounded(job, w, team, workspace, features, epilogue);
   }
   // The vision side has the epilogues, and many rows; decoding has few, and none.
   if (job.rows <= gemv_rows && epilogue.empty()) {
-    multiply_few(job, w, team, set);
+    multiply_few(job, w, team, features);
   } else {
-    multiply_many(job, w, team, workspace, set, epilogue);
+    multiply_many(job, w, team, workspace, features, epilogue);
   }
 }
 

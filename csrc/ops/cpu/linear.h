@@ -10,7 +10,7 @@
 #include "kernels/matmul/weight_matrix.h"
 #include "kernels/vector/storage.h"
 #include "runtime/aligned_array.h"
-#include "runtime/instruction_set.h"
+#include "runtime/features.h"
 #include "runtime/thread_team.h"
 
 namespace internvl {
@@ -23,9 +23,9 @@ enum class Activations {
 
 // Weights in bf16 meet rounded activations where the processor multiplies bf16 twice as fast as fp32: what is
 // lost by that is of the size that storing the weights in bf16 has lost already. All others meet exact ones.
-constexpr Activations activations_for(DataType weights, InstructionSet set) {
-  return weights == DataType::bfloat16 && multiplies_bfloat16(set) ? Activations::bfloat16
-                                                                   : Activations::exact;
+constexpr Activations activations_for(DataType weights, Features features) {
+  return weights == DataType::bfloat16 && multiplies_bfloat16(features) ? Activations::bfloat16
+                                                                        : Activations::exact;
 }
 
 // The memory that linear layers compute in, allocated once.
@@ -38,7 +38,7 @@ class LinearWorkspace {
   float* sums(int thread);
   BFloat16* rounded() { return reinterpret_cast<BFloat16*>(rows_.get()); }
   // Rounds x [columns] to row `row` of rounded(). Rows may be filled by several threads.
-  void round(const float* x, std::size_t columns, std::size_t row, InstructionSet set);
+  void round(const float* x, std::size_t columns, std::size_t row, Features features);
   std::size_t most_rows() const { return most_rows_; }
   std::size_t bytes() const { return panels_.size() * sizeof(float) + rows_bytes_; }
 
@@ -58,16 +58,16 @@ class LinearWorkspace {
 // A row of y depends on its row of x and on w alone, bit for bit: not on the other rows, on how many there
 // are, or on the number of threads.
 void linear(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,
-            InstructionSet set, const Epilogue& epilogue, Activations activations);
+            Features features, const Epilogue& epilogue, Activations activations);
 
 // The same for bf16 weights and the rows in workspace.rounded(), in place of job.x.
 void linear_of_rounded(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
-                       LinearWorkspace& workspace, InstructionSet set, const Epilogue& epilogue = {});
+                       LinearWorkspace& workspace, Features features, const Epilogue& epilogue = {});
 
 // The same with the activations that suit w and the set.
 inline void linear(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,
-                   InstructionSet set = instruction_set(), const Epilogue& epilogue = {}) {
-  linear(job, w, team, workspace, set, epilogue, activations_for(w.type, set));
+                   Features features = internvl::features(), const Epilogue& epilogue = {}) {
+  linear(job, w, team, workspace, features, epilogue, activations_for(w.type, features));
 }
 
 }  // namespace internvl

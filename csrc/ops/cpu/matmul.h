@@ -11,8 +11,8 @@
 #include "ops/cpu/linear.h"
 #include "ops/ops.h"
 #include "runtime/aligned_array.h"
+#include "runtime/features.h"
 #include "runtime/function_ref.h"
-#include "runtime/instruction_set.h"
 #include "runtime/thread_team.h"
 
 namespace internvl {
@@ -25,7 +25,7 @@ inline constexpr std::size_t row_grain = 8;
 class Matmul {
  public:
   // Allocates memory, which is not touched before it is used.
-  Matmul(ThreadTeam& team, InstructionSet set, const Workload& workload, const RowNeeds& needs);
+  Matmul(ThreadTeam& team, Features features, const Workload& workload, const RowNeeds& needs);
 
   // y (+)= epilogue(x W^T (+ bias)); y may be x only where no element is read after it was written.
   void multiply(const LinearRows& job, const WeightMatrix& w, const Epilogue& epilogue = {});
@@ -37,14 +37,16 @@ class Matmul {
   void multiply_made(Make make, const LinearRows& job, const WeightMatrix& w, const Epilogue& epilogue = {});
 
   // What Workload.rows costs, for each row.
-  static std::size_t row_bytes(const RowNeeds& needs, InstructionSet set);
+  static std::size_t row_bytes(const RowNeeds& needs, Features features);
 
  private:
-  bool rounds(const WeightMatrix& w) const { return activations_for(w.type, set_) == Activations::bfloat16; }
+  bool rounds(const WeightMatrix& w) const {
+    return activations_for(w.type, features_) == Activations::bfloat16;
+  }
   void multiply_quantised(const LinearRows& job, const WeightMatrix& w, const Epilogue& epilogue);
 
   ThreadTeam& team_;
-  InstructionSet set_;
+  Features features_;
   std::size_t longest_row_;
   LinearWorkspace linear_;
   IntegerWorkspace integer_;

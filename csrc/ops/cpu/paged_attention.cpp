@@ -48,8 +48,8 @@ void PagedAttention::begin_step(std::span<const Run> runs, std::span<const float
 
 void PagedAttention::rotate_and_append(float* qkv, std::size_t layer, const float* q_norm,
                                        const float* k_norm, float eps) {
-  const NormKernels& norms = norm_kernels(set_);
-  const RopeKernels& rope = rope_kernels(set_);
+  const NormKernels& norms = norm_kernels(features_);
+  const RopeKernels& rope = rope_kernels(features_);
   const std::size_t d = shape_.head_dim;
   const std::size_t rotated = shape_.heads + shape_.kv_heads;  // queries and keys lie side by side
   team_.for_each_range(rows_, row_grain, [&](std::size_t begin, std::size_t end) {
@@ -119,7 +119,8 @@ void PagedAttention::attend_span(const float* qkv, std::size_t layer, const Tile
   for (std::size_t b = 0; b < count; ++b) blocks[b] = storage_.keys(run.blocks[first + b], layer, kv_head);
   const QueryRows job{rows, queries.data(), visible.data(), shape_.head_dim,
                       1.0F / std::sqrt(static_cast<float>(shape_.head_dim))};
-  attend_for(attention_kernels(set_), storage_.type())(job, blocks.data(), first * cache_block, count, state);
+  attend_for(attention_kernels(features_), storage_.type())(job, blocks.data(), first * cache_block, count,
+                                                            state);
 }
 
 void PagedAttention::finish_tile(const Tile& tile, const AttentionState& state, float* out) const {
@@ -131,12 +132,12 @@ void PagedAttention::finish_tile(const Tile& tile, const AttentionState& state, 
       rows[count++] = out + (row * shape_.heads + tile.head + h) * shape_.head_dim;
     }
   }
-  attention_kernels(set_).finish(count, shape_.head_dim, state, rows.data());
+  attention_kernels(features_).finish(count, shape_.head_dim, state, rows.data());
 }
 
 void PagedAttention::attend(const float* qkv, std::size_t layer, std::size_t first, float* out) {
   plan(first);
-  const AttentionKernels& kernels = attention_kernels(set_);
+  const AttentionKernels& kernels = attention_kernels(features_);
   const std::size_t elements = state_elements(shape_.head_dim);
   const auto threads = static_cast<std::size_t>(team_.size());
   if (spans_ == tiles_.size() || tiles_.size() >= 4 * threads) {

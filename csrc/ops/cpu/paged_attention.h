@@ -9,7 +9,7 @@
 #include "kernels/attention/attention.h"
 #include "ops/cpu/kv_storage.h"
 #include "ops/ops.h"
-#include "runtime/instruction_set.h"
+#include "runtime/features.h"
 #include "runtime/thread_team.h"
 
 namespace internvl {
@@ -17,8 +17,8 @@ namespace internvl {
 // What a query gets depends on it and on the keys and values of its sequence alone, bit for bit.
 class PagedAttention {
  public:
-  PagedAttention(const CacheShape& shape, KvStorage& storage, ThreadTeam& team, InstructionSet set)
-      : shape_(shape), storage_(storage), team_(team), set_(set) {}
+  PagedAttention(const CacheShape& shape, KvStorage& storage, ThreadTeam& team, Features features)
+      : shape_(shape), storage_(storage), team_(team), features_(features) {}
 
   // As Operations::begin_step(). Block tables have to stay until the step's last operation.
   void begin_step(std::span<const Run> runs, std::span<const float> cosines, std::span<const float> sines);
@@ -48,7 +48,7 @@ class PagedAttention {
   CacheShape shape_;
   KvStorage& storage_;
   ThreadTeam& team_;
-  InstructionSet set_;
+  Features features_;
   // Of the step.
   std::vector<Run> runs_;
   std::span<const float> cosines_;  // [rows, head_dim / 2]

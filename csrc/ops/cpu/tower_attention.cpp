@@ -36,15 +36,15 @@ std::size_t elements_of_a_head(const TowerShape& shape) {
 
 }  // namespace
 
-TowerAttention::TowerAttention(const TowerShape& shape, ThreadTeam& team, InstructionSet set)
+TowerAttention::TowerAttention(const TowerShape& shape, ThreadTeam& team, Features features)
     : shape_(checked(shape)),
       team_(team),
-      set_(set),
+      features_(features),
       head_elements_(elements_of_a_head(shape)),
       heads_(static_cast<std::size_t>(team.size()) * head_elements_) {}
 
 void TowerAttention::attend(const float* qkv, std::size_t tiles, DataType weights, float* out) {
-  const bool rounded = attends_in_bfloat16(weights, set_);
+  const bool rounded = attends_in_bfloat16(weights, features_);
   const std::size_t group = rounded ? bfloat16_attention_rows : attention_rows;
   const std::size_t d = shape_.head_dim;
   const std::size_t tokens = shape_.tokens;
@@ -73,7 +73,7 @@ void TowerAttention::attend(const float* qkv, std::size_t tiles, DataType weight
 }
 
 void TowerAttention::attend_exact(const HeadRows& head, float* memory) const {
-  const AttentionKernels& kernels = attention_kernels(set_);
+  const AttentionKernels& kernels = attention_kernels(features_);
   const std::size_t d = shape_.head_dim;
   const std::size_t tokens = shape_.tokens;
   const float* keys = head.queries + hidden();
@@ -106,7 +106,7 @@ void TowerAttention::attend_exact(const HeadRows& head, float* memory) const {
 }
 
 void TowerAttention::attend_rounded(const HeadRows& head, float* memory) const {
-  const BFloat16AttentionKernels& kernels = bfloat16_attention_kernels(set_);
+  const BFloat16AttentionKernels& kernels = bfloat16_attention_kernels(features_);
   const std::size_t d = shape_.head_dim;
   const float* keys = head.queries + hidden();
   auto* packed = reinterpret_cast<BFloat16*>(memory);

@@ -5,7 +5,7 @@
 
 #include "ops/ops.h"
 #include "runtime/aligned_array.h"
-#include "runtime/instruction_set.h"
+#include "runtime/features.h"
 #include "runtime/thread_team.h"
 
 namespace internvl {
@@ -14,7 +14,7 @@ namespace internvl {
 class TowerAttention {
  public:
   // Throws BundleError if there are no kernels for heads of that size, DeviceError if there is no memory.
-  TowerAttention(const TowerShape& shape, ThreadTeam& team, InstructionSet set);
+  TowerAttention(const TowerShape& shape, ThreadTeam& team, Features features);
 
   // qkv [tiles * tokens, 3 * heads * head_dim] to out [tiles * tokens, heads * head_dim]; with queries, keys
   // and values rounded to bf16 where `weights` around it suit that.
@@ -36,7 +36,7 @@ class TowerAttention {
 
   TowerShape shape_;
   ThreadTeam& team_;
-  InstructionSet set_;
+  Features features_;
   std::size_t head_elements_;
   AlignedArray<float> heads_;  // [threads, head_elements_]; not touched before it is used
 };

@@ -13,9 +13,9 @@ inline BFloat16 rounded_to_bfloat16(float x) {
   return {static_cast<std::uint16_t>(nan ? (bits >> 16U | 0x40U) : nearest)};
 }
 
-// The code of avx512 is for avx512_bf16 alone, as that of bfloat16_vector.h. It makes subnormal numbers 0.
+// avx512_bf16 makes subnormal numbers 0.
 inline void store_rounded(BFloat16* p, FloatVector v) {
-#if defined(INTERNVL_ISA_avx512) && !defined(INTERNVL_EMULATED_AVX512)
+#if defined(INTERNVL_AVX512_BF16) && !defined(INTERNVL_EMULATED_AVX512)
   __m128i rounded;
   asm("vcvtneps2bf16 %[v], %[rounded]" : [rounded] "=v"(rounded) : [v] "v"(v.value));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), rounded);

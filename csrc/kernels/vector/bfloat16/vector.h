@@ -12,15 +12,14 @@
 //                          first those of all columns, beside each other, then the next, out_stride elements
 //                          further on
 //
-// avx512 multiplies pairs, which not every processor of this set can: its code here is for avx512_bf16 alone
-// (see bfloat16_gemm.h). It takes subnormal numbers as 0. The instruction is inline assembly: the compiler
-// need not know of it, so that it needs no further build of every kernel, and GCC 12 does not spill the sums.
+// avx512_bf16 takes subnormal numbers as 0. Its instruction is inline assembly, around which GCC 12 does not
+// spill the sums.
 //
 // Included by kernel sources only.
 #pragma once
 
 #include "kernels/vector/float/vector.h"
-#if defined(INTERNVL_ISA_avx512)
+#if defined(INTERNVL_AVX512_BF16)
 #include "kernels/vector/integer/avx2_shared.h"
 #endif
 
@@ -30,7 +29,7 @@ namespace internvl::INTERNVL_ISA {
 constexpr std::size_t word_columns = 8;
 constexpr std::size_t word_row_elements = 16;
 
-#if defined(INTERNVL_ISA_avx512)
+#if defined(INTERNVL_AVX512_BF16)
 
 constexpr std::size_t pair_lanes = 16;
 

@@ -13,7 +13,7 @@ struct FloatVector {
 
 // Rows of x and rows of W whose dot products a GEMM keeps in registers at once, and rows that meet two
 // vectors of keys or values at once in attention.
-#if defined(INTERNVL_ISA_avx512)
+#if defined(INTERNVL_AVX512)
 constexpr int tile_rows = 6;  // 24 sums, 4 weights and one x of 32 registers
 constexpr int tile_columns = 4;
 constexpr int attention_tile_rows = 12;

@@ -21,9 +21,9 @@
 
 #include "kernels/vector/storage.h"
 
-#if defined(INTERNVL_ISA_avx2) || defined(INTERNVL_ISA_avx512)
+#if defined(INTERNVL_AVX2)
 #include "kernels/vector/float/avx2.h"
-#elif defined(INTERNVL_ISA_neon) || defined(INTERNVL_ISA_neon_dotprod) || defined(INTERNVL_ISA_neon_i8mm)
+#elif defined(INTERNVL_NEON)
 #include "kernels/vector/float/neon.h"
 #else
 #include "kernels/vector/float/portable.h"

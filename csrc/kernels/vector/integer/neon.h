@@ -149,7 +149,7 @@ inline void store_rounded_split(std::int8_t* out, const FloatVector (&v)[4]) {
 
 }  // namespace internvl::INTERNVL_ISA
 
-#if defined(INTERNVL_ISA_neon_i8mm)
+#if defined(INTERNVL_I8MM)
 #include "kernels/vector/integer/panel_pairs.h"
 #else
 namespace internvl::INTERNVL_ISA {

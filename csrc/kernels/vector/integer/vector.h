@@ -61,11 +61,11 @@ constexpr std::size_t int4_block = 32;
 
 }  // namespace internvl::INTERNVL_ISA
 
-#if defined(INTERNVL_ISA_avx512)
+#if defined(INTERNVL_AVX512)
 #include "kernels/vector/integer/avx512.h"
-#elif defined(INTERNVL_ISA_avx2)
+#elif defined(INTERNVL_AVX2)
 #include "kernels/vector/integer/avx2.h"
-#elif defined(INTERNVL_ISA_neon) || defined(INTERNVL_ISA_neon_dotprod) || defined(INTERNVL_ISA_neon_i8mm)
+#elif defined(INTERNVL_NEON)
 #include "kernels/vector/integer/neon.h"
 #else
 #include "kernels/vector/integer/portable.h"

@@ -7,9 +7,9 @@
 //   normalise_pixels  normalises as many pixels as suit the registers, and returns how many
 #pragma once
 
-#if defined(INTERNVL_ISA_avx2) || defined(INTERNVL_ISA_avx512)
+#if defined(INTERNVL_AVX2)
 #include "kernels/vector/pixel/avx2.h"
-#elif defined(INTERNVL_ISA_neon) || defined(INTERNVL_ISA_neon_dotprod)
+#elif defined(INTERNVL_NEON)
 #include "kernels/vector/pixel/neon.h"
 #else
 #include "kernels/vector/pixel/portable.h"
