@@ -19,10 +19,10 @@
 #include <vector>
 
 #include "kernels/attention/attention.h"
-#include "kernels/gemm/integer_linear.h"
-#include "kernels/gemm/linear.h"
 #include "kernels/norm/norm.h"
-#include "kv_cache/kv_cache.h"
+#include "ops/cpu/integer_linear.h"
+#include "ops/cpu/kv_storage.h"
+#include "ops/cpu/linear.h"
 #include "peak_kernels.h"
 #include "runtime/weight_file.h"
 
@@ -73,7 +73,7 @@ class Bench {
   }
 
   void run() {
-    std::printf("instruction set %s, %d threads\n\n", std::string(name_of(instruction_set())).c_str(),
+    std::printf("instruction set %s, %d threads\n\n", std::string(instruction_set(features())).c_str(),
                 team_.size());
     measure_peaks();
     std::printf(
@@ -101,7 +101,7 @@ class Bench {
 
  private:
   void measure_peaks() {
-    const PeakKernels& kernels = peak_kernels(instruction_set());
+    const PeakKernels& kernels = peak_kernels(features());
     const auto threads = static_cast<double>(team_.size());
     float sink = 1e-3F;
     std::int32_t counts = 0;
@@ -116,7 +116,7 @@ class Bench {
     });
     peaks_.fp32 = operations * threads / time;
     peaks_.bfloat16 = peaks_.fp32;
-    if (instruction_set() == InstructionSet::avx512_bf16) {
+    if (features().has(Feature::avx512_bf16)) {
       time = median_time(seconds_, [&] {
         team_.run([&](int thread) {
           float mine = sink;
@@ -169,7 +169,7 @@ class Bench {
     std::vector<float> y(m * n);
     const bool integer = is_integer(type);
     const std::size_t row_bytes =
-        LinearWorkspace::row_bytes({type, nullptr, nullptr, n, k}, activations_for(type, instruction_set()));
+        LinearWorkspace::row_bytes({type, nullptr, nullptr, n, k}, activations_for(type, features()));
     LinearWorkspace workspace(team_, m, integer ? 0 : row_bytes);
     IntegerWorkspace integer_workspace(team_, m);
     QuantisedBuffer buffer(m, k);
@@ -208,35 +208,35 @@ class Bench {
     constexpr std::size_t kv_heads = 2;
     constexpr std::size_t group = 7;
     constexpr std::size_t d = 64;
-    KvCache cache(type, layers, kv_heads, d, tokens, team_);
-    const SequenceId sequence = cache.new_sequence();
-    KvCache::Reservation room(cache, {&sequence, 1}, tokens);
+    const std::size_t blocks = (tokens + cache_block - 1) / cache_block;
+    KvStorage storage({type, layers, kv_heads * group, kv_heads, d, blocks}, team_);
     const std::vector<float> row(d, 0.3F);
     for (std::size_t i = 0; i < tokens; ++i) {
       for (std::size_t layer = 0; layer < layers; ++layer) {
-        for (std::size_t head = 0; head < kv_heads; ++head)
-          cache.write(cache.blocks(sequence)[i / cache_block], i % cache_block, layer, head, row.data(),
-                      row.data());
+        for (std::size_t head = 0; head < kv_heads; ++head) {
+          storage.write(static_cast<BlockId>(i / cache_block), i % cache_block, layer, head, row.data(),
+                        row.data());
+        }
       }
     }
-    const AttentionKernels& kernels = attention_kernels(instruction_set());
+    const AttentionKernels& kernels = attention_kernels(features());
     const AttentionKernels::Attend attends[] = {kernels.attend_float32, kernels.attend_float16,
                                                 kernels.attend_bfloat16, kernels.attend_int8};
     const auto attend = attends[static_cast<int>(type)];
     const std::vector<const float*> queries(group, row.data());
     const std::vector<std::size_t> visible(group, tokens);
     const QueryRows job{group, queries.data(), visible.data(), d, 0.125F};
-    const auto blocks = cache.blocks(sequence);
-    const std::size_t spans = (blocks.size() + span_blocks - 1) / span_blocks;
+    const std::size_t spans = (blocks + span_blocks - 1) / span_blocks;
     const double time = median_time(seconds_, [&] {
       for (std::size_t layer = 0; layer < layers; ++layer) {
         team_.for_each_range(kv_heads * spans, 1, [&](std::size_t item, std::size_t) {
           float state[group * (2 + d)];
           const std::byte* places[span_blocks];
           const std::size_t first = item / kv_heads * span_blocks;
-          const std::size_t count = std::min(span_blocks, blocks.size() - first);
-          for (std::size_t b = 0; b < count; ++b)
-            places[b] = cache.keys(blocks[first + b], layer, item % kv_heads);
+          const std::size_t count = std::min(span_blocks, blocks - first);
+          for (std::size_t b = 0; b < count; ++b) {
+            places[b] = storage.keys(static_cast<BlockId>(first + b), layer, item % kv_heads);
+          }
           attend(job, places, first * cache_block, count, {state, state + group, state + 2 * group});
         });
       }
@@ -256,7 +256,7 @@ class Bench {
     constexpr int times = 1000;
     double time = median_time(seconds_, [&] {
       for (int i = 0; i < times; ++i)
-        norm_kernels(instruction_set()).rms_norm(x.data(), x.data(), n, 1e-6F, y.data());
+        norm_kernels(features()).rms_norm(x.data(), x.data(), n, 1e-6F, y.data());
     });
     report("rms_norm 896, one thread", time / times, 0, 1, 8.0 * n);
     for (const ScaleGroup group : {ScaleGroup::row, ScaleGroup::block}) {

@@ -2,8 +2,8 @@
 
 #include <utility>
 
-#include "kernels/vector/bfloat16_vector.h"
-#include "kernels/vector/integer_vector.h"
+#include "kernels/vector/bfloat16/vector.h"
+#include "kernels/vector/integer/vector.h"
 
 namespace internvl::INTERNVL_ISA {
 namespace {
@@ -24,7 +24,7 @@ double fp32(std::size_t rounds, float* sink) {
 
 // Of products whose operands are in registers or, as here, in the first cache. Chain by chain in the source,
 // and as few as the registers allow: else GCC 12 keeps sums in memory.
-#if defined(INTERNVL_ISA_avx512)
+#if defined(INTERNVL_AVX512)
 using Chains = std::make_index_sequence<12>;
 #else
 using Chains = std::make_index_sequence<6>;

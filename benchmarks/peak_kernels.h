@@ -19,6 +19,6 @@ struct PeakKernels {
   void (*read)(const std::byte* data, std::size_t bytes, std::int32_t* sink);
 };
 
-INTERNVL_DECLARE_KERNELS(PeakKernels, peak_kernels)
+const PeakKernels& peak_kernels(Features features);
 
 }  // namespace internvl

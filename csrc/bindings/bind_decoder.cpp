@@ -10,8 +10,10 @@
 
 #include "bindings/bindings.h"
 #include "bindings/watched_progress.h"
+#include "kernels/attention/attention.h"
 #include "model/decoder.h"
 #include "model/sequence_lease.h"
+#include "ops/cpu/cpu_device.h"
 #include "runtime/error.h"
 
 namespace internvl::bindings {
@@ -143,7 +145,7 @@ void register_decoder(py::module_& module) {
                        const std::string& cache_type, std::size_t prefill_chunk) {
              const py::gil_scoped_release release;  // the cache may take gigabytes
              return std::make_shared<Decoder>(
-                 facts, std::move(weights), std::move(team),
+                 facts, std::move(weights), std::make_shared<CpuDevice>(std::move(team)),
                  DecoderOptions{cache_tokens, cache_type_from(cache_type), prefill_chunk});
            }),
            py::arg("facts"), py::arg("weights"), py::arg("team"), py::kw_only(), py::arg("cache_tokens"),

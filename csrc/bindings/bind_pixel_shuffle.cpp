@@ -5,7 +5,7 @@
 #include <string>
 
 #include "bindings/bindings.h"
-#include "kernels/pixel_shuffle/pixel_shuffle.h"
+#include "ops/cpu/pixel_shuffle.h"
 #include "runtime/error.h"
 
 namespace internvl::bindings {

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "bindings/bindings.h"
-#include "runtime/instruction_set.h"
+#include "runtime/features.h"
 #include "runtime/thread_team.h"
 #include "runtime/usable_resources.h"
 
@@ -14,13 +14,12 @@ namespace internvl::bindings {
 namespace py = pybind11;
 
 void register_runtime(py::module_& module) {
-  module.def("instruction_set", [] { return std::string(name_of(instruction_set())); });
+  module.def("instruction_set", [] { return std::string(instruction_set(features())); });
   module.def("available_instruction_sets", [] {
-    std::vector<std::string> names;
-    for (const InstructionSet set : available_instruction_sets()) names.emplace_back(name_of(set));
-    return names;
+    const auto names = available_instruction_sets();
+    return std::vector<std::string>(names.begin(), names.end());
   });
-  module.def("multiplies_bfloat16", [] { return multiplies_bfloat16(instruction_set()); });
+  module.def("multiplies_bfloat16", [] { return multiplies_bfloat16(features()); });
   module.def("usable_cores", &usable_cores, py::arg("root") = "/");
   module.def("usable_memory", &usable_memory, py::arg("root") = "/");
   module.def("total_memory", &total_memory, py::arg("root") = "/");

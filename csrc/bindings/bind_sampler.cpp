@@ -6,7 +6,7 @@
 #include <span>
 
 #include "bindings/bindings.h"
-#include "kernels/sampling/sampler.h"
+#include "generation/sampler.h"
 #include "runtime/error.h"
 
 namespace internvl::bindings {

@@ -10,6 +10,7 @@
 #include "bindings/bindings.h"
 #include "bindings/watched_progress.h"
 #include "model/vision_encoder.h"
+#include "ops/cpu/cpu_device.h"
 #include "runtime/error.h"
 
 namespace internvl::bindings {
@@ -20,9 +21,9 @@ namespace {
 
 using Floats = py::array_t<float, py::array::c_style>;
 
-VisionNorm norm_from(const std::string& name) {
-  if (name == "layer_norm") return VisionNorm::layer_norm;
-  if (name == "rms_norm") return VisionNorm::rms_norm;
+NormKind norm_from(const std::string& name) {
+  if (name == "layer_norm") return NormKind::layer_norm;
+  if (name == "rms_norm") return NormKind::rms_norm;
   throw BundleError("the vision tower's norm is '" + name + "'; expected layer_norm or rms_norm.");
 }
 
@@ -86,18 +87,20 @@ void register_vision_encoder(py::module_& module) {
   module.attr("DEFAULT_ACTIVATION_BYTES") = default_activation_bytes;
   module.def(
       "vision_batch",
-      [](const VisionFacts& facts, bool integers, std::size_t bfloat16_columns,
+      [](const VisionFacts& facts, bool floats, bool integers, std::size_t bfloat16_columns,
          std::size_t activation_bytes) {
-        const VisionBatch batch = vision_batch(facts, activation_bytes, {integers, bfloat16_columns});
+        const CpuDevice device(std::make_shared<ThreadTeam>(1));
+        const VisionBatch batch =
+            vision_batch(facts, activation_bytes, {floats, integers, bfloat16_columns}, device);
         return std::make_pair(batch.tiles, batch.bytes);
       },
-      py::arg("facts"), py::kw_only(), py::arg("integers"), py::arg("bfloat16_columns"),
+      py::arg("facts"), py::kw_only(), py::arg("floats"), py::arg("integers"), py::arg("bfloat16_columns"),
       py::arg("activation_bytes") = default_activation_bytes);
   py::class_<VisionEncoder>(module, "VisionEncoder")
       .def(py::init([](const VisionFacts& facts, std::shared_ptr<WeightFile> weights,
                        std::shared_ptr<ThreadTeam> team, std::size_t activation_bytes) {
-             return std::make_unique<VisionEncoder>(facts, std::move(weights), std::move(team),
-                                                    activation_bytes);
+             return std::make_unique<VisionEncoder>(
+                 facts, std::move(weights), std::make_shared<CpuDevice>(std::move(team)), activation_bytes);
            }),
            py::arg("facts"), py::arg("weights"), py::arg("team"), py::kw_only(),
            py::arg("activation_bytes") = default_activation_bytes)

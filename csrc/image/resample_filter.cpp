@@ -74,7 +74,7 @@ std::size_t ResampleFilter::end(std::size_t output) const {
   return std::min(taps_[output].first + 2 * static_cast<std::size_t>(taps_[output].pairs), source_);
 }
 
-// A stretch of the source, turned on its side, should fit into the first or second level of cache, and be
+// A stretch of the source, transposed, should fit into the first or second level of cache, and be
 // long beside the taps that two stretches share.
 void ResampleFilter::choose_chunk() {
   const double scale = static_cast<double>(source_) / static_cast<double>(outputs());

@@ -137,7 +137,7 @@ void add_bands(const Resize& resize, std::size_t rows, std::vector<Band>& bands)
 }
 
 void for_each_row(std::span<const Resize> resizes, ThreadTeam& team, RowSink sink) {
-  const ResampleKernels& kernels = resample_kernels(instruction_set());
+  const ResampleKernels& kernels = resample_kernels(features());
   const auto threads = static_cast<std::size_t>(team.size());
   std::vector<Band> bands;
   for (const Resize& resize : resizes) {
@@ -250,7 +250,7 @@ void write_tiles(const ImageView& image, const TilePlan& plan, std::uint8_t* out
 
 void write_pixel_values(const ImageView& image, const TilePlan& plan, const Normalisation& normalisation,
                         float* out, ThreadTeam& team) {
-  const ResampleKernels& kernels = resample_kernels(instruction_set());
+  const ResampleKernels& kernels = resample_kernels(features());
   const auto side = static_cast<std::size_t>(plan.tile_size);
   const std::size_t plane = side * side;
   for_each_tile_row(image, plan, team, [&](std::size_t tile, std::size_t y, const std::uint8_t* rgb) {
@@ -269,7 +269,7 @@ void check_patch_size(const TilePlan& plan, int patch_size) {
 void write_patches(const ImageView& image, const TilePlan& plan, const Normalisation& normalisation,
                    int patch_size, float* out, ThreadTeam& team) {
   check_patch_size(plan, patch_size);
-  const ResampleKernels& kernels = resample_kernels(instruction_set());
+  const ResampleKernels& kernels = resample_kernels(features());
   const auto side = static_cast<std::size_t>(plan.tile_size);
   const auto patch_side = static_cast<std::size_t>(patch_size);
   const std::size_t patch_plane = patch_side * patch_side;

@@ -2,7 +2,7 @@
 
 #include <cstddef>
 
-#include "kernels/rope/rope_table.h"
+#include "model/rope_table.h"
 
 namespace internvl {
 

@@ -2,11 +2,10 @@
 
 #include <cstddef>
 
-#include "kernels/pixel_shuffle/pixel_shuffle.h"
+#include "ops/norm_kind.h"
+#include "ops/pixel_shuffle_shape.h"
 
 namespace internvl {
-
-enum class VisionNorm { layer_norm, rms_norm };
 
 // What the vision side is: InternViT, pixel shuffle and projector. Mirrors Vision and Projector of the
 // bundle's manifest.
@@ -17,7 +16,7 @@ struct VisionFacts {
   std::size_t intermediate_size;
   std::size_t image_size;  // pixels along a tile's side
   std::size_t patch_size;
-  VisionNorm norm;
+  NormKind norm;
   float norm_eps;
   bool qkv_bias;
   bool qk_norm;            // RMSNorm over all channels of the queries and of the keys, before they are heads

@@ -136,17 +136,24 @@ void ThreadTeam::work_loop(int thread) {
 
 void ThreadTeam::for_each_range(std::size_t count, std::size_t grain,
                                 FunctionRef<void(std::size_t, std::size_t)> body) {
+  share(count, grain, [&](int, std::size_t begin, std::size_t end) { body(begin, end); });
+}
+
+void ThreadTeam::share(std::size_t count, std::size_t grain,
+                       FunctionRef<void(int, std::size_t, std::size_t)> body) {
   grain = std::max<std::size_t>(grain, 1);
   if (size() == 1 || count <= grain) {
-    for (std::size_t begin = 0; begin < count; begin += grain) body(begin, std::min(begin + grain, count));
+    for (std::size_t begin = 0; begin < count; begin += grain) {
+      body(0, begin, std::min(begin + grain, count));
+    }
     return;
   }
   std::atomic<std::size_t> next{0};
-  run([&](int) {
+  run([&](int thread) {
     for (;;) {
       const std::size_t begin = next.fetch_add(grain, std::memory_order_relaxed);
       if (begin >= count) return;
-      body(begin, std::min(begin + grain, count));
+      body(thread, begin, std::min(begin + grain, count));
     }
   });
 }

@@ -62,6 +62,9 @@ class ThreadTeam {
   // depend on it.
   void for_each_range(std::size_t count, std::size_t grain,
                       FunctionRef<void(std::size_t begin, std::size_t end)> body);
+  // The same, for bodies that need memory of their thread's own.
+  void share(std::size_t count, std::size_t grain,
+             FunctionRef<void(int thread, std::size_t begin, std::size_t end)> body);
 
  private:
   void stop();

@@ -82,6 +82,7 @@ def inspect_bundle(
     ]
     batch_tiles, activation_bytes = _core.vision_batch(
         vision_facts(manifest),
+        floats=any(t.dtype in ("float32", "float16") for t in stored if len(t.shape) == 2),
         integers=any(tensor.dtype in ("int8", "int4") for tensor in stored),
         bfloat16_columns=max((prod(t.shape[1:]) for t in stored if t.dtype == "bfloat16"), default=0),
     )

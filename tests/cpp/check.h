@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "runtime/error.h"
-#include "runtime/instruction_set.h"
+#include "runtime/features.h"
 
 namespace internvl::test {
 
@@ -36,7 +36,7 @@ inline void check(bool holds, const char* text, const char* file, int line) {
 
 inline int run_all() {
   try {
-    instruction_set();
+    features();
   } catch (const DeviceError& error) {
     std::printf("skipped: %s\n", error.what());
     return 77;

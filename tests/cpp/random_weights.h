@@ -7,7 +7,7 @@
 #include <random>
 #include <vector>
 
-#include "kernels/gemm/weight_matrix.h"
+#include "kernels/matmul/weight_matrix.h"
 
 namespace internvl::test {
 

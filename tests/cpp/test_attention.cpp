@@ -5,7 +5,7 @@
 
 #include "check.h"
 #include "kernels/attention/attention.h"
-#include "kv_cache/kv_cache.h"
+#include "ops/cpu/kv_storage.h"
 #include "random_weights.h"
 
 namespace internvl {
@@ -41,26 +41,24 @@ ThreadTeam& one_thread() {
 // Keys and values of one sequence in a cache of one layer, and the same numbers as plain rows.
 struct Context {
   std::size_t head_dim, length;
-  KvCache cache;
-  SequenceId sequence;
+  KvStorage storage;
+  std::size_t blocks;
   std::vector<float> keys, values;  // [length, head_dim]
 
   Context(CacheType type, std::size_t d, std::size_t n, float size = 1.0F)
       : head_dim(d),
         length(n),
-        cache(type, 1, 1, d, n, one_thread()),
-        sequence(cache.new_sequence()),
+        storage({type, 1, 1, 1, d, (n + cache_block - 1) / cache_block}, one_thread()),
+        blocks((n + cache_block - 1) / cache_block),
         keys(test::random_floats(n * d, 1, size)),
         values(test::random_floats(n * d, 2)) {
-    KvCache::Reservation room(cache, {&sequence, 1}, n);
     for (std::size_t i = 0; i < n; ++i) {
-      cache.write(cache.blocks(sequence)[i / cache_block], i % cache_block, 0, 0, &keys[i * d],
-                  &values[i * d]);
+      storage.write(block_of(i), i % cache_block, 0, 0, &keys[i * d], &values[i * d]);
     }
-    // The numbers that the cache holds, so that one reference serves every type; test_kv_cache.cpp says how
+    // The numbers that the cache holds, so that one reference serves every type; test_kv_storage.cpp says how
     // near they are.
     for (std::size_t i = 0; i < n; ++i) {
-      const std::byte* place = cache.keys(cache.blocks(sequence)[i / cache_block], 0, 0);
+      const std::byte* place = storage.keys(block_of(i), 0, 0);
       for (std::size_t j = 0; j < d; ++j) {
         const std::size_t slot = i % cache_block;
         keys[i * d + j] = stored(type, place, d, j * cache_block + slot, slot);
@@ -70,11 +68,11 @@ struct Context {
     // What lies behind the sequence must not matter.
     for (std::size_t i = n; i % cache_block != 0; ++i) {
       const std::vector<float> poison(d, NAN);
-      cache.write(cache.blocks(sequence)[i / cache_block], i % cache_block, 0, 0, poison.data(),
-                  poison.data());
+      storage.write(block_of(i), i % cache_block, 0, 0, poison.data(), poison.data());
     }
-    room.commit();
   }
+
+  static BlockId block_of(std::size_t token) { return static_cast<BlockId>(token / cache_block); }
 };
 
 struct State {
@@ -86,7 +84,7 @@ struct State {
 // Rows i of queries see visible[i] keys.
 std::vector<float> attended(const Context& context, const std::vector<float>& queries,
                             const std::vector<std::size_t>& visible) {
-  const AttentionKernels& kernels = attention_kernels(instruction_set());
+  const AttentionKernels& kernels = attention_kernels(features());
   const std::size_t d = context.head_dim;
   const std::size_t rows = visible.size();
   std::vector<float> out(rows * d);
@@ -97,18 +95,17 @@ std::vector<float> attended(const Context& context, const std::vector<float>& qu
     out_rows.push_back(&out[r * d]);
   }
   const QueryRows job{rows, query_rows.data(), visible.data(), d, 1 / std::sqrt(static_cast<float>(d))};
-  const auto blocks = context.cache.blocks(context.sequence);
   State state(rows, d);
-  for (std::size_t first = 0; first < blocks.size(); first += span_blocks) {
+  for (std::size_t first = 0; first < context.blocks; first += span_blocks) {
     std::vector<const std::byte*> span;
-    for (std::size_t b = first; b < std::min(first + span_blocks, blocks.size()); ++b) {
-      span.push_back(context.cache.keys(blocks[b], 0, 0));
+    for (std::size_t b = first; b < std::min(first + span_blocks, context.blocks); ++b) {
+      span.push_back(context.storage.keys(static_cast<BlockId>(b), 0, 0));
     }
     State next(rows, d);
     const AttentionKernels::Attend attends[] = {kernels.attend_float32, kernels.attend_float16,
                                                 kernels.attend_bfloat16, kernels.attend_int8};
-    attends[static_cast<int>(context.cache.type())](job, span.data(), first * cache_block, span.size(),
-                                                    (first == 0 ? state : next).view());
+    attends[static_cast<int>(context.storage.type())](job, span.data(), first * cache_block, span.size(),
+                                                      (first == 0 ? state : next).view());
     if (first > 0) kernels.merge(rows, d, state.view(), next.view());
   }
   kernels.finish(rows, d, state.view(), out_rows.data());

@@ -24,7 +24,7 @@ struct Head {
   std::vector<BFloat16> packed() const {
     // Anything may stand in the memory before.
     std::vector<BFloat16> memory(bfloat16_attention_elements(tokens, head_dim), BFloat16{0x7FC0});
-    bfloat16_attention_kernels(instruction_set())
+    bfloat16_attention_kernels(features())
         .pack(&qkv[head_dim], &qkv[2 * head_dim], stride(), tokens, head_dim, memory.data());
     return memory;
   }
@@ -33,7 +33,7 @@ struct Head {
 // Queries [first, last) in calls of at most `rows`.
 std::vector<float> attended(const Head& head, const std::vector<BFloat16>& packed, std::size_t first,
                             std::size_t last, std::size_t rows) {
-  const BFloat16AttentionKernels& kernels = bfloat16_attention_kernels(instruction_set());
+  const BFloat16AttentionKernels& kernels = bfloat16_attention_kernels(features());
   const std::size_t stride = head.head_dim + 3;
   std::vector<float> out((last - first) * stride, -7.0F);
   for (std::size_t row = first; row < last; row += rows) {
@@ -126,12 +126,13 @@ TEST("in bf16, a NaN in one query stays in its row") {
 }
 
 TEST("attention is in bf16 beside weights in bf16 and integers, where pairs of bf16 are multiplied") {
-  for (const InstructionSet set : available_instruction_sets()) {
-    const bool pairs = set == InstructionSet::avx512_bf16;
-    CHECK(attends_in_bfloat16(DataType::bfloat16, set) == pairs);
-    CHECK(attends_in_bfloat16(DataType::int8, set) == pairs);
-    CHECK(!attends_in_bfloat16(DataType::float16, set));
-    CHECK(!attends_in_bfloat16(DataType::float32, set));
+  for (const std::string_view name : available_instruction_sets()) {
+    const Features features = *features_of(name);
+    const bool pairs = features.has(Feature::avx512_bf16);
+    CHECK(attends_in_bfloat16(DataType::bfloat16, features) == pairs);
+    CHECK(attends_in_bfloat16(DataType::int8, features) == pairs);
+    CHECK(!attends_in_bfloat16(DataType::float16, features));
+    CHECK(!attends_in_bfloat16(DataType::float32, features));
   }
 }
 

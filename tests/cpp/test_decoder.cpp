@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "check.h"
+#include "devices.h"
+#include "kernels/attention/attention.h"
 #include "model/decoder.h"
 #include "random_weights.h"
 
@@ -102,7 +104,7 @@ class TinyWeights {
 
 std::unique_ptr<Decoder> decoder_of(const TinyWeights& weights, std::size_t tokens = 2048,
                                     std::size_t chunk = 32, int threads = 2) {
-  return std::make_unique<Decoder>(tiny_facts(), weights.file(), std::make_shared<ThreadTeam>(threads),
+  return std::make_unique<Decoder>(tiny_facts(), weights.file(), test::cpu(threads),
                                    DecoderOptions{tokens, CacheType::float32, chunk});
 }
 
@@ -271,8 +273,7 @@ TEST("weights that are not what the facts ask for are bundle errors") {
   CHECK_THROWS(BundleError, decoder_of(missing));
   const TinyWeights weights(DataType::float16);
   const auto load = [&](const DecoderFacts& facts) {
-    return std::make_unique<Decoder>(facts, weights.file(), std::make_shared<ThreadTeam>(1),
-                                     DecoderOptions{64});
+    return std::make_unique<Decoder>(facts, weights.file(), test::cpu(1), DecoderOptions{64});
   };
   load(tiny_facts());
   DecoderFacts facts = tiny_facts();

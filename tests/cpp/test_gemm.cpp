@@ -3,11 +3,13 @@
 #include <vector>
 
 #include "check.h"
-#include "kernels/gemm/linear.h"
+#include "ops/cpu/linear.h"
 #include "random_weights.h"
 
 namespace internvl {
 namespace {
+
+constexpr DataType float_types[] = {DataType::float32, DataType::float16, DataType::bfloat16};
 
 struct Shape {
   std::size_t m, n, k;
@@ -28,8 +30,8 @@ std::vector<float> computed(const std::vector<float>& x, std::size_t m, const We
       for (std::size_t c = 0; c < w.rows; ++c) y[r * stride + c] = (*addend)[r * w.rows + c];
     }
   }
-  linear({x.data(), w.columns, m, bias, addend != nullptr, y.data(), stride}, w, team, workspace,
-         instruction_set(), {gelu, layer_scale}, activations);
+  linear({x.data(), w.columns, m, bias, addend != nullptr, y.data(), stride}, w, team, workspace, features(),
+         {gelu, layer_scale}, activations);
   std::vector<float> packed;
   for (std::size_t r = 0; r < m; ++r) {
     packed.insert(packed.end(), y.begin() + r * stride, y.begin() + r * stride + w.rows);
@@ -48,9 +50,8 @@ const std::vector<Shape> shapes = {
     {8, 17, 1025}, {10, 33, 7},   {11, 16, 4}, {12, 47, 12}, {13, 15, 36},  {14, 31, 68},  {15, 65, 9}};
 
 TEST("a linear layer is within the rounding bound of a plain fp64 loop, for every weight type and shape") {
-  for (const DataType type : test::weight_types) {
-    for (Shape shape : shapes) {
-      if (type == DataType::int4) shape.k = (shape.k + 31) / 32 * 32;
+  for (const DataType type : float_types) {
+    for (const Shape& shape : shapes) {
       const test::RandomWeights w(type, shape.n, shape.k, 11);
       const std::vector<float> x = test::random_floats(shape.m * shape.k, 12);
       const std::vector<float> bias = test::random_floats(shape.n, 13);
@@ -87,7 +88,7 @@ TEST("a linear layer is within the rounding bound of a plain fp64 loop, for ever
 }
 
 TEST("a row of the result is the same bits whatever the other rows and the number of threads") {
-  for (const DataType type : test::weight_types) {
+  for (const DataType type : float_types) {
     for (const Shape shape : {Shape{291, 53, 96}, Shape{21, 50, 1056}, Shape{9, 20, 4864}}) {
       const auto [rows, n, k] = shape;
       const test::RandomWeights w(type, n, k, 21);
@@ -115,9 +116,8 @@ TEST("a row of the result is the same bits whatever the other rows and the numbe
 
 TEST("gelu and layer scale follow the bias, and the residual comes last") {
   const double unit = std::ldexp(1.0, -24);
-  for (const DataType type : test::weight_types) {
-    for (Shape shape : shapes) {
-      if (type == DataType::int4) shape.k = (shape.k + 31) / 32 * 32;
+  for (const DataType type : float_types) {
+    for (const Shape& shape : shapes) {
       const test::RandomWeights w(type, shape.n, shape.k, 41);
       const std::vector<float> x = test::random_floats(shape.m * shape.k, 42, 0.1F);
       const std::vector<float> bias = test::random_floats(shape.n, 43);
@@ -166,9 +166,8 @@ TEST("bf16 weights meet rounded activations: exactly the nearest bf16, summed wi
     // Products are exact. Longest chain: all products, bias and addend. Products of matrices add a pair's
     // sum, both rounded to odd, two units; and panels one to another.
     const auto depth = static_cast<double>(shape.k);
-    const double chain = instruction_set() == InstructionSet::neon_i8mm
-                             ? 4 * std::ceil(depth / 4) + std::ceil(depth / 1024) + 6
-                             : depth + 4;
+    const double chain =
+        features().has(Feature::i8mm) ? 4 * std::ceil(depth / 4) + std::ceil(depth / 1024) + 6 : depth + 4;
     const double bound = chain * std::ldexp(1.0, -24) * 1.01;
     for (std::size_t r = 0; r < shape.m; ++r) {
       for (std::size_t c = 0; c < shape.n; ++c) {
@@ -194,7 +193,7 @@ TEST("bf16 weights meet rounded activations: exactly the nearest bf16, summed wi
 
 TEST(
     "by pairs of bf16, a sum is its products one after the other, each pair's second one first, to the bit") {
-  if (instruction_set() == InstructionSet::neon_i8mm) return;  // multiplies matrices
+  if (features().has(Feature::i8mm)) return;  // multiplies matrices
   for (const Shape shape : shapes) {
     const test::RandomWeights w(DataType::bfloat16, shape.n, shape.k, 81);
     const std::vector<float> x = test::random_floats(shape.m * shape.k, 82);
@@ -250,21 +249,24 @@ TEST("rounded activations: the same bits whatever the other rows, their number a
 TEST("activations are rounded for bf16 weights where the processor multiplies those, and nowhere else") {
   const std::size_t n = 50;
   const std::size_t k = 96;
-  for (const InstructionSet set : available_instruction_sets()) {
-    for (const DataType type : test::weight_types) {
+  for (const std::string_view name : available_instruction_sets()) {
+    const Features features = *features_of(name);
+    for (const DataType type : float_types) {
       const test::RandomWeights w(type, n, k, 71);
       for (const std::size_t m : {1, 40}) {
         const std::vector<float> x = test::random_floats(m * k, 72);
         ThreadTeam team(2);
         std::vector<float> chosen(m * n);
-        const bool rounds = type == DataType::bfloat16 && multiplies_bfloat16(set);
-        LinearWorkspace workspace(team, m, LinearWorkspace::row_bytes(w.matrix, activations_for(type, set)));
-        linear({x.data(), k, m, nullptr, false, chosen.data(), n}, w.matrix, team, workspace, set);
+        const bool rounds = type == DataType::bfloat16 && multiplies_bfloat16(features);
+        LinearWorkspace workspace(team, m,
+                                  LinearWorkspace::row_bytes(w.matrix, activations_for(type, features)));
+        linear({x.data(), k, m, nullptr, false, chosen.data(), n}, w.matrix, team, workspace, features);
         for (const Activations activations : {Activations::exact, Activations::bfloat16}) {
           if (type != DataType::bfloat16 && activations == Activations::bfloat16) continue;
           std::vector<float> y(m * n);
           LinearWorkspace other(team, m, LinearWorkspace::row_bytes(w.matrix, activations));
-          linear({x.data(), k, m, nullptr, false, y.data(), n}, w.matrix, team, other, set, {}, activations);
+          linear({x.data(), k, m, nullptr, false, y.data(), n}, w.matrix, team, other, features, {},
+                 activations);
           CHECK(same_bits(chosen.data(), y.data(), m * n) == (rounds == (activations != Activations::exact)));
         }
       }
@@ -272,14 +274,11 @@ TEST("activations are rounded for bf16 weights where the processor multiplies th
   }
 }
 
-TEST("what linear() makes of a row is what there is memory for: none, fp32 for int4, bf16 where it rounds") {
+TEST("rows have memory where they are rounded, and none where they are not") {
   const auto bytes = [](DataType type, std::size_t columns, Activations activations) {
     return LinearWorkspace::row_bytes({type, nullptr, nullptr, 1, columns}, activations);
   };
-  for (const DataType type : {DataType::float32, DataType::float16, DataType::bfloat16, DataType::int8}) {
-    CHECK(bytes(type, 100, Activations::exact) == 0);
-  }
-  CHECK(bytes(DataType::int4, 96, Activations::exact) == 128 * sizeof(float));
+  for (const DataType type : float_types) CHECK(bytes(type, 100, Activations::exact) == 0);
   CHECK(bytes(DataType::bfloat16, 100, Activations::bfloat16) == 128 * 2);
   CHECK(bytes(DataType::float16, 100, Activations::bfloat16) == 0);
   ThreadTeam team(1);
@@ -288,7 +287,7 @@ TEST("what linear() makes of a row is what there is memory for: none, fp32 for i
 }
 
 TEST("a NaN in one row stays in that row") {
-  for (const DataType type : test::weight_types) {
+  for (const DataType type : float_types) {
     const test::RandomWeights w(type, 50, 96, 31);
     std::vector<float> x = test::random_floats(6 * 96, 32);
     x[2 * 96 + 95] = NAN;

@@ -8,7 +8,7 @@
 #include "check.h"
 #include "image/resample_filter.h"
 #include "image/tile.h"
-#include "kernels/pixel_shuffle/pixel_shuffle.h"
+#include "ops/cpu/pixel_shuffle.h"
 
 namespace internvl {
 namespace {

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "check.h"
-#include "kernels/gemm/integer_linear.h"
 #include "kernels/quantise/quantise.h"
+#include "ops/cpu/integer_linear.h"
 #include "random_weights.h"
 
 namespace internvl {
@@ -35,16 +35,16 @@ Quantised quantised(const std::vector<float>& x, ScaleGroup group) {
   const std::size_t groups = group == ScaleGroup::row ? 1 : x.size() / 32;
   Quantised q{std::vector<std::int8_t>((x.size() + 63) / 64 * 64, 55), std::vector<float>(groups),
               std::vector<std::int32_t>(groups)};
-  const QuantiseKernels& kernels = quantise_kernels(instruction_set());
+  const QuantiseKernels& kernels = quantise_kernels(features());
   (group == ScaleGroup::row ? kernels.by_row : kernels.by_block)(x.data(), x.size(), q.values.data(),
                                                                  q.scales.data(), q.starts.data());
   return q;
 }
 
 TEST("activations are quantised to the nearest, with the greatest magnitude of a group as 127") {
-  const InstructionSet set = instruction_set();
-  const bool unsigned_int8 = set == InstructionSet::avx512 || set == InstructionSet::avx512_bf16;
-  const bool unsigned_int4 = unsigned_int8 || set == InstructionSet::portable || set == InstructionSet::avx2;
+  const Features features = internvl::features();
+  const bool unsigned_int8 = features.has(Feature::avx512);
+  const bool unsigned_int4 = !features.has(Feature::neon);
   for (const ScaleGroup group : {ScaleGroup::row, ScaleGroup::block}) {
     for (std::size_t n : {1, 7, 8, 31, 32, 33, 64, 95, 96, 100, 896, 4864}) {
       if (group == ScaleGroup::block) n = (n + 31) / 32 * 32;
@@ -125,7 +125,7 @@ std::vector<float> computed(const std::vector<float>& x, std::size_t m, const We
     }
   }
   linear(buffer.rows(m, w.columns, group), {nullptr, 0, m, bias, addend != nullptr, y.data(), stride}, w,
-         team, workspace, instruction_set(), epilogue);
+         team, workspace, features(), epilogue);
   std::vector<float> packed;
   for (std::size_t r = 0; r < m; ++r) {
     packed.insert(packed.end(), y.begin() + r * stride, y.begin() + r * stride + w.rows);
@@ -166,7 +166,7 @@ float expected(const Quantised& x, const WeightMatrix& w, std::size_t n) {
       sum += weight(w, n, k) * x.values[place(k, ScaleGroup::block)];
     const float scale = x.scales[b] * static_cast<float>(half_at(w.scales, n * (w.columns / 32) + b));
     const auto exact = static_cast<float>(sum);
-    if (instruction_set() == InstructionSet::portable) {
+    if (features() == Features{}) {
       const float product = exact * scale;  // two roundings there
       total += product;
     } else {

@@ -7,7 +7,7 @@
 #include "kernels/activation/activation.h"
 #include "kernels/norm/norm.h"
 #include "kernels/rope/rope.h"
-#include "kernels/rope/rope_table.h"
+#include "model/rope_table.h"
 #include "random_weights.h"
 
 namespace internvl {
@@ -16,7 +16,7 @@ namespace {
 const double unit = std::ldexp(1.0, -24);
 
 TEST("rms_norm is within its rounding bound, in place and at any length") {
-  const NormKernels& kernels = norm_kernels(instruction_set());
+  const NormKernels& kernels = norm_kernels(features());
   for (const std::size_t n : {1, 7, 8, 9, 64, 100, 896, 4097}) {
     for (const float size : {1e-3F, 1.0F, 1e3F}) {
       std::vector<float> x = test::random_floats(n, 1, size);
@@ -38,7 +38,7 @@ TEST("rms_norm is within its rounding bound, in place and at any length") {
 }
 
 TEST("layer_norm is within its rounding bound, in place, at any length and about a large mean") {
-  const NormKernels& kernels = norm_kernels(instruction_set());
+  const NormKernels& kernels = norm_kernels(features());
   for (const std::size_t n : {1, 2, 7, 8, 9, 64, 100, 1024, 3203, 12800}) {
     for (const float mean : {0.0F, 5.0F, -1000.0F}) {
       std::vector<float> x = test::random_floats(n, 1, 2.0F);
@@ -74,7 +74,7 @@ TEST("layer_norm is within its rounding bound, in place, at any length and about
 }
 
 TEST("silu times up is within eight units in the last place, and right at its ends") {
-  const ActivationKernels& kernels = activation_kernels(instruction_set());
+  const ActivationKernels& kernels = activation_kernels(features());
   std::vector<float> gate = test::random_floats(997, 1, 6.0F);
   const std::vector<float> up = test::random_floats(997, 2);
   gate[0] = 0;
@@ -95,7 +95,7 @@ TEST("silu times up is within eight units in the last place, and right at its en
 }
 
 TEST("rotation turns pairs of halves by position times frequency") {
-  const RopeKernels& kernels = rope_kernels(instruction_set());
+  const RopeKernels& kernels = rope_kernels(features());
   for (const std::size_t d : {8, 24, 64, 128, 256}) {
     RopeTable table({1e6, false, 1.0, 4096}, d);
     std::vector<float> cosines(3 * d / 2);

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "check.h"
-#include "kernels/sampling/philox.h"
-#include "kernels/sampling/sampler.h"
+#include "generation/philox.h"
+#include "generation/sampler.h"
 
 namespace internvl {
 namespace {

@@ -11,7 +11,7 @@
 namespace internvl {
 namespace {
 
-const VectorCases& cases() { return vector_cases(instruction_set()); }
+const VectorCases& cases() { return vector_cases(features()); }
 
 TEST("exp is within two units in the last place, and saturates at its ends") {
   std::vector<float> x;

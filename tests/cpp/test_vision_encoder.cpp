@@ -16,7 +16,10 @@
 #include <vector>
 
 #include "check.h"
+#include "devices.h"
+#include "kernels/attention/bfloat16_attention.h"
 #include "model/vision_encoder.h"
+#include "ops/cpu/linear.h"
 #include "random_weights.h"
 
 namespace internvl {
@@ -33,7 +36,7 @@ VisionFacts tiny_300m() {
           .intermediate_size = 100,
           .image_size = 20,
           .patch_size = 5,
-          .norm = VisionNorm::layer_norm,
+          .norm = NormKind::layer_norm,
           .norm_eps = 1e-6F,
           .qkv_bias = true,
           .qk_norm = false,
@@ -49,7 +52,7 @@ VisionFacts tiny_6b() {
   facts.heads = 2;
   facts.image_size = 24;
   facts.patch_size = 3;
-  facts.norm = VisionNorm::rms_norm;
+  facts.norm = NormKind::rms_norm;
   facts.qkv_bias = false;
   facts.qk_norm = true;
   facts.pixel_shuffle = PixelShuffleVersion::v1;
@@ -75,7 +78,7 @@ class TinyWeights {
     for (std::size_t i = 0; i < facts.layers; ++i) {
       const std::string layer = "vit.layers." + std::to_string(i) + ".";
       // Small, so that scores are of a size at which softmax does not multiply errors.
-      norm(layer + "norm1", c, facts.norm == VisionNorm::layer_norm, 0.05F);
+      norm(layer + "norm1", c, facts.norm == NormKind::layer_norm, 0.05F);
       matrix(layer + "qkv", type, 3 * c, c, facts.qkv_bias);
       if (facts.qk_norm) {
         norm(layer + "q_norm", c, false);
@@ -83,7 +86,7 @@ class TinyWeights {
       }
       matrix(layer + "proj", type, c, c, true);
       vector(layer + "ls1", c);
-      norm(layer + "norm2", c, facts.norm == VisionNorm::layer_norm);
+      norm(layer + "norm2", c, facts.norm == NormKind::layer_norm);
       matrix(layer + "fc1", type, f, c, true);
       matrix(layer + "fc2", type, c, f, true);
       vector(layer + "ls2", c);
@@ -217,7 +220,7 @@ class Reference {
   void layer(Rows& x, const std::string& name) const {
     const std::size_t c = facts_.hidden_size;
     const std::size_t d = facts_.head_dim();
-    const bool centered = facts_.norm == VisionNorm::layer_norm;
+    const bool centered = facts_.norm == NormKind::layer_norm;
     Rows u = x;
     normalise(u, name + "norm1", facts_.norm_eps, centered);
     const Rows qkv = product(u, name + "qkv");
@@ -310,7 +313,7 @@ class Reference {
 
 VisionEncoder encoder_of(const VisionFacts& facts, const TinyWeights& weights, int threads,
                          std::size_t bytes = default_activation_bytes) {
-  return {facts, weights.file(), std::make_shared<ThreadTeam>(threads), bytes};
+  return {facts, weights.file(), test::cpu(threads), bytes};
 }
 
 std::vector<float> encoded(VisionEncoder& encoder, const std::vector<float>& pixels,
@@ -353,7 +356,7 @@ TEST("features are those of plain fp64 loops, for both towers, both shuffles and
             CHECK(cosine >= 0.999);
             continue;
           }
-          if (activations_for(type, instruction_set()) == Activations::bfloat16) {
+          if (activations_for(type, internvl::features()) == Activations::bfloat16) {
             CHECK(cosine >= 0.9999);
             continue;
           }
@@ -396,26 +399,30 @@ TEST("a batch's activations stay below the bytes that they are given, and one ti
   facts.output_size = 896;
   const std::size_t tokens = 1025;
   const std::size_t floats = tokens * (2 * 1024 + 4096) * 4;
-  for (const InstructionSet set : {InstructionSet::avx2, InstructionSet::avx512_bf16}) {
-    const std::size_t bfloat16 = multiplies_bfloat16(set) ? tokens * 2 : 0;
+  const std::size_t made = tokens * 1024 * 4;  // rows behind a norm, where they are multiplied in fp32
+  for (const Features features :
+       {Features{Feature::avx2}, Features{Feature::avx2, Feature::avx512, Feature::avx512_bf16}}) {
+    const CpuDevice device(std::make_shared<ThreadTeam>(1), features);
+    const std::size_t bfloat16 = multiplies_bfloat16(features) ? tokens * 2 : 0;
     const struct {
       VisionStorage storage;
       std::size_t tile;
     } cases[] = {
-        {{false, 0}, floats},
-        {{false, 4096}, floats + bfloat16 * 4096},
+        {{.floats = true}, floats + made},
+        {{.bfloat16_columns = 4096}, floats + (bfloat16 > 0 ? bfloat16 * 4096 : made)},
         // A row of int8 has a scale and a sum for every block of 32, which int4 weights ask for. The patch
         // embedding is bf16, with a row that is not a multiple of 64.
-        {{true, 588}, floats + tokens * (4096 + 4096 / 32 * 8) + bfloat16 * 640},
+        {{.integers = true, .bfloat16_columns = 588},
+         floats + tokens * (4096 + 4096 / 32 * 8) + (bfloat16 > 0 ? bfloat16 * 640 : made)},
     };
     for (const auto& [storage, tile] : cases) {
-      const VisionBatch batch = vision_batch(facts, default_activation_bytes, storage, set);
+      const VisionBatch batch = vision_batch(facts, default_activation_bytes, storage, device);
       CHECK(batch.tiles == 2 && batch.bytes <= default_activation_bytes);
       CHECK(batch.bytes == 2 * tile);
-      CHECK(vision_batch(facts, 0, storage, set).tiles == 1);
-      CHECK(vision_batch(facts, 2 * tile, storage, set).tiles == 2);
-      CHECK(vision_batch(facts, 2 * tile - 1, storage, set).tiles == 1);
-      CHECK(vision_batch(tiny_300m(), std::size_t{1} << 40U, storage, set).tiles == 64);
+      CHECK(vision_batch(facts, 0, storage, device).tiles == 1);
+      CHECK(vision_batch(facts, 2 * tile, storage, device).tiles == 2);
+      CHECK(vision_batch(facts, 2 * tile - 1, storage, device).tiles == 1);
+      CHECK(vision_batch(tiny_300m(), std::size_t{1} << 40U, storage, device).tiles == 64);
     }
   }
 }
@@ -427,7 +434,8 @@ TEST("an encoder's batch has room for the rows that its own matrices multiply") 
     const TinyWeights weights(facts, type);
     const bool integers = type == DataType::int8;  // beside a patch embedding in bf16
     const std::size_t columns = integers ? facts.patch_values() : type == DataType::bfloat16 ? inner : 0;
-    const std::size_t bytes = vision_batch(facts, 0, {integers, columns}).bytes;
+    const bool floats = type == DataType::float32 || type == DataType::float16;
+    const std::size_t bytes = vision_batch(facts, 0, {floats, integers, columns}, *test::cpu(1)).bytes;
     CHECK(encoder_of(facts, weights, 1, 0).batch().bytes == bytes);
   }
 }
@@ -436,7 +444,8 @@ TEST("an encoding that is ended between any two layers leaves the encoder as it 
   const VisionFacts facts = tiny_300m();
   const TinyWeights weights(facts, DataType::float32);
   const std::vector<float> pixels = test::random_floats(5 * facts.tile_pixels(), 9);
-  VisionEncoder encoder = encoder_of(facts, weights, 2, 2 * vision_batch(facts, 0, {}).bytes);
+  VisionEncoder encoder =
+      encoder_of(facts, weights, 2, 2 * vision_batch(facts, 0, {.floats = true}, *test::cpu(1)).bytes);
   std::vector<std::size_t> all;
   const std::vector<float> whole = encoded(encoder, pixels, [&](std::size_t done) { all.push_back(done); });
   // Batches of two tiles: before each layer and before the projector, and between the batches.
@@ -461,7 +470,7 @@ TEST("an encoder lets others use its threads between layers, and a second encodi
   const VisionFacts facts = tiny_300m();
   const TinyWeights weights(facts, DataType::int8);
   const auto team = std::make_shared<ThreadTeam>(2);
-  VisionEncoder encoder(facts, weights.file(), team, 0);
+  VisionEncoder encoder(facts, weights.file(), std::make_shared<CpuDevice>(team), 0);
   const std::vector<float> pixels = test::random_floats(2 * facts.tile_pixels(), 4);
   const std::vector<float> whole = encoded(encoder, pixels);
   std::size_t stretches = 0;

@@ -1,7 +1,7 @@
 #include "vector_cases.h"
 
 #include "kernels/activation/gelu.h"
-#include "kernels/vector/float_vector.h"
+#include "kernels/vector/float/vector.h"
 
 namespace internvl::INTERNVL_ISA {
 namespace {

@@ -23,6 +23,6 @@ struct VectorCases {
   void (*reduce_add4)(const float* x, float* sums);  // of four vectors, one after the other
 };
 
-INTERNVL_DECLARE_KERNELS(VectorCases, vector_cases)
+const VectorCases& vector_cases(Features features);
 
 }  // namespace internvl

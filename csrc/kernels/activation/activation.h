@@ -11,6 +11,6 @@ struct ActivationKernels {
   void (*silu_multiply)(const float* gate, const float* up, std::size_t n, float* out);
 };
 
-INTERNVL_DECLARE_KERNELS(ActivationKernels, activation_kernels)
+const ActivationKernels& activation_kernels(Features features);
 
 }  // namespace internvl

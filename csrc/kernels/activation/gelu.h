@@ -2,7 +2,7 @@
 // what the InternVL family's towers and projectors use. Included by kernel sources only.
 #pragma once
 
-#include "kernels/vector/float_vector.h"
+#include "kernels/vector/float/vector.h"
 
 namespace internvl::INTERNVL_ISA {
 

@@ -62,6 +62,6 @@ struct AttentionKernels {
   void (*finish)(std::size_t rows, std::size_t head_dim, const AttentionState& state, float* const* out);
 };
 
-INTERNVL_DECLARE_KERNELS(AttentionKernels, attention_kernels)
+const AttentionKernels& attention_kernels(Features features);
 
 }  // namespace internvl

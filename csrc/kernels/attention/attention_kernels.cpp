@@ -1,5 +1,5 @@
 #include "kernels/attention/attention.h"
-#include "kernels/vector/float_vector.h"
+#include "kernels/vector/float/vector.h"
 #include "kernels/vector/prefetch.h"
 #include "kernels/vector/with_count.h"
 
@@ -49,7 +49,7 @@ void score(const float* const* queries, const Block<T>& block, std::size_t head_
     FloatVector sum[Rows][2];
     for (int r = 0; r < Rows; ++r) sum[r][0] = sum[r][1] = broadcast(0.0F);
     for (std::size_t d = 0; d < head_dim; ++d) {
-      if (next != nullptr) next = ask_for<Cache::second>(next, cache_block * sizeof(T));
+      if (next != nullptr) next = prefetch<Cache::second>(next, cache_block * sizeof(T));
       const FloatVector left = load(keys + d * cache_block + key);
       const FloatVector right = load(keys + d * cache_block + key + lanes);
       for (int r = 0; r < Rows; ++r) {
@@ -108,7 +108,7 @@ void add_values(const float* weights, const float* corrections, const T* values,
       sum[r][1] = load(out + static_cast<std::size_t>(r) * head_dim + d + lanes) * correction;
     }
     for (std::size_t key = 0; key < keys; ++key) {
-      if (next != nullptr) next = ask_for<Cache::second>(next, head_dim * sizeof(T));
+      if (next != nullptr) next = prefetch<Cache::second>(next, head_dim * sizeof(T));
       const FloatVector left = load(values + key * head_dim + d);
       const FloatVector right = load(values + key * head_dim + d + lanes);
       for (int r = 0; r < Rows; ++r) {

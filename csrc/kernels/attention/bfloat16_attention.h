@@ -30,8 +30,8 @@ constexpr std::size_t bfloat16_attention_elements(std::size_t tokens, std::size_
 }
 
 // Whether attention beside weights of that type is computed in bf16.
-constexpr bool attends_in_bfloat16(DataType weights, InstructionSet set) {
-  return (weights == DataType::bfloat16 || is_integer(weights)) && set == InstructionSet::avx512_bf16;
+constexpr bool attends_in_bfloat16(DataType weights, Features features) {
+  return (weights == DataType::bfloat16 || is_integer(weights)) && features.has(Feature::avx512_bf16);
 }
 
 // Queries, keys and values are rows of [head_dim], `stride` apart; head_dim is at most most_head_dim.
@@ -43,12 +43,6 @@ struct BFloat16AttentionKernels {
                  std::size_t tokens, std::size_t head_dim, float scale, float* out, std::size_t out_stride);
 };
 
-INTERNVL_DECLARE_KERNELS(BFloat16AttentionKernels, bfloat16_attention_kernels_of)
-
-// Those of avx512 need a processor that multiplies bf16.
-inline const BFloat16AttentionKernels& bfloat16_attention_kernels(InstructionSet set) {
-  if (set == InstructionSet::avx512) set = InstructionSet::avx2;
-  return bfloat16_attention_kernels_of(set);
-}
+const BFloat16AttentionKernels& bfloat16_attention_kernels(Features features);
 
 }  // namespace internvl

@@ -1,7 +1,7 @@
 #include "kernels/attention/attention.h"
 #include "kernels/attention/bfloat16_attention.h"
-#include "kernels/gemm/pair_tile.h"
-#include "kernels/vector/bfloat16_rounding.h"
+#include "kernels/matmul/pair_tile.h"
+#include "kernels/vector/bfloat16/rounding.h"
 
 namespace internvl::INTERNVL_ISA {
 namespace {
@@ -129,7 +129,7 @@ void attend(const float* queries, std::size_t stride, std::size_t rows, const BF
 
 }  // namespace
 
-const BFloat16AttentionKernels& bfloat16_attention_kernels_of() {
+const BFloat16AttentionKernels& bfloat16_attention_kernels() {
   static constexpr BFloat16AttentionKernels kernels{pack, attend};
   return kernels;
 }

@@ -16,6 +16,6 @@ struct NormKernels {
                      float* out);
 };
 
-INTERNVL_DECLARE_KERNELS(NormKernels, norm_kernels)
+const NormKernels& norm_kernels(Features features);
 
 }  // namespace internvl

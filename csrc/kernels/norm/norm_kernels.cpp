@@ -1,5 +1,5 @@
 #include "kernels/norm/norm.h"
-#include "kernels/vector/float_vector.h"
+#include "kernels/vector/float/vector.h"
 
 namespace internvl::INTERNVL_ISA {
 namespace {

@@ -19,6 +19,6 @@ struct QuantiseKernels {
   Quantise by_block;  // k is a multiple of quantised_block
 };
 
-INTERNVL_DECLARE_KERNELS(QuantiseKernels, quantise_kernels)
+const QuantiseKernels& quantise_kernels(Features features);
 
 }  // namespace internvl

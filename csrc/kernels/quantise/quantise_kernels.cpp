@@ -1,5 +1,5 @@
 #include "kernels/quantise/quantise.h"
-#include "kernels/vector/integer_vector.h"
+#include "kernels/vector/integer/vector.h"
 
 namespace internvl::INTERNVL_ISA {
 namespace {

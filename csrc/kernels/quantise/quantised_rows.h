@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/matmul/weight_matrix.h"
+
 namespace internvl {
 
 // A row has one scale for int8 weights (`row`), or one for every 32 elements for int4 weights (`block`),
@@ -12,7 +14,7 @@ enum class ScaleGroup { row, block };
 
 // Elements that share a scale in ScaleGroup::block. In a block, the sixteen even elements come before the odd
 // ones, as int4 weights are unpacked.
-inline constexpr std::size_t quantised_block = 32;
+inline constexpr std::size_t quantised_block = int4_block;
 // Rows are filled up with zeros to a multiple of this many elements.
 inline constexpr std::size_t quantised_step = 64;
 

@@ -4,8 +4,8 @@
 // which is what Pillow computes. The sum is integer arithmetic modulo 2^32, so any order and any split of the
 // weights gives the same bits.
 //
-// Both passes are one operation, a weighted sum of rows of bytes: the horizontal pass turns a block of rows
-// on its side first, so that the rows' values at one column lie side by side.
+// Both passes are one operation, a weighted sum of rows of bytes: the horizontal pass transposes a block of
+// rows first, so that the rows' values at one column lie side by side.
 #pragma once
 
 #include <cstddef>
@@ -56,7 +56,7 @@ struct Normalisation {
 };
 
 struct ResampleKernels {
-  // Resamples row_block rows of RGB. `columns` is scratch for one stretch of the source, turned on its side:
+  // Resamples row_block rows of RGB. `columns` is scratch for one stretch of the source, transposed:
   // [(most source pixels of a chunk + 1) * 3, row_block]. `out` is the first of row_block rows, `stride`
   // bytes apart, each with room for the outputs rounded up to pixel_block.
   void (*horizontal)(const std::uint8_t* const* rows, const FilterView& filter, std::uint8_t* columns,
@@ -69,6 +69,6 @@ struct ResampleKernels {
                     float* red, float* green, float* blue);
 };
 
-INTERNVL_DECLARE_KERNELS(ResampleKernels, resample_kernels)
+const ResampleKernels& resample_kernels(Features features);
 
 }  // namespace internvl

@@ -14,6 +14,6 @@ struct RopeKernels {
                  const float* sines);
 };
 
-INTERNVL_DECLARE_KERNELS(RopeKernels, rope_kernels)
+const RopeKernels& rope_kernels(Features features);
 
 }  // namespace internvl

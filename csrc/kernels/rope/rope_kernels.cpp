@@ -1,5 +1,5 @@
 #include "kernels/rope/rope.h"
-#include "kernels/vector/float_vector.h"
+#include "kernels/vector/float/vector.h"
 
 namespace internvl::INTERNVL_ISA {
 namespace {

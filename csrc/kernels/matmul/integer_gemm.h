@@ -1,0 +1,45 @@
+// y = x W^T for many quantised rows of x and integer weights. Weights are unpacked one panel at a time into
+// the order in which the processor's dot products take them; the whole matrix is never unpacked.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/dispatch.h"
+#include "kernels/matmul/epilogue.h"
+#include "kernels/matmul/linear_rows.h"
+#include "kernels/matmul/row_pieces.h"
+#include "kernels/matmul/weight_matrix.h"
+#include "kernels/quantise/quantised_rows.h"
+
+namespace internvl {
+
+// Rows of W in a panel, and the elements of k that it spans: 64 KB of unpacked int4, and of int8 where its
+// elements stay bytes.
+inline constexpr std::size_t integer_panel_columns = 64;
+inline constexpr std::size_t integer_panel_depth = 1024;
+inline constexpr std::size_t most_panel_element_bytes = 2;
+// The most rows of x that are taken past a panel before it is unpacked again.
+inline constexpr std::size_t integer_gemm_rows = 54 * row_piece_step;
+// Sums are those of whole groups of rows: of pairs where the processor multiplies matrices.
+inline constexpr std::size_t most_row_group = 2;
+// The longest row whose sum of products, 255 * 127 at most, fits 32 bits.
+inline constexpr std::size_t most_integer_columns = 65536;
+
+// The memory of one thread.
+struct IntegerPanel {
+  std::int8_t* weights;  // [panel_depth * element_bytes / word, panel_columns, word], element_bytes 1 or 2
+  float* scales;         // int4: [panel_depth / 32, panel_columns]
+  std::int32_t* sums;    // int8: [gemm_rows, panel_columns]; rows rounded up to a group
+  float* totals;         // int4: alike
+};
+
+struct IntegerGemmKernels {
+  // Computes columns [begin, begin + n) of job.y, n <= integer_panel_columns; x stands in place of job.x.
+  void (*multiply)(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w,
+                   const Epilogue& epilogue, std::size_t begin, std::size_t n, const IntegerPanel& panel);
+};
+
+const IntegerGemmKernels& integer_gemm_kernels(Features features);
+
+}  // namespace internvl

@@ -1,0 +1,288 @@
+#include "kernels/matmul/finish_row.h"
+#include "kernels/matmul/integer_gemm.h"
+#include "kernels/matmul/integer_sums.h"
+#include "kernels/vector/prefetch.h"
+
+namespace internvl::INTERNVL_ISA {
+namespace {
+
+constexpr std::size_t columns = integer_panel_columns;
+// Rows of W and bytes of each that are unpacked at once.
+constexpr std::size_t unpack_rows = 8;
+constexpr std::size_t unpack_bytes = 32;
+
+static_assert(columns % (sum_lanes * int8_tile_vectors) == 0 &&
+              columns % (sum_lanes * int4_tile_vectors) == 0);
+static_assert(row_piece_step % int8_tile_rows == 0 && row_piece_step % int4_tile_rows == 0);
+static_assert(columns % unpack_rows == 0 && panel_element_bytes <= most_panel_element_bytes);
+static_assert(integer_panel_depth % (8 * int4_block) == 0 && unpack_bytes == int4_block);
+static_assert(row_group <= most_row_group && integer_gemm_rows % row_group == 0);
+static_assert(int8_tile_rows % row_group == 0 && int4_tile_rows % row_group == 0);
+// A group's sums begin with one number.
+static_assert(row_group == 1 || (int8_weight_offset == 0 && int4_weight_offset == 0));
+
+std::size_t smaller(std::size_t a, std::size_t b) { return a < b ? a : b; }
+
+// Elements [k, k + depth) of rows [n, n + count) of W; the panel's other elements, up to multiples of
+// unpack_rows and unpack_bytes, are 0.
+void unpack_int8(const Int8Rows& w, std::size_t n, std::size_t count, std::size_t k, std::size_t depth,
+                 std::int8_t* panel) {
+  for (std::size_t c = 0; c < count; c += unpack_rows) {
+    const auto* next = reinterpret_cast<const char*>(w.values + (n + c + unpack_rows) * w.columns + k);
+    RowsAhead ahead{next, w.columns, depth};
+    for (std::size_t i = 0; i < depth; i += unpack_bytes) {
+      ahead.prefetch(unpack_rows * unpack_bytes);
+      const std::int8_t* from = w.values + (n + c) * w.columns + k + i;
+      std::int8_t* to = panel + panel_element_bytes * i * columns + word_bytes * c;
+      if (c + unpack_rows <= count && i + unpack_bytes <= depth) {
+        store_panel(from, w.columns, to, word_bytes * columns);
+        continue;
+      }
+      std::int8_t edge[unpack_rows][unpack_bytes] = {};
+      for (std::size_t row = 0; row < smaller(unpack_rows, count - c); ++row) {
+        for (std::size_t j = 0; j < smaller(unpack_bytes, depth - i); ++j)
+          edge[row][j] = from[row * w.columns + j];
+      }
+      store_panel(edge[0], unpack_bytes, to, word_bytes * columns);
+    }
+  }
+}
+
+void unpack_int4(const Int4Rows& w, std::size_t n, std::size_t count, std::size_t k, std::size_t depth,
+                 std::int8_t* panel, float* panel_scales) {
+  for (std::size_t c = 0; c < count; c += unpack_rows) {
+    const std::size_t rows = smaller(unpack_rows, count - c);
+    const std::size_t blocks = depth / int4_block;
+    RowsAhead ahead{reinterpret_cast<const char*>(w.row(n + c + unpack_rows) + k / 2), w.columns / 2,
+                    depth / 2};
+    for (std::size_t b = 0; b < blocks; ++b) {
+      ahead.prefetch(unpack_rows * int4_block / 2);
+      std::int8_t expanded[unpack_rows][unpack_bytes] = {};
+      for (std::size_t row = 0; row < rows; ++row) {
+        expand_int4(w.row(n + c + row) + (k + b * int4_block) / 2, expanded[row]);
+      }
+      store_nibbles(expanded[0], unpack_bytes, panel + b * int4_block * columns + word_bytes * c,
+                    word_bytes * columns);
+    }
+    const std::size_t row_scales = w.columns / int4_block;
+    for (std::size_t b = 0; b < blocks; b += 8) {
+      const Float16* from = w.scales + (n + c) * row_scales + k / int4_block + b;
+      const std::size_t known = smaller(8, blocks - b);
+      FloatVector scales[8];
+      if (rows == unpack_rows) {
+        load_block_scales(from, row_scales, known, scales);
+      } else {
+        for (std::size_t row = 0; row < 8; ++row) {
+          scales[row] = row < rows ? load(from + row * row_scales, known) : broadcast(0.0F);
+        }
+        transpose(scales);
+      }
+      for (std::size_t i = 0; i < known; ++i) store(panel_scales + (b + i) * columns + c, scales[i]);
+    }
+  }
+}
+
+// x and out begin at the tile's first row, panel and out at its first column.
+struct Tile {
+  QuantisedRows x;
+  std::size_t k;  // where the panel begins in a row of x
+  std::size_t depth;
+  const std::int8_t* panel;
+  const float* scales;
+  // The part of x that meets the panel, in words like the panel's.
+  PanelInputs inputs;
+  bool odd;  // the last group has one row
+};
+
+// Where the sums of group g with vector v of columns lie from a tile's first.
+constexpr std::size_t place(int g, int v) {
+  return static_cast<std::size_t>(g) * row_group * columns + static_cast<std::size_t>(v) * sum_lanes;
+}
+
+template <int Groups, int Vectors>
+void int8_tile(const Tile& tile, std::int32_t* out) {
+  GroupSums sum[Groups][Vectors];
+  for (int g = 0; g < Groups; ++g) {
+    for (int v = 0; v < Vectors; ++v) {
+      sum[g][v] = tile.k == 0 ? broadcast_sums(tile.x.starts[static_cast<std::size_t>(g) * row_group])
+                              : load_sums(out + place(g, v), columns);
+    }
+  }
+  const std::size_t bytes = panel_element_bytes * tile.depth;
+  for (std::size_t i = 0; i < bytes; i += word_bytes) {
+    PanelWeights weights[Vectors];
+    for (int v = 0; v < Vectors; ++v) {
+      weights[v] =
+          load_panel(tile.panel + i * columns + word_bytes * sum_lanes * static_cast<std::size_t>(v));
+    }
+    for (int g = 0; g < Groups; ++g) {
+      const GroupWord word = broadcast_word(tile.inputs.values +
+                                            static_cast<std::size_t>(g) * tile.inputs.stride + row_group * i);
+      for (int v = 0; v < Vectors; ++v) sum[g][v] = dot(sum[g][v], weights[v], word);
+    }
+  }
+  for (int g = 0; g < Groups; ++g) {
+    for (int v = 0; v < Vectors; ++v) store_sums(out + place(g, v), columns, sum[g][v]);
+  }
+}
+
+template <int Groups, int Vectors>
+void int4_tile(const Tile& tile, float* out) {
+  GroupFloats totals[Groups][Vectors];
+  INTERNVL_UNROLL_GROUPS
+  for (int g = 0; g < Groups; ++g) {
+    for (int v = 0; v < Vectors; ++v)
+      totals[g][v] = tile.k == 0 ? zero_floats() : load_floats(out + place(g, v), columns);
+  }
+  const std::size_t stride = tile.inputs.stride;
+  const std::size_t first = tile.k / int4_block;
+  for (std::size_t b = 0; b < tile.depth / int4_block; ++b) {
+    const std::int8_t* panel = tile.panel + b * int4_block * columns;
+    const std::int8_t* x = tile.inputs.values + row_group * b * int4_block;
+    NibbleSums sum[Groups][Vectors];
+    const auto group = [&](int g) {
+      return static_cast<std::size_t>(g) * row_group * tile.x.groups + first + b;
+    };
+    INTERNVL_UNROLL_GROUPS
+    for (int g = 0; g < Groups; ++g) {
+      for (int v = 0; v < Vectors; ++v) sum[g][v] = begin_nibble_sums(tile.x.starts[group(g)]);
+    }
+#pragma GCC unroll 8
+    for (std::size_t i = 0; i < int4_block; i += word_bytes) {
+      NibbleWeights weights[Vectors];
+      for (int v = 0; v < Vectors; ++v) {
+        weights[v] = load_nibbles(panel + i * columns + word_bytes * sum_lanes * static_cast<std::size_t>(v));
+      }
+      for (int g = 0; g < Groups; ++g) {
+        const GroupWord word = broadcast_word(x + static_cast<std::size_t>(g) * stride + row_group * i);
+        for (int v = 0; v < Vectors; ++v) sum[g][v] = dot_nibbles(sum[g][v], weights[v], word);
+      }
+    }
+    INTERNVL_UNROLL_GROUPS
+    for (int g = 0; g < Groups; ++g) {
+      const std::int32_t start = tile.x.starts[group(g)];
+      const std::size_t next_row = g + 1 == Groups && tile.odd ? 0 : tile.x.groups;
+      const GroupFloats scale = row_floats(tile.x.scales + group(g), next_row);
+      for (int v = 0; v < Vectors; ++v) {
+        const GroupFloats w =
+            column_floats(tile.scales + b * columns + static_cast<std::size_t>(v) * sum_lanes);
+        totals[g][v] = fma(to_float(total(sum[g][v], start)), scale * w, totals[g][v]);
+      }
+    }
+  }
+  INTERNVL_UNROLL_GROUPS
+  for (int g = 0; g < Groups; ++g) {
+    for (int v = 0; v < Vectors; ++v) store_floats(out + place(g, v), columns, totals[g][v]);
+  }
+}
+
+template <int Groups, int Vectors>
+void compute(const Tile& tile, std::int32_t* out) {
+  int8_tile<Groups, Vectors>(tile, out);
+}
+template <int Groups, int Vectors>
+void compute(const Tile& tile, float* out) {
+  int4_tile<Groups, Vectors>(tile, out);
+}
+
+// Sums of int8 weights are int32, those of int4 weights fp32.
+template <class Sum>
+constexpr bool of_int8 = true;
+template <>
+constexpr bool of_int8<float> = false;
+template <class Sum>
+constexpr int tile_rows = of_int8<Sum> ? int8_tile_rows : int4_tile_rows;
+template <class Sum>
+constexpr int tile_vectors = of_int8<Sum> ? int8_tile_vectors : int4_tile_vectors;
+
+// `groups` <= Groups groups of rows past `count` columns of the panel.
+template <int Groups, class Sum>
+void multiply_groups(std::size_t groups, Tile tile, std::size_t count, Sum* out) {
+  if constexpr (Groups > 1) {
+    if (groups < static_cast<std::size_t>(Groups))
+      return multiply_groups<Groups - 1>(groups, tile, count, out);
+  }
+  constexpr int vectors = tile_vectors<Sum>;
+  constexpr std::size_t wide = sum_lanes * vectors;
+  const std::int8_t* panel = tile.panel;
+  const float* scales = tile.scales;
+  std::size_t c = 0;
+  for (; c + wide <= count; c += wide) {
+    tile.panel = panel + word_bytes * c;
+    tile.scales = scales + c;
+    compute<Groups, vectors>(tile, out + c);
+  }
+  for (; c < count; c += sum_lanes) {
+    tile.panel = panel + word_bytes * c;
+    tile.scales = scales + c;
+    compute<Groups, 1>(tile, out + c);
+  }
+}
+
+// Sums of `m` rows of x with the panel's `count` columns.
+template <class Sum>
+void multiply_panel(std::size_t m, const Tile& all, std::size_t count, Sum* out) {
+  constexpr std::size_t most = tile_rows<Sum>;
+  constexpr std::size_t element_bytes = of_int8<Sum> ? panel_element_bytes : 1;
+  constexpr bool copied = row_group > 1 || element_bytes > 1;
+  constexpr std::size_t copy_stride = row_group * element_bytes * integer_panel_depth;
+  std::int8_t copy[copied ? most / row_group * copy_stride : 1];
+  for (std::size_t r = 0; r < m; r += most) {
+    const std::size_t rows = smaller(most, m - r);
+    Tile tile = all;
+    tile.x = all.x.from(r);
+    tile.odd = rows % row_group != 0;
+    const PanelInputs inputs{tile.x.values + tile.k, tile.x.stride};
+    if constexpr (of_int8<Sum>) {
+      tile.inputs = panel_inputs(inputs, rows, tile.depth, copy, copy_stride);
+    } else {
+      tile.inputs = nibble_inputs(inputs, rows, tile.depth, copy, copy_stride);
+    }
+    multiply_groups<most / row_group>((rows + row_group - 1) / row_group, tile, count, out + r * columns);
+  }
+}
+
+void multiply(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w, const Epilogue& epilogue,
+              std::size_t begin, std::size_t n, const IntegerPanel& panel) {
+  const bool wide = w.type == DataType::int8;
+  const Int8Rows int8 = int8_rows(w);
+  const Int4Rows int4 = int4_rows(w);
+  const std::size_t piece = rows_of_a_piece(job.rows, integer_gemm_rows);
+  for (std::size_t first = 0; first < job.rows; first += piece) {
+    const std::size_t m = smaller(piece, job.rows - first);
+    const QuantisedRows rows = x.from(first);
+    for (std::size_t k = 0; k < w.columns; k += integer_panel_depth) {
+      const std::size_t depth = smaller(integer_panel_depth, w.columns - k);
+      const Tile tile{rows, k, depth, panel.weights, panel.scales, {}, false};
+      if (wide) {
+        unpack_int8(int8, begin, n, k, depth, panel.weights);
+        multiply_panel(m, tile, n, panel.sums);
+      } else {
+        unpack_int4(int4, begin, n, k, depth, panel.weights, panel.scales);
+        multiply_panel(m, tile, n, panel.totals);
+      }
+    }
+    for (std::size_t r = 0; r < m; ++r) {
+      float* y = job.y + (first + r) * job.y_stride;
+      prefetch(reinterpret_cast<const char*>(y + finish_ahead * job.y_stride + begin), n * sizeof(float));
+      if (wide) {
+        float totals[columns];
+        for (std::size_t c = 0; c < n; ++c) {
+          totals[c] = static_cast<float>(panel.sums[r * columns + c]) * rows.scales[r];
+        }
+        finish_row(totals, int8.scales + begin, job.bias, epilogue, job.accumulate, begin, n, y);
+      } else {
+        finish_row(panel.totals + r * columns, nullptr, job.bias, epilogue, job.accumulate, begin, n, y);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+const IntegerGemmKernels& integer_gemm_kernels() {
+  static constexpr IntegerGemmKernels kernels{multiply};
+  return kernels;
+}
+
+}  // namespace internvl::INTERNVL_ISA

@@ -1,0 +1,132 @@
+// Integer arithmetic on AVX2. Included by integer/vector.h, where the interface is described.
+//
+// In a GEMM, int8 weights are widened to 16 bits when their panel is unpacked, and activations before a row
+// of them meets it: VPMADDWD then takes half as many multiplications as the way through bytes and signs
+// below.
+//
+// VPMADDUBSW multiplies unsigned by signed bytes and adds two products in 16 bits, with saturation. Both uses
+// below stay clear of it: magnitudes of at most 128 times activations of at most 127, twice, are 32512; and
+// sixteen products of at most 15 * 127 are 30480.
+#pragma once
+
+#include "kernels/vector/integer/avx2_shared.h"
+
+namespace internvl::INTERNVL_ISA {
+
+constexpr std::size_t sum_lanes = 8;
+constexpr int int8_weight_offset = 0;
+// Rows of x and vectors of columns of W whose sums a GEMM keeps in registers at once.
+constexpr int int4_tile_rows = 6;
+constexpr int int4_tile_vectors = 2;
+constexpr int int8_tile_rows = 6;
+constexpr int int8_tile_vectors = 2;
+constexpr std::size_t panel_element_bytes = 2;
+
+struct Int32Vector {
+  __m256i value;
+};
+struct Int8Vector {
+  __m256i value;
+};
+struct Int8Weights {
+  __m256i value;
+  __m256i magnitude;
+};
+
+inline Int32Vector zero_sums() { return {_mm256_setzero_si256()}; }
+inline Int32Vector broadcast_sum(std::int32_t x) { return {_mm256_set1_epi32(x)}; }
+inline Int32Vector load_sums(const std::int32_t* p) { return {load_32_bytes(p)}; }
+inline void store_sums(std::int32_t* p, Int32Vector v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v.value);
+}
+inline std::int32_t sum_of_lanes(Int32Vector v) {
+  __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(v.value), _mm256_extracti128_si256(v.value, 1));
+  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
+  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1));
+  return _mm_cvtsi128_si32(sum);
+}
+
+// 16 int8 as 16 int16.
+inline void widen_16(const std::int8_t* p, std::int8_t* out) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_cvtepi8_epi16(bytes));
+}
+
+inline Int8Vector load_int8(const std::int8_t* p) { return {load_32_bytes(p)}; }
+inline Int8Vector broadcast_four(const std::int8_t* p) { return {broadcast_4_bytes(p)}; }
+inline Int8Weights int8_weights(Int8Vector w) { return {w.value, _mm256_abs_epi8(w.value)}; }
+[[gnu::always_inline]] inline Int32Vector dot(Int32Vector sum, Int8Weights w, Int8Vector x) {
+  const __m256i pairs = _mm256_maddubs_epi16(w.magnitude, _mm256_sign_epi8(x.value, w.value));
+  return {_mm256_add_epi32(sum.value, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))};
+}
+
+struct PanelWeights {
+  __m256i value;  // two int16 of each of eight columns
+};
+inline PanelInputs panel_inputs(PanelInputs x, std::size_t rows, std::size_t depth, std::int8_t* wide,
+                                std::size_t wide_stride) {
+  for (std::size_t r = 0; r < rows; ++r) {
+    for (std::size_t i = 0; i < depth; i += 16)
+      widen_16(x.values + r * x.stride + i, wide + r * wide_stride + panel_element_bytes * i);
+  }
+  return {wide, wide_stride};
+}
+inline PanelWeights load_panel(const std::int8_t* p) { return {load_32_bytes(p)}; }
+inline void store_panel(const std::int8_t* rows, std::size_t stride, std::int8_t* out,
+                        std::size_t out_stride) {
+  for (std::size_t half = 0; half < 2; ++half) {
+    std::int8_t wide[8][32];
+    for (std::size_t row = 0; row < 8; ++row) widen_16(rows + row * stride + 16 * half, wide[row]);
+    store_words_transposed(wide[0], 32, out + 8 * half * out_stride, out_stride);
+  }
+}
+[[gnu::always_inline]] inline Int32Vector dot(Int32Vector sum, PanelWeights w, Int8Vector x) {
+  return {_mm256_add_epi32(sum.value, _mm256_madd_epi16(w.value, x.value))};
+}
+
+struct NibbleSums {
+  __m256i pairs;  // int16
+};
+inline NibbleSums begin_nibble_sums(std::int32_t) { return {_mm256_setzero_si256()}; }
+[[gnu::always_inline]] inline NibbleSums dot_nibbles(NibbleSums sum, Int8Vector w, Int8Vector x) {
+  sum.pairs = _mm256_add_epi16(sum.pairs, _mm256_maddubs_epi16(w.value, x.value));
+  // Without this, GCC 12 reorders the additions of a block, and keeps all of its products in memory before.
+  asm("" : "+x"(sum.pairs));
+  return sum;
+}
+inline Int32Vector total(NibbleSums sum, std::int32_t offset) {
+  return {_mm256_add_epi32(_mm256_madd_epi16(sum.pairs, _mm256_set1_epi16(1)), _mm256_set1_epi32(offset))};
+}
+
+[[gnu::always_inline]] inline FloatVector dot(const Int4Columns& w, const std::int8_t* x, int offset) {
+  const __m256i even = broadcast_16_bytes(x);
+  const __m256i odd = broadcast_16_bytes(x + 16);
+  __m256i pairs[4];
+  for (int i = 0; i < 4; ++i) {
+    pairs[i] = _mm256_add_epi16(_mm256_maddubs_epi16(w.low[i], even), _mm256_maddubs_epi16(w.high[i], odd));
+  }
+  // Halves of a row's sum: sixteen products each.
+  const __m256i halves =
+      _mm256_hadd_epi16(_mm256_hadd_epi16(pairs[0], pairs[1]), _mm256_hadd_epi16(pairs[2], pairs[3]));
+  const __m256i sums = _mm256_madd_epi16(halves, _mm256_set1_epi16(1));
+  return {_mm256_cvtepi32_ps(_mm256_add_epi32(sums, _mm256_set1_epi32(offset)))};
+}
+
+[[gnu::always_inline]] inline FloatVector dot(const Int4ColumnWords& w, const std::int8_t* x, int offset) {
+  NibbleSums sum = begin_nibble_sums(offset);
+  for (std::size_t j = 0; j < 8; ++j) {
+    sum = dot_nibbles(sum, {w.word[j]}, {broadcast_4_bytes(x + 4 * j)});
+  }
+  return {_mm256_cvtepi32_ps(total(sum, offset).value)};
+}
+
+using ColumnFloats = FloatVector;
+inline ColumnFloats broadcast_columns(float x) { return broadcast(x); }
+inline ColumnFloats load_columns(const float* p) { return load(p); }
+inline void store_columns(float* p, ColumnFloats v) { store(p, v); }
+inline ColumnFloats to_float(Int32Vector v) { return {_mm256_cvtepi32_ps(v.value)}; }
+
+}  // namespace internvl::INTERNVL_ISA
+
+#include "kernels/vector/integer/common.h"
+#include "kernels/vector/integer/panel_rows.h"

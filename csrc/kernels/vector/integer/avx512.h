@@ -1,0 +1,128 @@
+// Integer arithmetic on AVX-512 F, BW, VL, DQ and VNNI. Included by integer/vector.h, where the interface is
+// described.
+//
+// VPDPBUSD multiplies unsigned by signed bytes and adds four products to 32 bits without saturating between:
+// int8 weights are taken as w + 128. This was verified on machines without AVX-512 by emulation (the preset
+// `emulated` compiles this source against SIMDe), and natively wherever the unit tests meet such a processor.
+#pragma once
+
+#include "kernels/vector/integer/avx2_shared.h"
+
+namespace internvl::INTERNVL_ISA {
+
+constexpr std::size_t sum_lanes = 16;
+constexpr int int8_weight_offset = 128;
+// Rows of x and vectors of columns of W whose sums a GEMM keeps in registers at once: 24 of 32 registers, for
+// int4 twelve sums of a block and twelve of all blocks.
+constexpr int int8_tile_rows = 6;
+constexpr int int8_tile_vectors = 4;
+constexpr int int4_tile_rows = 6;
+constexpr int int4_tile_vectors = 2;
+
+struct Int32Vector {
+  __m512i value;
+};
+struct Int8Vector {
+  __m512i value;
+};
+struct Int8Weights {
+  __m512i value;  // + 128
+};
+
+// sum + the four products of each lane's bytes, `weights` unsigned and `x` signed. Inline assembly because
+// GCC 12 copies and spills the sums around the intrinsic, which costs half of the speed; emulation has the
+// intrinsic.
+[[gnu::always_inline]] inline __m512i add_products(__m512i sum, __m512i weights, __m512i x) {
+#if defined(INTERNVL_EMULATED_AVX512)
+  return _mm512_dpbusd_epi32(sum, weights, x);
+#else
+  asm("vpdpbusd %[x], %[weights], %[sum]" : [sum] "+v"(sum) : [weights] "v"(weights), [x] "v"(x));
+  return sum;
+#endif
+}
+
+inline Int32Vector zero_sums() { return {_mm512_setzero_si512()}; }
+inline Int32Vector broadcast_sum(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
+inline Int32Vector load_sums(const std::int32_t* p) { return {_mm512_loadu_si512(p)}; }
+inline void store_sums(std::int32_t* p, Int32Vector v) { _mm512_storeu_si512(p, v.value); }
+inline std::int32_t sum_of_lanes(Int32Vector v) {
+  const __m256i half =
+      _mm256_add_epi32(_mm512_castsi512_si256(v.value), _mm512_extracti64x4_epi64(v.value, 1));
+  __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
+  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1));
+  return _mm_cvtsi128_si32(sum);
+}
+
+inline Int8Vector load_int8(const std::int8_t* p) { return {_mm512_loadu_si512(p)}; }
+inline Int8Vector broadcast_four(const std::int8_t* p) {
+  std::int32_t four = 0;
+  __builtin_memcpy(&four, p, sizeof(four));
+  return {_mm512_set1_epi32(four)};
+}
+inline Int8Weights int8_weights(Int8Vector w) { return {_mm512_xor_si512(w.value, _mm512_set1_epi8(-0x80))}; }
+[[gnu::always_inline]] inline Int32Vector dot(Int32Vector sum, Int8Weights w, Int8Vector x) {
+  return {add_products(sum.value, w.value, x.value)};
+}
+
+struct NibbleSums {
+  __m512i value;
+};
+inline NibbleSums begin_nibble_sums(std::int32_t offset) { return {_mm512_set1_epi32(offset)}; }
+[[gnu::always_inline]] inline NibbleSums dot_nibbles(NibbleSums sum, Int8Vector w, Int8Vector x) {
+  return {add_products(sum.value, w.value, x.value)};
+}
+inline Int32Vector total(NibbleSums sum, std::int32_t) { return {sum.value}; }
+
+// From four sums for each of the rows of a pair to eight sums, one a row.
+inline FloatVector row_sums(const __m256i (&quarters)[4], int offset) {
+  const __m256i sums = _mm256_hadd_epi32(_mm256_hadd_epi32(quarters[0], quarters[1]),
+                                         _mm256_hadd_epi32(quarters[2], quarters[3]));
+  return {_mm256_cvtepi32_ps(_mm256_add_epi32(sums, _mm256_set1_epi32(offset)))};
+}
+
+[[gnu::always_inline]] inline FloatVector dot(const Int4Columns& w, const std::int8_t* x, int offset) {
+  const __m256i even = broadcast_16_bytes(x);
+  const __m256i odd = broadcast_16_bytes(x + 16);
+  __m256i quarters[4];
+  for (int i = 0; i < 4; ++i) {
+    const __m256i evens = _mm256_dpbusd_epi32(_mm256_setzero_si256(), w.low[i], even);
+    quarters[i] = _mm256_dpbusd_epi32(evens, w.high[i], odd);
+  }
+  return row_sums(quarters, offset);
+}
+
+[[gnu::always_inline]] inline FloatVector dot(const Int4ColumnWords& w, const std::int8_t* x, int offset) {
+  __m256i even = _mm256_set1_epi32(offset);
+  __m256i odd = _mm256_setzero_si256();
+  for (std::size_t j = 0; j < 4; ++j) {
+    even = _mm256_dpbusd_epi32(even, w.word[j], broadcast_4_bytes(x + 4 * j));
+    odd = _mm256_dpbusd_epi32(odd, w.word[j + 4], broadcast_4_bytes(x + 4 * j + 16));
+  }
+  return {_mm256_cvtepi32_ps(_mm256_add_epi32(even, odd))};
+}
+
+struct ColumnFloats {
+  __m512 value;
+};
+inline ColumnFloats broadcast_columns(float x) { return {_mm512_set1_ps(x)}; }
+inline ColumnFloats load_columns(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline void store_columns(float* p, ColumnFloats v) { _mm512_storeu_ps(p, v.value); }
+inline ColumnFloats to_float(Int32Vector v) {
+#if defined(INTERNVL_EMULATED_AVX512)  // SIMDe 0.7 does not have this one
+  const __m256 low = _mm256_cvtepi32_ps(_mm512_castsi512_si256(v.value));
+  const __m256 high = _mm256_cvtepi32_ps(_mm512_extracti64x4_epi64(v.value, 1));
+  return {_mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1)};
+#else
+  return {_mm512_cvtepi32_ps(v.value)};
+#endif
+}
+inline ColumnFloats operator*(ColumnFloats a, ColumnFloats b) { return {_mm512_mul_ps(a.value, b.value)}; }
+inline ColumnFloats fma(ColumnFloats a, ColumnFloats b, ColumnFloats c) {
+  return {_mm512_fmadd_ps(a.value, b.value, c.value)};
+}
+
+}  // namespace internvl::INTERNVL_ISA
+
+#include "kernels/vector/integer/common.h"
+#include "kernels/vector/integer/panel_bytes.h"

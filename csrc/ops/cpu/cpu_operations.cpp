@@ -1,0 +1,219 @@
+#include "ops/cpu/cpu_operations.h"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <string>
+
+#include "kernels/activation/activation.h"
+#include "kernels/norm/norm.h"
+#include "ops/cpu/pixel_shuffle.h"
+#include "runtime/error.h"
+
+namespace internvl {
+namespace {
+
+// Patches [patches, 3 * side * side] of one tile [3, size, size], each in the order of a convolution's
+// weights; those of one row of the grid.
+void patchify(const float* pixels, std::size_t size, std::size_t side, std::size_t row, float* patches) {
+  const std::size_t grid = size / side;
+  float* out = patches + row * grid * 3 * side * side;
+  for (std::size_t column = 0; column < grid; ++column) {
+    for (std::size_t channel = 0; channel < 3; ++channel) {
+      const float* from = pixels + (channel * size + row * side) * size + column * side;
+      for (std::size_t y = 0; y < side; ++y) {
+        std::memcpy(out, from + y * size, side * sizeof(float));
+        out += side;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+CpuOperations::CpuOperations(CpuModel& model, const Workload& workload)
+    : model_(model),
+      team_(model.team()),
+      features_(model.features()),
+      matmul_(team_, features_, workload, model.needs()) {
+  if (KvStorage* storage = model.storage())
+    attention_.emplace(model.cache_shape(), *storage, team_, features_);
+  if (workload.tower) tower_.emplace(*workload.tower, team_, features_);
+  if (workload.mixture) mixture_.emplace(*workload.mixture, workload.rows);
+}
+
+Buffer CpuOperations::buffer(std::size_t rows, std::size_t columns) {
+  try {
+    buffers_.emplace_back(rows * columns);
+  } catch (const std::bad_alloc&) {
+    throw DeviceError("there is no memory for " + std::to_string(rows * columns * sizeof(float) >> 20U) +
+                      " MB of activations. Free memory, or use a smaller model.");
+  }
+  return {static_cast<std::uint32_t>(buffers_.size() - 1), rows, columns};
+}
+
+Buffer CpuOperations::view(const Buffer& buffer, std::size_t rows, std::size_t columns) {
+  return {buffer.id, rows, columns};
+}
+
+void CpuOperations::write(std::span<const float> values, const Buffer& y, std::size_t first) {
+  std::copy(values.begin(), values.end(), row(y, first));
+}
+
+void CpuOperations::read(const Buffer& x, RowRange rows, std::span<float> values) const {
+  std::copy_n(row(x, rows.first), rows.count * x.columns, values.data());
+}
+
+void CpuOperations::normalise(const Norm& norm, const float* x, std::size_t n, float* out) const {
+  const NormKernels& kernels = norm_kernels(features_);
+  if (norm.kind == NormKind::layer_norm) {
+    kernels.layer_norm(x, values(norm.weight), values(norm.bias), n, norm.eps, out);
+  } else {
+    kernels.rms_norm(x, values(norm.weight), n, norm.eps, out);
+  }
+}
+
+void CpuOperations::multiply_normed(const float* x, std::size_t rows, const Norm& norm, const Linear& linear,
+                                    const LinearEnd& end, float* y) {
+  const WeightMatrix& w = weight(linear.weight);
+  const auto normed = [&](std::size_t row, float* out) {
+    normalise(norm, x + row * w.columns, w.columns, out);
+  };
+  matmul_.multiply_made(normed, {nullptr, 0, rows, values(linear.bias), end.accumulate, y, w.rows}, w,
+                        epilogue_of(end));
+}
+
+void CpuOperations::norm_linear(const Buffer& x, RowRange rows, const Norm& norm, const Linear& linear,
+                                const LinearEnd& end, const Buffer& y) {
+  multiply_normed(row(x, rows.first), rows.count, norm, linear, end, row(y, rows.first));
+}
+
+void CpuOperations::multiply(const Buffer& x, RowRange rows, const Linear& linear, const LinearEnd& end,
+                             float* y) {
+  const WeightMatrix& w = weight(linear.weight);
+  matmul_.multiply(
+      {row(x, rows.first), x.columns, rows.count, values(linear.bias), end.accumulate, y, w.rows}, w,
+      epilogue_of(end));
+}
+
+void CpuOperations::linear(const Buffer& x, RowRange rows, const Linear& linear, const LinearEnd& end,
+                           const Buffer& y) {
+  multiply(x, rows, linear, end, row(y, rows.first));
+}
+
+void CpuOperations::linear(const Buffer& x, RowRange rows, const Linear& linear, const LinearEnd& end,
+                           std::span<float> y) {
+  multiply(x, rows, linear, end, y.data());
+}
+
+void CpuOperations::embed(const Matrix& table, std::span<const std::int64_t> tokens, const Buffer& y,
+                          std::size_t first) {
+  model_.embed(table, tokens, {row(y, first), tokens.size() * y.columns});
+}
+
+void CpuOperations::begin_step(std::span<const Run> runs, std::span<const float> cosines,
+                               std::span<const float> sines) {
+  attention_->begin_step(runs, cosines, sines);
+}
+
+void CpuOperations::rotate_and_append(const Buffer& qkv, std::size_t layer, const Norm& q_norm,
+                                      const Norm& k_norm) {
+  attention_->rotate_and_append(row(qkv, 0), layer, values(q_norm.weight), values(k_norm.weight), q_norm.eps);
+}
+
+void CpuOperations::attend(const Buffer& qkv, std::size_t layer, std::size_t first, const Buffer& out) {
+  attention_->attend(row(qkv, 0), layer, first, row(out, 0));
+}
+
+void CpuOperations::gated_mlp(const Buffer& stream, RowRange rows, const Norm& norm, const Matrix& gate_up,
+                              const Matrix& down, const Buffer& inner) {
+  const ActivationKernels& activation = activation_kernels(features_);
+  const WeightMatrix& w = weight(down);
+  float* gates = row(inner, 0);
+  multiply_normed(row(stream, rows.first), rows.count, norm, {gate_up, {}}, {}, gates);
+  const auto gated = [&](std::size_t row, float* out) {
+    const float* gate = gates + row * 2 * w.columns;
+    activation.silu_multiply(gate, gate + w.columns, w.columns, out);
+  };
+  matmul_.multiply_made(gated, {nullptr, 0, rows.count, nullptr, true, row(stream, rows.first), w.rows}, w);
+}
+
+void CpuOperations::mixture(const Buffer& stream, RowRange rows, const Norm& norm, const Mixture& mixture) {
+  float* x = row(stream, rows.first);
+  float* normed = mixture_->rows();
+  team_.for_each_range(rows.count, row_grain, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i) {
+      normalise(norm, x + i * stream.columns, stream.columns, normed + i * stream.columns);
+    }
+  });
+  mixture_->add({weight(mixture.router), weight(mixture.gate_up), weight(mixture.down)}, rows.count, matmul_,
+                team_, features_, x);
+}
+
+void CpuOperations::logits(const Buffer& stream, RowRange rows, const Norm& norm, const Matrix& head,
+                           std::span<float> logits) {
+  multiply_normed(row(stream, rows.first), rows.count, norm, {head, {}}, {}, logits.data());
+}
+
+void CpuOperations::embed_patches(std::span<const float> pixels, std::size_t tiles,
+                                  const PatchEmbedding& embedding, const Buffer& patches,
+                                  const Buffer& stream) {
+  const std::size_t hidden = stream.columns;
+  const std::size_t size = embedding.image_size;
+  const std::size_t grid = size / embedding.patch_size;
+  const std::size_t tokens = 1 + grid * grid;
+  const float* positions = values(embedding.positions);
+  const float* class_embedding = values(embedding.class_embedding);
+  team_.for_each_range(tiles * grid, 1, [&](std::size_t begin, std::size_t) {
+    const std::size_t tile = begin / grid;
+    const std::size_t grid_row = begin % grid;
+    patchify(&pixels[tile * 3 * size * size], size, embedding.patch_size, grid_row,
+             row(patches, tile * grid * grid));
+    // The positions stand there already when the patches are added to them.
+    float* out = row(stream, tile * tokens);
+    const std::size_t first = (1 + grid_row * grid) * hidden;
+    std::copy_n(positions + first, grid * hidden, out + first);
+    if (grid_row == 0) {
+      for (std::size_t i = 0; i < hidden; ++i) out[i] = class_embedding[i] + positions[i];
+    }
+  });
+  const WeightMatrix& w = weight(embedding.patches.weight);
+  for (std::size_t tile = 0; tile < tiles; ++tile) {
+    matmul_.multiply({row(patches, tile * grid * grid), w.columns, grid * grid,
+                      values(embedding.patches.bias), true, row(stream, tile * tokens + 1), hidden},
+                     w);
+  }
+}
+
+void CpuOperations::norm_queries_and_keys(const Buffer& qkv, RowRange rows, const Norm& q_norm,
+                                          const Norm& k_norm) {
+  const std::size_t n = qkv.columns / 3;
+  team_.for_each_range(rows.count, row_grain, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i) {
+      float* queries = row(qkv, rows.first + i);
+      float* keys = queries + n;
+      normalise(q_norm, queries, n, queries);
+      normalise(k_norm, keys, n, keys);
+    }
+  });
+}
+
+void CpuOperations::attend_tiles(const Buffer& qkv, std::size_t tiles, DataType weights, const Buffer& out) {
+  tower_->attend(row(qkv, 0), tiles, weights, row(out, 0));
+}
+
+void CpuOperations::shuffle_norm_linear(const Buffer& x, const PixelShuffleShape& shape,
+                                        PixelShuffleVersion version, const Norm& norm, const Linear& linear,
+                                        const LinearEnd& end, const Buffer& y) {
+  const WeightMatrix& w = weight(linear.weight);
+  const auto shuffled = [&](std::size_t token, float* out) {
+    pixel_shuffle_token(row(x, 0), shape, version, token, out);
+    normalise(norm, out, w.columns, out);
+  };
+  matmul_.multiply_made(
+      shuffled,
+      {nullptr, 0, shape.tiles * shape.tokens(), values(linear.bias), end.accumulate, row(y, 0), w.rows}, w,
+      epilogue_of(end));
+}
+
+}  // namespace internvl

@@ -1,0 +1,86 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "ops/cpu/cpu_model.h"
+#include "ops/cpu/experts.h"
+#include "ops/cpu/matmul.h"
+#include "ops/cpu/paged_attention.h"
+#include "ops/cpu/tower_attention.h"
+#include "ops/ops.h"
+#include "runtime/aligned_array.h"
+#include "runtime/features.h"
+#include "runtime/thread_team.h"
+
+namespace internvl {
+
+class CpuOperations : public Operations {
+ public:
+  // `model` has to stay.
+  CpuOperations(CpuModel& model, const Workload& workload);
+
+  Buffer buffer(std::size_t rows, std::size_t columns) override;
+  Buffer view(const Buffer& buffer, std::size_t rows, std::size_t columns) override;
+
+  void write(std::span<const float> values, const Buffer& y, std::size_t first) override;
+  void read(const Buffer& x, RowRange rows, std::span<float> values) const override;
+  void norm_linear(const Buffer& x, RowRange rows, const Norm& norm, const Linear& linear,
+                   const LinearEnd& end, const Buffer& y) override;
+  void linear(const Buffer& x, RowRange rows, const Linear& linear, const LinearEnd& end,
+              const Buffer& y) override;
+  void linear(const Buffer& x, RowRange rows, const Linear& linear, const LinearEnd& end,
+              std::span<float> y) override;
+
+  void embed(const Matrix& table, std::span<const std::int64_t> tokens, const Buffer& y,
+             std::size_t first) override;
+  void begin_step(std::span<const Run> runs, std::span<const float> cosines,
+                  std::span<const float> sines) override;
+  void rotate_and_append(const Buffer& qkv, std::size_t layer, const Norm& q_norm,
+                         const Norm& k_norm) override;
+  void attend(const Buffer& qkv, std::size_t layer, std::size_t first, const Buffer& out) override;
+  void gated_mlp(const Buffer& stream, RowRange rows, const Norm& norm, const Matrix& gate_up,
+                 const Matrix& down, const Buffer& inner) override;
+  void mixture(const Buffer& stream, RowRange rows, const Norm& norm, const Mixture& mixture) override;
+  void logits(const Buffer& stream, RowRange rows, const Norm& norm, const Matrix& head,
+              std::span<float> logits) override;
+
+  void embed_patches(std::span<const float> pixels, std::size_t tiles, const PatchEmbedding& embedding,
+                     const Buffer& patches, const Buffer& stream) override;
+  void norm_queries_and_keys(const Buffer& qkv, RowRange rows, const Norm& q_norm,
+                             const Norm& k_norm) override;
+  void attend_tiles(const Buffer& qkv, std::size_t tiles, DataType weights, const Buffer& out) override;
+  void shuffle_norm_linear(const Buffer& x, const PixelShuffleShape& shape, PixelShuffleVersion version,
+                           const Norm& norm, const Linear& linear, const LinearEnd& end,
+                           const Buffer& y) override;
+
+ private:
+  float* row(const Buffer& buffer, std::size_t row) const {
+    return buffers_[buffer.id].data() + row * buffer.columns;
+  }
+  const WeightMatrix& weight(const Matrix& matrix) const { return model_.weight(matrix); }
+  const float* values(const Vector& vector) const { return model_.values(vector); }
+  // out [n] = norm(x [n]); `out` may be `x`.
+  void normalise(const Norm& norm, const float* x, std::size_t n, float* out) const;
+  // y = end(linear(norm(x))) for rows side by side.
+  void multiply_normed(const float* x, std::size_t rows, const Norm& norm, const Linear& linear,
+                       const LinearEnd& end, float* y);
+  void multiply(const Buffer& x, RowRange rows, const Linear& linear, const LinearEnd& end, float* y);
+  Epilogue epilogue_of(const LinearEnd& end) const { return {end.gelu, values(end.layer_scale)}; }
+
+  CpuModel& model_;
+  ThreadTeam& team_;
+  Features features_;
+  std::vector<AlignedArray<float>> buffers_;  // not touched before they are used: a model that sees no
+                                              // pictures does not pay for those of the tower
+  Matmul matmul_;
+  std::optional<PagedAttention> attention_;  // of a model with a cache
+  std::optional<TowerAttention> tower_;
+  std::optional<ExpertMixture> mixture_;
+};
+
+}  // namespace internvl

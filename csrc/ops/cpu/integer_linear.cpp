@@ -1,0 +1,104 @@
+#include "ops/cpu/integer_linear.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "kernels/matmul/integer_gemv.h"
+#include "kernels/quantise/quantise.h"
+
+namespace internvl {
+namespace {
+
+constexpr std::size_t panel_bytes = most_panel_element_bytes * integer_panel_columns * integer_panel_depth;
+constexpr std::size_t panel_scales = integer_panel_columns * integer_panel_depth / quantised_block;
+
+// Bytes of weights that a thread takes at a time in a GEMV: large enough that taking costs nothing, small
+// enough that threads end together. In whole groups of the rows that the kernel takes at once.
+constexpr std::size_t gemv_bytes = 32768;
+constexpr std::size_t gemv_group = 8;
+
+std::size_t rounded_up(std::size_t n, std::size_t step) { return (n + step - 1) / step * step; }
+
+// Bytes of values in a row of that many columns, and its groups where they are smallest.
+std::size_t row_values(std::size_t columns) { return rounded_up(columns, quantised_step); }
+std::size_t most_groups(std::size_t columns) { return std::max<std::size_t>(columns / quantised_block, 1); }
+
+std::size_t groups_of(std::size_t columns, ScaleGroup group) {
+  return group == ScaleGroup::row ? 1 : columns / quantised_block;
+}
+
+}  // namespace
+
+QuantisedBuffer::QuantisedBuffer(std::size_t most_rows, std::size_t most_columns)
+    : bytes_(most_rows * row_bytes(most_columns)),
+      values_(std::make_unique_for_overwrite<std::int8_t[]>(most_rows * row_values(most_columns))),
+      scales_(std::make_unique_for_overwrite<float[]>(most_rows * most_groups(most_columns))),
+      starts_(std::make_unique_for_overwrite<std::int32_t[]>(most_rows * most_groups(most_columns))) {}
+
+std::size_t QuantisedBuffer::row_bytes(std::size_t most_columns) {
+  return row_values(most_columns) + most_groups(most_columns) * (sizeof(float) + sizeof(std::int32_t));
+}
+
+void QuantisedBuffer::quantise(const float* x, std::size_t columns, ScaleGroup group, std::size_t row,
+                               Features features) {
+  const QuantiseKernels& kernels = quantise_kernels(features);
+  const std::size_t groups = groups_of(columns, group);
+  const auto kernel = group == ScaleGroup::row ? kernels.by_row : kernels.by_block;
+  kernel(x, columns, &values_[row * row_values(columns)], &scales_[row * groups], &starts_[row * groups]);
+}
+
+QuantisedRows QuantisedBuffer::rows(std::size_t rows, std::size_t columns, ScaleGroup group) const {
+  return {values_.get(),
+          row_values(columns),
+          scales_.get(),
+          starts_.get(),
+          groups_of(columns, group),
+          rows,
+          columns,
+          group};
+}
+
+std::size_t QuantisedBuffer::bytes() const { return bytes_; }
+
+IntegerWorkspace::IntegerWorkspace(const ThreadTeam& team, std::size_t most_rows)
+    : sums_(rounded_up(std::min(most_rows, integer_gemm_rows), most_row_group) * integer_panel_columns),
+      weights_(static_cast<std::size_t>(team.size()) * panel_bytes),
+      scales_(static_cast<std::size_t>(team.size()) * panel_scales),
+      int8_sums_(static_cast<std::size_t>(team.size()) * sums_),
+      int4_totals_(int8_sums_.size()) {}
+
+IntegerPanel IntegerWorkspace::panel(int thread) {
+  const auto t = static_cast<std::size_t>(thread);
+  return {weights_.data() + t * panel_bytes, scales_.data() + t * panel_scales, int8_sums_.data() + t * sums_,
+          int4_totals_.data() + t * sums_};
+}
+
+std::size_t IntegerWorkspace::bytes() const {
+  return weights_.size() + sizeof(float) * (scales_.size() + int8_sums_.size() + int4_totals_.size());
+}
+
+void linear(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
+            IntegerWorkspace& workspace, Features features, const Epilogue& epilogue) {
+  // Decoding has few rows, and no epilogue.
+  if (job.rows <= integer_gemv_rows && epilogue.empty()) {
+    const IntegerGemvKernels& kernels = integer_gemv_kernels(features);
+    const std::size_t row_bytes =
+        std::max<std::size_t>(w.type == DataType::int4 ? w.columns / 2 : w.columns, 1);
+    const std::size_t grain = rounded_up(std::max<std::size_t>(gemv_bytes / row_bytes, 1), gemv_group);
+    team.for_each_range(w.rows, grain,
+                        [&](std::size_t begin, std::size_t end) { kernels.multiply(x, job, w, begin, end); });
+    return;
+  }
+  const IntegerGemmKernels& kernels = integer_gemm_kernels(features);
+  std::atomic<std::size_t> next{0};
+  team.run([&](int thread) {
+    const IntegerPanel panel = workspace.panel(thread);
+    for (;;) {
+      const std::size_t begin = next.fetch_add(integer_panel_columns, std::memory_order_relaxed);
+      if (begin >= w.rows) return;
+      kernels.multiply(x, job, w, epilogue, begin, std::min(integer_panel_columns, w.rows - begin), panel);
+    }
+  });
+}
+
+}  // namespace internvl

@@ -1,0 +1,7 @@
+#pragma once
+
+namespace internvl {
+
+enum class NormKind { layer_norm, rms_norm };
+
+}  // namespace internvl
