@@ -9,6 +9,7 @@
 // everywhere. Shapes are those of InternVL2_5-1B. Weights are read from memory, not from a cache: every run
 // takes the next place of an arena that no cache holds.
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -79,7 +80,7 @@ class Bench {
     std::printf(
         "peaks: %.0f GFLOP/s fp32, %.0f bf16, %.0f GOP/s int8, %.1f GB/s read; fork and join %.2f us\n\n",
         peaks_.fp32 * 1e-9, peaks_.bfloat16 * 1e-9, peaks_.int8 * 1e-9, peaks_.bytes * 1e-9,
-        median_time(seconds_, [&] { team_.run([](int) {}); }) * 1e6);
+        fork_and_join() * 1e6);
     std::printf("%-34s %9s %9s %7s %8s %7s\n", "", "us", "GFLOP/s", "of peak", "GB/s", "of peak");
     const struct {
       const char* name;
@@ -100,41 +101,45 @@ class Bench {
   }
 
  private:
+  // Until all threads have come and gone.
+  double fork_and_join() {
+    return median_time(seconds_, [&] {
+      std::atomic<int> came{0};
+      team_.run([&](int thread) {
+        ++came;
+        for (int i = 0; thread == 0 && i < 100000 && came < team_.size(); ++i) continue;
+      });
+    });
+  }
+
   void measure_peaks() {
     const PeakKernels& kernels = peak_kernels(features());
-    const auto threads = static_cast<double>(team_.size());
-    float sink = 1e-3F;
-    std::int32_t counts = 0;
-    constexpr std::size_t rounds = 2000000;
-    double operations = 0;
-    double time = median_time(seconds_, [&] {
-      team_.run([&](int thread) {
-        float mine = sink;
-        const double done = kernels.fp32(rounds, &mine);
-        if (thread == 0) operations = done;
+    // Pieces of what is measured, as threads become free.
+    const auto measure = [&](auto kernel) {
+      constexpr std::size_t rounds = 100000;
+      const auto pieces = static_cast<std::size_t>(team_.size()) * 20;
+      std::atomic<double> operations{0};
+      const double time = median_time(seconds_, [&] {
+        team_.for_each_range(pieces, 1, [&](std::size_t, std::size_t) { operations = kernel(rounds); });
       });
+      return operations * static_cast<double>(pieces) / time;
+    };
+    peaks_.fp32 = measure([&](std::size_t rounds) {
+      float sink = 1e-3F;
+      return kernels.fp32(rounds, &sink);
     });
-    peaks_.fp32 = operations * threads / time;
     peaks_.bfloat16 = peaks_.fp32;
     if (features().has(Feature::avx512_bf16)) {
-      time = median_time(seconds_, [&] {
-        team_.run([&](int thread) {
-          float mine = sink;
-          const double done = kernels.bfloat16(rounds, &mine);
-          if (thread == 0) operations = done;
-        });
+      peaks_.bfloat16 = measure([&](std::size_t rounds) {
+        float sink = 1e-3F;
+        return kernels.bfloat16(rounds, &sink);
       });
-      peaks_.bfloat16 = operations * threads / time;
     }
-    time = median_time(seconds_, [&] {
-      team_.run([&](int thread) {
-        std::int32_t mine = counts;
-        const double done = kernels.int8(rounds, &mine);
-        if (thread == 0) operations = done;
-      });
+    peaks_.int8 = measure([&](std::size_t rounds) {
+      std::int32_t sink = 0;
+      return kernels.int8(rounds, &sink);
     });
-    peaks_.int8 = operations * threads / time;
-    time = median_time(seconds_, [&] {
+    const double time = median_time(seconds_, [&] {
       team_.for_each_range(arena_.size(), std::size_t{1} << 20U, [&](std::size_t begin, std::size_t end) {
         std::int32_t mine = 0;
         kernels.read(&arena_[begin], end - begin, &mine);

@@ -20,6 +20,17 @@ constexpr auto work_patience = std::chrono::microseconds(200);
 constexpr auto join_patience = std::chrono::microseconds(100);
 constexpr auto least_patience = std::chrono::microseconds(2);
 
+// state_: the lowest bits count the workers that are inside of the current piece, the next one says that more
+// may come in, and the others number the piece.
+constexpr unsigned most_threads = 1024;
+constexpr unsigned inside = most_threads - 1;
+constexpr unsigned open = most_threads;
+constexpr unsigned generation_step = 2 * most_threads;
+constexpr unsigned generation_of(unsigned state) { return state & ~(open | inside); }
+
+// A piece of work that ends sooner was not held up by threads that lost their cores.
+constexpr auto shortest_loss = std::chrono::microseconds(500);
+
 // Forks that lie between this process and the one that loaded the library.
 std::atomic<unsigned> forks{0};
 
@@ -56,13 +67,16 @@ void Patience::wait_while(const std::atomic<unsigned>& value, unsigned old) {
   while (!changed()) value.wait(old, std::memory_order_acquire);
 }
 
-ThreadTeam::ThreadTeam(int threads) : forks_(count_forks()), patience_(join_patience) {
-  constexpr int most = 1024;
+ThreadTeam::ThreadTeam(int threads) : forks_(count_forks()), patience_(join_patience), width_(1) {
+  constexpr int most = most_threads;
   if (threads < 0 || threads > most) {
     throw DeviceError("threads=" + std::to_string(threads) + ": expected 1 to " + std::to_string(most) +
                       ", or 0 for one thread per usable core.");
   }
   if (threads == 0) threads = usable_cores();
+  width_ = TeamWidth(threads);
+  admitted_ = threads;
+  seats_.resize(threads);
   workers_.reserve(threads - 1);
   try {
     for (int thread = 1; thread < threads; ++thread)
@@ -87,12 +101,18 @@ void ThreadTeam::stop() {
     return;
   }
   stopping_.store(true, std::memory_order_relaxed);
-  generation_.fetch_add(1);
-  generation_.notify_all();
+  state_.fetch_add(generation_step);
+  state_.notify_all();
+  admit(most_threads + 1);
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadTeam::run_share(int thread) {
+void ThreadTeam::admit(int threads) {
+  const auto wanted = static_cast<unsigned>(threads);
+  if (wanted > admitted_.exchange(wanted)) admitted_.notify_all();
+}
+
+void ThreadTeam::run_share(int thread) noexcept {
   try {
     (*work_)(thread);
   } catch (...) {
@@ -112,25 +132,73 @@ void ThreadTeam::check_process() const {
 void ThreadTeam::run(FunctionRef<void(int)> work) {
   check_process();
   const std::lock_guard turn(turn_);
+  if (workers_.empty()) return work(0);
+  CoreMeter& meter = CoreMeter::mine();
+  const Clock::time_point begun = meter.begin();
+  const int width = width_.at(begun);
+  if (width == 1) return work(0);
+  admit(width);
   work_ = &work;
   failure_ = nullptr;
-  running_.store(static_cast<unsigned>(workers_.size()), std::memory_order_relaxed);
-  generation_.fetch_add(1);
-  generation_.notify_all();
+  const unsigned before = left_.load(std::memory_order_relaxed);
+  const unsigned generation = generation_of(state_.load(std::memory_order_relaxed)) + generation_step;
+  state_.store(generation | open);
+  state_.notify_all();
   run_share(0);
-  for (unsigned left = 0; (left = running_.load(std::memory_order_acquire)) != 0;) {
-    patience_.wait_while(running_, left);
+  Clock::time_point end = Clock::now();
+  const Clock::duration lost = meter.end(end);
+  if ((state_.fetch_and(~open, std::memory_order_acq_rel) & inside) != 0) {
+    patience_.wait_while(left_, before);
+    end = Clock::now();
   }
+  width_.add(end, end - begun,
+             end - begun > shortest_loss ? held_up(generation, end, lost) : Clock::duration{});
   if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+}
+
+// Whoever loses its core holds up the others for as long at most, and only for as long as they had nothing to
+// do: where there is more work than it has taken, they do that.
+ThreadTeam::Clock::duration ThreadTeam::held_up(unsigned generation, Clock::time_point end,
+                                                Clock::duration own) const {
+  Clock::duration most = own;
+  Clock::duration sum = own;
+  int threads = 1;
+  for (const Seat& seat : seats_) {
+    if (seat.generation != generation) continue;
+    most = std::max(most, seat.lost);
+    sum += seat.lost + (end - seat.ended);
+    ++threads;
+  }
+  return std::min(most, sum / threads);
 }
 
 void ThreadTeam::work_loop(int thread) {
   Patience patience(work_patience);
-  for (unsigned seen = 0;; ++seen) {  // run() waits for every worker, so no piece is ever missed
-    patience.wait_while(generation_, seen);
-    if (stopping_.load(std::memory_order_relaxed)) return;
+  CoreMeter& meter = CoreMeter::mine();
+  Seat& seat = seats_[thread];
+  for (;;) {
+    const unsigned admitted = admitted_.load(std::memory_order_acquire);
+    unsigned state = state_.load(std::memory_order_acquire);
+    if (stopping_.load(std::memory_order_relaxed)) return;  // whoever ends the team changes both after this
+    if (static_cast<unsigned>(thread) >= admitted) {
+      admitted_.wait(admitted, std::memory_order_acquire);
+      continue;
+    }
+    if ((state & open) == 0 || generation_of(state) == seat.generation) {
+      patience.wait_while(state_, state);
+      continue;
+    }
+    if (!state_.compare_exchange_strong(state, state + 1, std::memory_order_acq_rel)) continue;
+    meter.begin();
     run_share(thread);
-    if (running_.fetch_sub(1) == 1) running_.notify_one();
+    seat.generation = generation_of(state);
+    seat.ended = Clock::now();
+    seat.lost = meter.end(seat.ended);
+    const unsigned last = state_.fetch_sub(1, std::memory_order_acq_rel);
+    if ((last & (open | inside)) == 1) {
+      left_.fetch_add(1, std::memory_order_release);
+      left_.notify_one();
+    }
   }
 }
 

@@ -9,7 +9,9 @@
 #include <thread>
 #include <vector>
 
+#include "runtime/core_meter.h"
 #include "runtime/function_ref.h"
+#include "runtime/team_width.h"
 #include "runtime/turn_lock.h"
 
 namespace internvl {
@@ -52,9 +54,11 @@ class ThreadTeam {
   // as long as both. Hold it for milliseconds, and let go between two layers.
   TurnLock& stretch() { return stretch_; }
 
-  // Calls work(thread) once on every thread of the team, 0 <= thread < size(), and returns when all have
-  // returned. Calls from several threads take turns. The first exception thrown by `work` is thrown again
-  // here. Throws DeviceError in a process that was forked from the team's.
+  // Calls work(0) here and work(thread), 0 < thread < size(), on those threads of the team that come before
+  // that has returned, each at most once; returns when all have returned. Nobody waits for a thread that has
+  // not begun: `work` takes pieces until none is left, and one call alone must be able to do them all. Calls
+  // from several threads take turns. The first exception thrown by `work` is thrown again here. Throws
+  // DeviceError in a process that was forked from the team's.
   void run(FunctionRef<void(int thread)> work);
 
   // Calls body(begin, end) on ranges that together cover [0, count), each of at most `grain` items, handed
@@ -67,20 +71,34 @@ class ThreadTeam {
              FunctionRef<void(int thread, std::size_t begin, std::size_t end)> body);
 
  private:
+  using Clock = TeamWidth::Clock;
+
+  // What a worker tells of the last piece of work that it took part in.
+  struct alignas(64) Seat {
+    unsigned generation = 0;
+    Clock::time_point ended{};
+    Clock::duration lost{};
+  };
+
   void stop();
+  void admit(int threads);
   void work_loop(int thread);
-  void run_share(int thread);
+  void run_share(int thread) noexcept;
+  Clock::duration held_up(unsigned generation, Clock::time_point end, Clock::duration own) const;
 
   // Waiting uses atomics alone, not condition variables: destroying one of those waits for its waiters, which
   // in a forked process do not exist.
+  std::vector<Seat> seats_;
   std::vector<std::thread> workers_;
   unsigned forks_;  // of this process's line, when the workers were started
   TurnLock stretch_;
-  TurnLock turn_;                        // one caller at a time
-  std::atomic<unsigned> generation_{0};  // counts pieces of work
-  std::atomic<unsigned> running_{0};     // workers that have not finished the current piece
+  TurnLock turn_;                   // one caller at a time
+  std::atomic<unsigned> state_{0};  // of the current piece: its number, whether one may join, how many have
+  std::atomic<unsigned> left_{0};   // counts pieces whose last worker left after they were closed
+  std::atomic<unsigned> admitted_{0};  // threads below this number take part, the others sleep
   std::atomic<bool> stopping_{false};
   Patience patience_;  // of the caller, for its workers
+  TeamWidth width_;
   const FunctionRef<void(int)>* work_ = nullptr;
   std::exception_ptr failure_;
   std::mutex failure_mutex_;

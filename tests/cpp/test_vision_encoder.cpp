@@ -479,9 +479,9 @@ TEST("an encoder lets others use its threads between layers, and a second encodi
   const auto between = [&](std::size_t) {
     {
       const std::lock_guard stretch(team->stretch());
-      std::atomic<int> calls{0};
-      team->run([&](int) { ++calls; });
-      stretches += calls == 2;
+      std::atomic<int> pieces{0};
+      team->for_each_range(8, 1, [&](std::size_t, std::size_t) { ++pieces; });
+      stretches += pieces == 8;
     }
     if (waiting.joinable()) return;
     waiting = std::thread([&] {
