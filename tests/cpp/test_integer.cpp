@@ -43,7 +43,7 @@ Quantised quantised(const std::vector<float>& x, ScaleGroup group) {
 
 TEST("activations are quantised to the nearest, with the greatest magnitude of a group as 127") {
   const Features features = internvl::features();
-  const bool unsigned_int8 = features.has(Feature::avx512);
+  const bool unsigned_int8 = features.has(Feature::avx512) || features.has(Feature::avx_vnni);
   const bool unsigned_int4 = !features.has(Feature::neon);
   for (const ScaleGroup group : {ScaleGroup::row, ScaleGroup::block}) {
     for (std::size_t n : {1, 7, 8, 31, 32, 33, 64, 95, 96, 100, 896, 4864}) {

@@ -9,11 +9,10 @@
 // sixteen products of at most 15 * 127 are 30480.
 #pragma once
 
-#include "kernels/vector/integer/avx2_shared.h"
+#include "kernels/vector/integer/ymm.h"
 
 namespace internvl::INTERNVL_ISA {
 
-constexpr std::size_t sum_lanes = 8;
 constexpr int int8_weight_offset = 0;
 // Rows of x and vectors of columns of W whose sums a GEMM keeps in registers at once.
 constexpr int int4_tile_rows = 6;
@@ -22,29 +21,10 @@ constexpr int int8_tile_rows = 6;
 constexpr int int8_tile_vectors = 2;
 constexpr std::size_t panel_element_bytes = 2;
 
-struct Int32Vector {
-  __m256i value;
-};
-struct Int8Vector {
-  __m256i value;
-};
 struct Int8Weights {
   __m256i value;
   __m256i magnitude;
 };
-
-inline Int32Vector zero_sums() { return {_mm256_setzero_si256()}; }
-inline Int32Vector broadcast_sum(std::int32_t x) { return {_mm256_set1_epi32(x)}; }
-inline Int32Vector load_sums(const std::int32_t* p) { return {load_32_bytes(p)}; }
-inline void store_sums(std::int32_t* p, Int32Vector v) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v.value);
-}
-inline std::int32_t sum_of_lanes(Int32Vector v) {
-  __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(v.value), _mm256_extracti128_si256(v.value, 1));
-  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
-  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1));
-  return _mm_cvtsi128_si32(sum);
-}
 
 // 16 int8 as 16 int16.
 inline void widen_16(const std::int8_t* p, std::int8_t* out) {
@@ -52,8 +32,6 @@ inline void widen_16(const std::int8_t* p, std::int8_t* out) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_cvtepi8_epi16(bytes));
 }
 
-inline Int8Vector load_int8(const std::int8_t* p) { return {load_32_bytes(p)}; }
-inline Int8Vector broadcast_four(const std::int8_t* p) { return {broadcast_4_bytes(p)}; }
 inline Int8Weights int8_weights(Int8Vector w) { return {w.value, _mm256_abs_epi8(w.value)}; }
 [[gnu::always_inline]] inline Int32Vector dot(Int32Vector sum, Int8Weights w, Int8Vector x) {
   const __m256i pairs = _mm256_maddubs_epi16(w.magnitude, _mm256_sign_epi8(x.value, w.value));
@@ -119,12 +97,6 @@ inline Int32Vector total(NibbleSums sum, std::int32_t offset) {
   }
   return {_mm256_cvtepi32_ps(total(sum, offset).value)};
 }
-
-using ColumnFloats = FloatVector;
-inline ColumnFloats broadcast_columns(float x) { return broadcast(x); }
-inline ColumnFloats load_columns(const float* p) { return load(p); }
-inline void store_columns(float* p, ColumnFloats v) { store(p, v); }
-inline ColumnFloats to_float(Int32Vector v) { return {_mm256_cvtepi32_ps(v.value)}; }
 
 }  // namespace internvl::INTERNVL_ISA
 

@@ -1,4 +1,4 @@
-// What the avx2 and avx512 sets have in common. Included by their headers of integer/.
+// What the sets of x86-64 have in common. Included by their headers of integer/.
 #pragma once
 
 #include "kernels/vector/x86_intrinsics.h"

@@ -6,12 +6,11 @@
 // `emulated` compiles this source against SIMDe), and natively wherever the unit tests meet such a processor.
 #pragma once
 
-#include "kernels/vector/integer/avx2_shared.h"
+#include "kernels/vector/integer/vnni.h"
 
 namespace internvl::INTERNVL_ISA {
 
 constexpr std::size_t sum_lanes = 16;
-constexpr int int8_weight_offset = 128;
 // Rows of x and vectors of columns of W whose sums a GEMM keeps in registers at once: 24 of 32 registers, for
 // int4 twelve sums of a block and twelve of all blocks.
 constexpr int int8_tile_rows = 6;
@@ -73,34 +72,6 @@ inline NibbleSums begin_nibble_sums(std::int32_t offset) { return {_mm512_set1_e
   return {add_products(sum.value, w.value, x.value)};
 }
 inline Int32Vector total(NibbleSums sum, std::int32_t) { return {sum.value}; }
-
-// From four sums for each of the rows of a pair to eight sums, one a row.
-inline FloatVector row_sums(const __m256i (&quarters)[4], int offset) {
-  const __m256i sums = _mm256_hadd_epi32(_mm256_hadd_epi32(quarters[0], quarters[1]),
-                                         _mm256_hadd_epi32(quarters[2], quarters[3]));
-  return {_mm256_cvtepi32_ps(_mm256_add_epi32(sums, _mm256_set1_epi32(offset)))};
-}
-
-[[gnu::always_inline]] inline FloatVector dot(const Int4Columns& w, const std::int8_t* x, int offset) {
-  const __m256i even = broadcast_16_bytes(x);
-  const __m256i odd = broadcast_16_bytes(x + 16);
-  __m256i quarters[4];
-  for (int i = 0; i < 4; ++i) {
-    const __m256i evens = _mm256_dpbusd_epi32(_mm256_setzero_si256(), w.low[i], even);
-    quarters[i] = _mm256_dpbusd_epi32(evens, w.high[i], odd);
-  }
-  return row_sums(quarters, offset);
-}
-
-[[gnu::always_inline]] inline FloatVector dot(const Int4ColumnWords& w, const std::int8_t* x, int offset) {
-  __m256i even = _mm256_set1_epi32(offset);
-  __m256i odd = _mm256_setzero_si256();
-  for (std::size_t j = 0; j < 4; ++j) {
-    even = _mm256_dpbusd_epi32(even, w.word[j], broadcast_4_bytes(x + 4 * j));
-    odd = _mm256_dpbusd_epi32(odd, w.word[j + 4], broadcast_4_bytes(x + 4 * j + 16));
-  }
-  return {_mm256_cvtepi32_ps(_mm256_add_epi32(even, odd))};
-}
 
 struct ColumnFloats {
   __m512 value;

@@ -63,6 +63,8 @@ constexpr std::size_t int4_block = 32;
 
 #if defined(INTERNVL_AVX512)
 #include "kernels/vector/integer/avx512.h"
+#elif defined(INTERNVL_AVX_VNNI)
+#include "kernels/vector/integer/avx_vnni.h"
 #elif defined(INTERNVL_AVX2)
 #include "kernels/vector/integer/avx2.h"
 #elif defined(INTERNVL_NEON)
