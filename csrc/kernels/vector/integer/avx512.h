@@ -13,10 +13,10 @@ namespace internvl::INTERNVL_ISA {
 constexpr std::size_t sum_lanes = 16;
 // Rows of x and vectors of columns of W whose sums a GEMM keeps in registers at once: 24 of 32 registers, for
 // int4 twelve sums of a block and twelve of all blocks.
-constexpr int int8_tile_rows = 6;
-constexpr int int8_tile_vectors = 4;
-constexpr int int4_tile_rows = 6;
-constexpr int int4_tile_vectors = 2;
+constexpr int row_tile_rows = 6;
+constexpr int row_tile_vectors = 4;
+constexpr int block_tile_rows = 6;
+constexpr int block_tile_vectors = 2;
 
 struct Int32Vector {
   __m512i value;
@@ -40,19 +40,9 @@ struct Int8Weights {
 #endif
 }
 
-inline Int32Vector zero_sums() { return {_mm512_setzero_si512()}; }
 inline Int32Vector broadcast_sum(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
 inline Int32Vector load_sums(const std::int32_t* p) { return {_mm512_loadu_si512(p)}; }
 inline void store_sums(std::int32_t* p, Int32Vector v) { _mm512_storeu_si512(p, v.value); }
-inline std::int32_t sum_of_lanes(Int32Vector v) {
-  const __m256i half =
-      _mm256_add_epi32(_mm512_castsi512_si256(v.value), _mm512_extracti64x4_epi64(v.value, 1));
-  __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
-  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1));
-  return _mm_cvtsi128_si32(sum);
-}
-
 inline Int8Vector load_int8(const std::int8_t* p) { return {_mm512_loadu_si512(p)}; }
 inline Int8Vector broadcast_four(const std::int8_t* p) {
   std::int32_t four = 0;
@@ -95,5 +85,4 @@ inline ColumnFloats fma(ColumnFloats a, ColumnFloats b, ColumnFloats c) {
 
 }  // namespace internvl::INTERNVL_ISA
 
-#include "kernels/vector/integer/common.h"
 #include "kernels/vector/integer/panel_bytes.h"

@@ -11,10 +11,10 @@
 namespace internvl::INTERNVL_ISA {
 
 // Rows of x and vectors of columns of W whose sums a GEMM keeps in registers at once.
-constexpr int int8_tile_rows = 6;
-constexpr int int8_tile_vectors = 2;
-constexpr int int4_tile_rows = 6;
-constexpr int int4_tile_vectors = 2;
+constexpr int row_tile_rows = 6;
+constexpr int row_tile_vectors = 2;
+constexpr int block_tile_rows = 6;
+constexpr int block_tile_vectors = 2;
 
 struct Int8Weights {
   __m256i value;  // + 128
@@ -34,5 +34,4 @@ inline Int32Vector total(NibbleSums sum, std::int32_t) { return sum; }
 
 }  // namespace internvl::INTERNVL_ISA
 
-#include "kernels/vector/integer/common.h"
 #include "kernels/vector/integer/panel_bytes.h"

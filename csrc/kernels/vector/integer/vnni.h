@@ -25,32 +25,38 @@ constexpr int int8_weight_offset = 128;
 #endif
 }
 
-// From four sums for each of the rows of a pair to eight sums, one a row.
-inline FloatVector row_sums(const __m256i (&quarters)[4], int offset) {
-  const __m256i sums = _mm256_hadd_epi32(_mm256_hadd_epi32(quarters[0], quarters[1]),
-                                         _mm256_hadd_epi32(quarters[2], quarters[3]));
-  return {_mm256_cvtepi32_ps(_mm256_add_epi32(sums, _mm256_set1_epi32(offset)))};
+using Int8Columns = ByteColumns;
+using Int4Columns = ByteColumns;
+using Int8ColumnWords = ByteColumnWords;
+using Int4ColumnWords = ByteColumnWords;
+
+[[gnu::always_inline]] inline Int8Columns load_int8_columns(const std::int8_t* p, std::size_t row_bytes) {
+  return load_byte_columns(p, row_bytes, -0x80);
+}
+[[gnu::always_inline]] inline Int8ColumnWords load_int8_column_words(const std::int8_t* p,
+                                                                     std::size_t row_bytes) {
+  return words_of(load_int8_columns(p, row_bytes));
 }
 
-[[gnu::always_inline]] inline FloatVector dot(const Int4Columns& w, const std::int8_t* x, int offset) {
-  const __m256i even = broadcast_16_bytes(x);
-  const __m256i odd = broadcast_16_bytes(x + 16);
+[[gnu::always_inline]] inline FloatVector dot(const ByteColumns& w, const std::int8_t* x, int offset) {
+  const __m256i low = broadcast_16_bytes(x);
+  const __m256i high = broadcast_16_bytes(x + 16);
   __m256i quarters[4];
   for (int i = 0; i < 4; ++i) {
-    const __m256i evens = add_products(_mm256_setzero_si256(), w.low[i], even);
-    quarters[i] = add_products(evens, w.high[i], odd);
+    const __m256i lows = add_products(_mm256_setzero_si256(), w.low[i], low);
+    quarters[i] = add_products(lows, w.high[i], high);
   }
   return row_sums(quarters, offset);
 }
 
-[[gnu::always_inline]] inline FloatVector dot(const Int4ColumnWords& w, const std::int8_t* x, int offset) {
-  __m256i even = _mm256_set1_epi32(offset);
-  __m256i odd = _mm256_setzero_si256();
+[[gnu::always_inline]] inline FloatVector dot(const ByteColumnWords& w, const std::int8_t* x, int offset) {
+  __m256i low = _mm256_set1_epi32(offset);
+  __m256i high = _mm256_setzero_si256();
   for (std::size_t j = 0; j < 4; ++j) {
-    even = add_products(even, w.word[j], broadcast_4_bytes(x + 4 * j));
-    odd = add_products(odd, w.word[j + 4], broadcast_4_bytes(x + 4 * j + 16));
+    low = add_products(low, w.word[j], broadcast_4_bytes(x + 4 * j));
+    high = add_products(high, w.word[j + 4], broadcast_4_bytes(x + 4 * j + 16));
   }
-  return {_mm256_cvtepi32_ps(_mm256_add_epi32(even, odd))};
+  return {_mm256_cvtepi32_ps(_mm256_add_epi32(low, high))};
 }
 
 }  // namespace internvl::INTERNVL_ISA

@@ -15,19 +15,11 @@ struct Int8Vector {
   __m256i value;
 };
 
-inline Int32Vector zero_sums() { return {_mm256_setzero_si256()}; }
 inline Int32Vector broadcast_sum(std::int32_t x) { return {_mm256_set1_epi32(x)}; }
 inline Int32Vector load_sums(const std::int32_t* p) { return {load_32_bytes(p)}; }
 inline void store_sums(std::int32_t* p, Int32Vector v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v.value);
 }
-inline std::int32_t sum_of_lanes(Int32Vector v) {
-  __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(v.value), _mm256_extracti128_si256(v.value, 1));
-  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
-  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1));
-  return _mm_cvtsi128_si32(sum);
-}
-
 inline Int8Vector load_int8(const std::int8_t* p) { return {load_32_bytes(p)}; }
 inline Int8Vector broadcast_four(const std::int8_t* p) { return {broadcast_4_bytes(p)}; }
 
