@@ -1,5 +1,5 @@
 """The C++ unit tests are part of the test suite; .ci/run runs them once more under the sanitizers, on 64-bit
-Arm and on emulated AVX-512."""
+Arm, on emulated AVX-512 and AVX-VNNI, and with the instructions of AVX-VNNI as AVX-512 encodes them."""
 
 import os
 import shutil
@@ -17,6 +17,12 @@ def run(*command: str) -> None:
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=1500
     )
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-8000:]}\n{done.stderr[-4000:]}"
+
+
+def cpu_flags() -> list[str]:
+    """What Linux says of an x86-64 processor; nothing on others."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.split() for line in lines if line.startswith("flags")), [])
 
 
 def run_preset(preset: str) -> None:
@@ -51,3 +57,10 @@ def test_cpp_unit_tests_on_arm() -> None:
 def test_kernels_on_emulated_avx512() -> None:
     """Few machines can run these kernels; one that can does so in the tests above."""
     run_preset("emulated")
+
+
+@pytest.mark.sanitizers
+@pytest.mark.skipif("avx512_vnni" not in cpu_flags(), reason="needs a processor with AVX-512 VNNI")
+def test_kernels_of_avx_vnni_in_evex() -> None:
+    """Servers have these instructions in AVX-512 alone; small processors have them without it."""
+    run_preset("evex")
