@@ -263,16 +263,14 @@ void multiply(const QuantisedRows& x, const LinearRows& job, const WeightMatrix&
       }
     }
     for (std::size_t r = 0; r < m; ++r) {
-      float* y = job.y + (first + r) * job.y_stride;
-      prefetch(reinterpret_cast<const char*>(y + finish_ahead * job.y_stride + begin), n * sizeof(float));
       if (wide) {
         float totals[columns];
         for (std::size_t c = 0; c < n; ++c) {
           totals[c] = static_cast<float>(panel.sums[r * columns + c]) * rows.scales[r];
         }
-        finish_row(totals, int8.scales + begin, job.bias, epilogue, job.accumulate, begin, n, y);
+        finish_row(totals, int8.scales + begin, job, epilogue, first + r, begin, n);
       } else {
-        finish_row(panel.totals + r * columns, nullptr, job.bias, epilogue, job.accumulate, begin, n, y);
+        finish_row(panel.totals + r * columns, nullptr, job, epilogue, first + r, begin, n);
       }
     }
   }

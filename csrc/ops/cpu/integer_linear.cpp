@@ -80,7 +80,7 @@ std::size_t IntegerWorkspace::bytes() const {
 void linear(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
             IntegerWorkspace& workspace, Features features, const Epilogue& epilogue) {
   // Decoding has few rows, and no epilogue.
-  if (job.rows <= integer_gemv_rows && epilogue.empty()) {
+  if (job.rows <= integer_gemv_rows && epilogue.empty() && job.rounded_y == nullptr) {
     const IntegerGemvKernels& kernels = integer_gemv_kernels(features);
     const std::size_t row_bytes =
         std::max<std::size_t>(w.type == DataType::int4 ? w.columns / 2 : w.columns, 1);
