@@ -13,8 +13,6 @@ namespace {
 constexpr std::size_t rounded_step = 64;
 static_assert(rounded_step % bfloat16_row_step == 0);
 
-std::size_t rounded_up(std::size_t k) { return (k + rounded_step - 1) / rounded_step * rounded_step; }
-
 // Bytes of weights that a thread takes at a time: large enough that taking costs nothing, small enough that
 // threads end together.
 constexpr std::size_t gemv_bytes = 32768;
@@ -53,8 +51,7 @@ void multiply_panels(const LinearRows& job, const WeightMatrix& w, ThreadTeam& t
           const std::size_t depth = std::min(panel_depth, w.columns - k);
           multiply(panel, begin, n, first, m, k, depth, sums);
         }
-        kernels.finish(sums, m, begin, n, job.bias, epilogue, job.accumulate, job.y + first * job.y_stride,
-                       job.y_stride);
+        kernels.finish(sums, m, begin, n, job, first, epilogue);
       }
     }
   });
@@ -82,23 +79,26 @@ LinearWorkspace::LinearWorkspace(const ThreadTeam& team, std::size_t most_rows, 
       panels_(static_cast<std::size_t>(team.size()) * thread_elements_),
       rows_(std::make_unique_for_overwrite<std::byte[]>(rows_bytes_)) {}
 
+std::size_t rounded_stride(std::size_t columns) {
+  return (columns + rounded_step - 1) / rounded_step * rounded_step;
+}
+
 std::size_t LinearWorkspace::row_bytes(const WeightMatrix& w, Activations activations) {
   const bool rounds = w.type == DataType::bfloat16 && activations == Activations::bfloat16;
-  return rounds ? rounded_up(w.columns) * sizeof(BFloat16) : 0;
+  return rounds ? rounded_stride(w.columns) * sizeof(BFloat16) : 0;
 }
 
 float* LinearWorkspace::sums(int thread) { return panel(thread) + panel_elements; }
 
 void LinearWorkspace::round(const float* x, std::size_t columns, std::size_t row, Features features) {
-  const std::size_t stride = rounded_up(columns);
+  const std::size_t stride = rounded_stride(columns);
   bfloat16_gemm_kernels(features).round(x, columns, 1, columns, rounded() + row * stride, stride);
 }
 
-void linear_of_rounded(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
+void linear_of_rounded(const BFloat16* x, const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
                        LinearWorkspace& workspace, Features features, const Epilogue& epilogue) {
   const BFloat16GemmKernels& kernels = bfloat16_gemm_kernels(features);
-  const std::size_t stride = rounded_up(w.columns);
-  const BFloat16* x = workspace.rounded();
+  const std::size_t stride = rounded_stride(w.columns);
   const auto* weights = reinterpret_cast<const BFloat16*>(w.values);
   multiply_panels(job, w, team, workspace, features, epilogue,
                   job.rows <= bfloat16_few_rows ? few_panel_rows : panel_rows, bfloat16_gemm_rows,
@@ -117,10 +117,10 @@ void linear(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, Line
         workspace.round(job.x + row * job.x_stride, w.columns, row, features);
       }
     });
-    return linear_of_rounded(job, w, team, workspace, features, epilogue);
+    return linear_of_rounded(workspace.rounded(), job, w, team, workspace, features, epilogue);
   }
   // The vision side has the epilogues, and many rows; decoding has few, and none.
-  if (job.rows <= gemv_rows && epilogue.empty()) {
+  if (job.rows <= gemv_rows && epilogue.empty() && job.rounded_y == nullptr) {
     multiply_few(job, w, team, features);
   } else {
     multiply_many(job, w, team, workspace, features, epilogue);

@@ -28,6 +28,9 @@ constexpr Activations activations_for(DataType weights, Features features) {
                                                                         : Activations::exact;
 }
 
+// Elements from one row of rounded activations to the next.
+std::size_t rounded_stride(std::size_t columns);
+
 // The memory that linear layers compute in, allocated once.
 class LinearWorkspace {
  public:
@@ -60,8 +63,9 @@ class LinearWorkspace {
 void linear(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,
             Features features, const Epilogue& epilogue, Activations activations);
 
-// The same for bf16 weights and the rows in workspace.rounded(), in place of job.x.
-void linear_of_rounded(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
+// The same for bf16 weights and rows x [job.rows, rounded_stride(w.columns)] that are rounded already, and
+// end in zeros; they stand in place of job.x.
+void linear_of_rounded(const BFloat16* x, const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
                        LinearWorkspace& workspace, Features features, const Epilogue& epilogue = {});
 
 // The same with the activations that suit w and the set.
