@@ -1,7 +1,7 @@
 """Stage by stage: internvl_rt beside OpenVINO, llama.cpp and torch, at full size, alternating in one run.
 
     python benchmarks/model.py [--model InternVL2_5-1B] [--threads 2] [--rounds 5] [--json F] [--plot F]
-    python benchmarks/model.py --stages "prefill,decode 1024" --only int4 --only Q4_0 --rounds 3
+    python benchmarks/model.py --stages "prefill 1024,decode 1024" --only int4 --only Q4_0 --rounds 3
 
 Every contestant loads once, in a process of its own, and then they take turns: round by round, stage by
 stage, one sample each, while the others wait. Medians are compared. Weights are random: times do not depend
@@ -25,6 +25,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 import internvl_rt as ivl
-from contestants.contestant import PROMPT_TOKENS, STAGES, Work
+from contestants.contestant import STAGES, Work, tokens_of
 from contestants.internvl_rt_engine import NATIVE_CACHE
 from internvl_rt import _core
 from internvl_rt.bench.measure import QUESTION, drawn_picture
@@ -48,6 +49,7 @@ PICTURE_SIZE = (1920, 1080)
 MAX_TILES = 12
 PICTURE_TILES = 9
 """What that makes: 4 x 2 and the thumbnail."""
+LONG = ("prefill 4096", "prefill 8192", "picture")
 MEMORY = "memory"
 """Chosen like a stage."""
 
@@ -77,6 +79,7 @@ ENTRIES = (
     Entry("internvl-rt bf16", "internvl-rt:native", "bf16", "bf16"),
     Entry("ONNX Runtime, our graphs, fp32", "internvl-rt:onnxruntime", "bf16", "bf16"),
     Entry("OpenVINO, our graphs, int4, vision int8", "openvino", "int4", "int8"),
+    Entry("OpenVINO, our graphs, int4, vision int8 by NNCF", "openvino:nncf", "int4", "bf16"),
     Entry("OpenVINO, our graphs, int8, vision bf16", "openvino", "int8", "bf16"),
     Entry("OpenVINO, our graphs, bf16", "openvino", "bf16", "bf16"),
     Entry("transformers fp32", "transformers:float32", "bf16", "bf16"),
@@ -245,8 +248,8 @@ def take_turns(runners: list[Running], stages: list[str], rounds: int) -> None:
     """Adds samples to the runners'. Who fails is left out from then on."""
     console = Console(stderr=True)
     for stage in stages:
-        # The first round warms up. What a first time costs is lost in the minute that a picture takes.
-        for number in range(1 if stage == "picture" else 0, rounds + 1):
+        # The first round warms up. What a first time costs is lost in what takes many seconds.
+        for number in range(1 if stage in LONG else 0, rounds + 1):
             for runner in runners:
                 if stage not in runner.stages or stage == "load":
                     continue
@@ -280,8 +283,8 @@ def request_memory(entry: Entry, work: Work, python: str) -> Memory | None:
 
 
 def shown(stage: str, milliseconds: float) -> str:
-    if stage == "prefill":
-        return f"{1e3 * PROMPT_TOKENS / milliseconds:.0f} tok/s"
+    if stage.startswith("prefill "):
+        return f"{1e3 * tokens_of(stage) / milliseconds:.0f} tok/s"
     if stage.startswith("decode 8 "):
         return f"{8e3 / milliseconds:.1f} tok/s"
     if stage.startswith("decode "):
@@ -309,8 +312,13 @@ def main() -> None:
         "--peaks", action="store_true", help="measure the machine's peaks too, and our share of them"
     )
     parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--keep", action="store_true", help="write --json into results/, under the kind of processor"
+    )
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
+    if options.keep:
+        options.json = HERE / "results" / f"{options.model.lower()}-{_core.instruction_set()}.json"
     pythons = dict(choice.split("=", 1) for choice in options.python)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.bundles or Path(temporary)
@@ -331,6 +339,7 @@ def main() -> None:
                 "cpu": cpu_name(),
                 "instruction_set": _core.instruction_set(),
                 "threads": options.threads,
+                "date": time.strftime("%Y-%m-%d", time.gmtime()),
                 "load_average_before": load,
                 "python": platform.python_version(),
             },

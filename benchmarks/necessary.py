@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from contestants.contestant import PROMPT_TOKENS, cache_fill
+from contestants.contestant import tokens_of
 from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.bundle.tensors import EMBED_TOKENS, LM_HEAD, SCALES_SUFFIX, tensor_specs
 
@@ -44,16 +44,17 @@ def necessary(bundle: Bundle, stage: str, cache_type: str) -> Necessary | None:
         )
     layers, head = _products(bundle, "llm"), _head(bundle)
     per_position = 4.0 * llm.layers * llm.heads * llm.head_dim
-    if stage == "prefill":
+    if stage.startswith("prefill "):
+        prompt = tokens_of(stage)
         return Necessary(
-            PROMPT_TOKENS * layers.operations + head.operations + per_position * PROMPT_TOKENS**2 / 2,
-            PROMPT_TOKENS * layers.integer + head.integer,
-            PROMPT_TOKENS * layers.bfloat16 + head.bfloat16,
+            prompt * layers.operations + head.operations + per_position * prompt**2 / 2,
+            prompt * layers.integer + head.integer,
+            prompt * layers.bfloat16 + head.bfloat16,
             layers.bytes + head.bytes,
         )
     if not stage.startswith("decode "):
         return None
-    count, fill = 8 if stage.startswith("decode 8 ") else 1, cache_fill(stage)
+    count, fill = 8 if stage.startswith("decode 8 ") else 1, tokens_of(stage)
     cache = 2.0 * llm.layers * llm.kv_heads * llm.head_dim * CACHE_BYTES[cache_type] * fill
     return Necessary(
         count * (layers.operations + head.operations + per_position * fill),

@@ -51,11 +51,11 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
   # Products of bf16 are inline assembly: no flag.
   internvl_variant(avx512_bf16 FEATURES avx2 avx512 avx512_bf16 FLAGS ${avx512})
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
-  internvl_variant(neon FEATURES neon)  # part of the baseline
-  internvl_variant(neon_dotprod FEATURES neon dotprod FLAGS -march=armv8.2-a+dotprod)
   # GCC 12 would move loads ahead of products before it assigns registers, and spill sums for them.
-  internvl_variant(neon_i8mm FEATURES neon dotprod i8mm
-                   FLAGS -march=armv8.2-a+dotprod+i8mm+bf16 -fno-schedule-insns)
+  set(neon -fno-schedule-insns)
+  internvl_variant(neon FEATURES neon FLAGS ${neon})  # part of the baseline
+  internvl_variant(neon_dotprod FEATURES neon dotprod FLAGS ${neon} -march=armv8.2-a+dotprod)
+  internvl_variant(neon_i8mm FEATURES neon dotprod i8mm FLAGS ${neon} -march=armv8.2-a+dotprod+i8mm+bf16)
 endif()
 
 set(INTERNVL_GENERATED "${CMAKE_CURRENT_BINARY_DIR}/generated")

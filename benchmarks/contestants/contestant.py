@@ -11,7 +11,9 @@ import numpy.typing as npt
 STAGES = (
     "load",
     "vit",
-    "prefill",
+    "prefill 1024",
+    "prefill 4096",
+    "prefill 8192",
     "decode 0",
     "decode 1024",
     "decode 4096",
@@ -19,7 +21,6 @@ STAGES = (
     "picture",
 )
 """See Contestant; in the order in which they are measured."""
-PROMPT_TOKENS = 1024
 STEPS = 16
 """Tokens that are decoded for one sample; the sample is their mean, as a user feels it."""
 
@@ -60,7 +61,7 @@ class Contestant(Protocol):
 
     load         from the bundle's files to a program that is ready: the time that its construction took
     vit          one tile through ViT, pixel shuffle and projector
-    prefill      PROMPT_TOKENS tokens into an empty cache
+    prefill N    N tokens into an empty cache
     decode N     a token, N tokens in the cache
     decode 8 at N   a step of eight sequences; ours alone, to be held against one sequence of ours
     picture      a picture and a short question, to the first token of the answer: from the file, or, where
@@ -86,6 +87,6 @@ def token_ids(work: Work, count: int) -> list[int]:
     return [int(i) for i in np.random.default_rng(1).integers(300, max(301, work.vocab_size // 2), count)]
 
 
-def cache_fill(stage: str) -> int:
-    """N of "decode N" and "decode 8 at N"."""
+def tokens_of(stage: str) -> int:
+    """N of "prefill N", "decode N" and "decode 8 at N"."""
     return int(stage.split()[-1])

@@ -6,13 +6,13 @@ from time import perf_counter
 
 import numpy as np
 
-from contestants.contestant import PROMPT_TOKENS, STAGES, STEPS, Work, cache_fill, pixel_values, token_ids
+from contestants.contestant import STAGES, STEPS, Work, pixel_values, token_ids, tokens_of
 from internvl_rt.bench.measure import QUESTION
 from internvl_rt.bundle.bundle import open_bundle
 from internvl_rt.loading import assemble, context_of
 
-CACHE_TOKENS = {"native": 8192, "onnxruntime": 16384}
-"""What ``load`` takes, and more where a fork is a copy; there only what is filled takes memory."""
+CACHE_TOKENS = 16384
+"""For the longest prompt, and beside it what other stages keep; only what is filled takes memory."""
 NATIVE_CACHE = "float16"
 """How the native engine keeps keys and values of these models, whose weights are less precise than that."""
 
@@ -25,7 +25,7 @@ class InternvlRt:
     def __init__(self, work: Work, engine: str) -> None:
         self.work = work
         bundle = open_bundle(work.bundle)
-        cache_tokens, context_tokens = context_of(bundle.manifest, CACHE_TOKENS[engine], None)
+        cache_tokens, context_tokens = context_of(bundle.manifest, CACHE_TOKENS, None)
         self.model, self.engine = assemble(bundle, engine, cache_tokens, context_tokens, work.threads)
         self.filled: dict[int, int] = {}
 
@@ -37,23 +37,23 @@ class InternvlRt:
             return 1e3 * (perf_counter() - begun)
         if stage == "picture":
             return self._picture()
-        if stage == "prefill":
+        count = tokens_of(stage)
+        if stage.startswith("prefill "):
             sequence = self.engine.new_sequence()
             begun = perf_counter()
-            self._prefill(sequence, PROMPT_TOKENS)
+            self._prefill(sequence, count)
             elapsed = 1e3 * (perf_counter() - begun)
             self.engine.drop(sequence)
             return elapsed
-        fill = cache_fill(stage)
-        if fill not in self.filled:
-            self.filled[fill] = self.engine.new_sequence()
-            self._prefill(self.filled[fill], max(1, fill))
-        count = 8 if stage.startswith("decode 8 ") else 1
-        sequences = [self.engine.fork(self.filled[fill]) for _ in range(count)]
-        self.engine.decode(sequences, [1] * count)  # the first step after a fork copies a block
+        if count not in self.filled:
+            self.filled[count] = self.engine.new_sequence()
+            self._prefill(self.filled[count], max(1, count))
+        batch = 8 if stage.startswith("decode 8 ") else 1
+        sequences = [self.engine.fork(self.filled[count]) for _ in range(batch)]
+        self.engine.decode(sequences, [1] * batch)  # the first step after a fork copies a block
         begun = perf_counter()
         for step in range(STEPS):
-            self.engine.decode(sequences, [step] * count)
+            self.engine.decode(sequences, [step] * batch)
         elapsed = 1e3 * (perf_counter() - begun) / STEPS
         for sequence in sequences:
             self.engine.drop(sequence)

@@ -11,7 +11,7 @@ import gguf
 import numpy as np
 import xllamacpp
 
-from contestants.contestant import PROMPT_TOKENS, STEPS, Work, cache_fill, token_ids
+from contestants.contestant import STEPS, Work, token_ids, tokens_of
 
 
 class LlamaCpp:
@@ -22,7 +22,7 @@ class LlamaCpp:
     What is loaded here was drawn and written a moment before, so that has no time worth telling.
     """
 
-    stages = ("prefill", "decode 0", "decode 1024", "decode 4096")
+    stages = ("prefill 1024", "prefill 4096", "prefill 8192", "decode 0", "decode 1024", "decode 4096")
 
     def __init__(self, work: Work, quantisation: str) -> None:
         self.work = work
@@ -33,16 +33,16 @@ class LlamaCpp:
         parameters.model.path = str(file)
         parameters.cpuparams.n_threads = work.threads
         parameters.cpuparams_batch.n_threads = work.threads
-        parameters.n_ctx = 8192
+        parameters.n_ctx = 16384
         parameters.n_parallel = 1
         parameters.warmup = True
         self.server = xllamacpp.Server(parameters)
         file.unlink()
 
     def sample(self, stage: str) -> float:
-        if stage == "prefill":
-            return float(self._complete(PROMPT_TOKENS, 1)["prompt_ms"])
-        return float(self._complete(max(1, cache_fill(stage)), STEPS + 1)["predicted_per_token_ms"])
+        if stage.startswith("prefill "):
+            return float(self._complete(tokens_of(stage), 1)["prompt_ms"])
+        return float(self._complete(max(1, tokens_of(stage)), STEPS + 1)["predicted_per_token_ms"])
 
     def _complete(self, prompt_tokens: int, new_tokens: int) -> dict[str, Any]:
         answer = self.server.handle_completions(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 
-from contestants.contestant import PROMPT_TOKENS, STEPS, Work, cache_fill, pixel_values, token_ids
+from contestants.contestant import STEPS, Work, pixel_values, token_ids, tokens_of
 
 
 class Transformers:
@@ -17,7 +17,16 @@ class Transformers:
     Weights are drawn in place, so there is nothing to load.
     """
 
-    stages = ("vit", "prefill", "decode 0", "decode 1024", "decode 4096", "picture")
+    stages = (
+        "vit",
+        "prefill 1024",
+        "prefill 4096",
+        "prefill 8192",
+        "decode 0",
+        "decode 1024",
+        "decode 4096",
+        "picture",
+    )
 
     def __init__(self, work: Work, dtype: str) -> None:
         torch.set_num_threads(work.threads)
@@ -61,11 +70,11 @@ class Transformers:
             if stage == "picture":
                 self._step(token_ids(self.work, self.work.picture_tokens), transformers.DynamicCache())
             return 1e3 * (perf_counter() - begun)
-        if stage == "prefill":
+        fill = tokens_of(stage)
+        if stage.startswith("prefill "):
             begun = perf_counter()
-            self._step(token_ids(self.work, PROMPT_TOKENS), transformers.DynamicCache())
+            self._step(token_ids(self.work, fill), transformers.DynamicCache())
             return 1e3 * (perf_counter() - begun)
-        fill = cache_fill(stage)
         if fill not in self.caches:
             self.caches[fill] = transformers.DynamicCache()
             self._step(token_ids(self.work, max(1, fill)), self.caches[fill])

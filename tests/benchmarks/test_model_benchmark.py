@@ -114,7 +114,7 @@ def test_the_table(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) ->
         "machine": {"cpu": "a CPU", "threads": 2},
         "samples_ms": {
             "internvl-rt": {"load": [200.0], "decode 8 at 1024": [80.0, 90.0, 70.0], "picture": [5e4]},
-            "llama.cpp": {"prefill": [4000.0], "decode 0": [20.0]},
+            "llama.cpp": {"prefill 1024": [4000.0], "decode 0": [20.0]},
         },
         "memory_bytes": {
             "internvl-rt": {
@@ -133,7 +133,7 @@ def test_the_table(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) ->
         if line.startswith("│")
     ]
     assert rows == [
-        # load, prefill, decode 0, decode 8 at 1024, picture
+        # load, prefill 1024, decode 0, decode 8 at 1024, picture
         ["internvl-rt", "0.20 s", "-", "-", "100.0 tok/s", "50.00 s"],
         ["llama.cpp", "-", "256 tok/s", "50.0 tok/s", "-", "-"],
         # weights file, peak, mapped files, own, peak less weights file

@@ -66,19 +66,26 @@ inline void expand_int4(const std::uint8_t* p, std::int8_t* out) {
   vst1q_s8(out + 16, odd);
 }
 
-// 32 elements of eight rows: of int4, the even ones and the odd ones.
-struct ByteColumns {
-  int8x16_t low[8];
-  int8x16_t high[8];
+// 32 elements of eight rows: of int4, sixteen times the even ones and the odd ones, since whoever shifts both halves
+// of a byte down waits for the one unit that shifts.
+struct Int4Columns {
+  int8x16_t even[8];
+  int8x16_t odd[8];
 };
-[[gnu::always_inline]] inline ByteColumns load_int4_columns(const std::uint8_t* p, std::size_t row_bytes) {
-  ByteColumns columns;
-  for (std::size_t i = 0; i < 8; ++i) split_int4(p + i * row_bytes, columns.low[i], columns.high[i]);
+[[gnu::always_inline]] inline Int4Columns load_int4_columns(const std::uint8_t* p, std::size_t row_bytes) {
+  Int4Columns columns;
+  for (std::size_t i = 0; i < 8; ++i) {
+    const int8x16_t both = vreinterpretq_s8_u8(vld1q_u8(p + i * row_bytes));
+    columns.even[i] = vshlq_n_s8(both, 4);
+    columns.odd[i] = vandq_s8(both, vdupq_n_s8(-16));
+  }
   return columns;
 }
 // Of int8, the first sixteen elements and the others.
-using Int8Columns = ByteColumns;
-using Int4Columns = ByteColumns;
+struct Int8Columns {
+  int8x16_t low[8];
+  int8x16_t high[8];
+};
 [[gnu::always_inline]] inline Int8Columns load_int8_columns(const std::int8_t* p, std::size_t row_bytes) {
   Int8Columns columns;
   for (std::size_t i = 0; i < 8; ++i) {
@@ -87,9 +94,9 @@ using Int4Columns = ByteColumns;
   }
   return columns;
 }
-// Rows of x are few enough for the same form.
-using Int8ColumnWords = ByteColumns;
-using Int4ColumnWords = ByteColumns;
+// Rows of x are few enough for the same forms.
+using Int8ColumnWords = Int8Columns;
+using Int4ColumnWords = Int4Columns;
 [[gnu::always_inline]] inline Int8ColumnWords load_int8_column_words(const std::int8_t* p,
                                                                      std::size_t row_bytes) {
   return load_int8_columns(p, row_bytes);
@@ -99,18 +106,30 @@ using Int4ColumnWords = ByteColumns;
   return load_int4_columns(p, row_bytes);
 }
 static_assert(int8_weight_offset == 0 && int4_weight_offset == 0);
-[[gnu::always_inline]] inline FloatVector dot(const ByteColumns& w, const std::int8_t* x, int) {
-  const int8x16_t low = vld1q_s8(x);
-  const int8x16_t high = vld1q_s8(x + 16);
+
+// Sums of the products of eight rows with 32 elements of x, in two pieces.
+struct EightSums {
+  int32x4_t low;
+  int32x4_t high;
+};
+[[gnu::always_inline]] inline EightSums row_sums(const int8x16_t (&first)[8], const int8x16_t (&second)[8],
+                                                 const std::int8_t* x) {
+  const int8x16_t x_first = vld1q_s8(x);
+  const int8x16_t x_second = vld1q_s8(x + 16);
   int32x4_t quarters[8];
   for (int i = 0; i < 8; ++i) {
-    quarters[i] = add_products(add_products(vdupq_n_s32(0), w.low[i], low), w.high[i], high);
+    quarters[i] = add_products(add_products(vdupq_n_s32(0), first[i], x_first), second[i], x_second);
   }
-  const int32x4_t low =
-      vpaddq_s32(vpaddq_s32(quarters[0], quarters[1]), vpaddq_s32(quarters[2], quarters[3]));
-  const int32x4_t high =
-      vpaddq_s32(vpaddq_s32(quarters[4], quarters[5]), vpaddq_s32(quarters[6], quarters[7]));
-  return {vcvtq_f32_s32(low), vcvtq_f32_s32(high)};
+  return {vpaddq_s32(vpaddq_s32(quarters[0], quarters[1]), vpaddq_s32(quarters[2], quarters[3])),
+          vpaddq_s32(vpaddq_s32(quarters[4], quarters[5]), vpaddq_s32(quarters[6], quarters[7]))};
+}
+[[gnu::always_inline]] inline FloatVector dot(const Int4Columns& w, const std::int8_t* x, int) {
+  const EightSums sums = row_sums(w.even, w.odd, x);
+  return {vcvtq_n_f32_s32(sums.low, 4), vcvtq_n_f32_s32(sums.high, 4)};  // a sixteenth, exactly
+}
+[[gnu::always_inline]] inline FloatVector dot(const Int8Columns& w, const std::int8_t* x, int) {
+  const EightSums sums = row_sums(w.low, w.high, x);
+  return {vcvtq_f32_s32(sums.low), vcvtq_f32_s32(sums.high)};
 }
 
 inline void transpose_four(float32x4_t& a, float32x4_t& b, float32x4_t& c, float32x4_t& d) {
