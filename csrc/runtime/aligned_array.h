@@ -1,5 +1,6 @@
 // Memory whose first element begins a cache line: registers of 64 bytes that are loaded across two lines take
-// twice as long.
+// twice as long. Large arrays ask for huge pages: a matrix is read and written some columns at a time, and
+// rows lie so far apart that every one of them would be a page of its own.
 #pragma once
 
 #include <cstddef>
@@ -9,6 +10,16 @@
 
 namespace internvl {
 
+// How an array of so many bytes is aligned.
+constexpr std::align_val_t array_alignment(std::size_t bytes) {
+  constexpr std::size_t line = 64;
+  constexpr std::size_t huge_page = std::size_t{2} << 20U;
+  return std::align_val_t{bytes >= 2 * huge_page ? huge_page : line};
+}
+
+// Asks the system for huge pages, where there are such and the array is aligned to them. They may not come.
+void ask_for_huge_pages(void* array, std::size_t bytes);
+
 // Not initialised, and not touched.
 template <class T>
 class AlignedArray {
@@ -16,14 +27,18 @@ class AlignedArray {
 
  public:
   explicit AlignedArray(std::size_t size)
-      : size_(size), data_(static_cast<T*>(::operator new(size * sizeof(T), alignment))) {}
+      : size_(size),
+        data_(static_cast<T*>(::operator new(size * sizeof(T), array_alignment(size * sizeof(T)))),
+              Free{array_alignment(size * sizeof(T))}) {
+    ask_for_huge_pages(data(), size * sizeof(T));
+  }
 
   T* data() const { return data_.get(); }
   std::size_t size() const { return size_; }
 
  private:
-  static constexpr std::align_val_t alignment{64};
   struct Free {
+    std::align_val_t alignment;
     void operator()(T* p) const { ::operator delete(p, alignment); }
   };
 
