@@ -1,5 +1,5 @@
 """The C++ unit tests are part of the test suite, and run once more under the sanitizers, on 64-bit Arm and
-on emulated AVX-512."""
+on emulated AVX-512 and AMX."""
 
 import os
 import shutil
@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
+from internvl_rt import _core
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,6 +41,15 @@ def test_cpp_unit_tests_on_arm() -> None:
 
 @pytest.mark.cpp
 @pytest.mark.skipif(not Path("/usr/include/simde").is_dir(), reason="needs libsimde-dev")
-def test_kernels_on_emulated_avx512() -> None:
+def test_kernels_on_emulated_avx512_and_amx() -> None:
     """Few machines can run these kernels; one that can does so in the tests above."""
     test_cpp_unit_tests("emulated")
+
+
+@pytest.mark.cpp
+@pytest.mark.skipif(
+    "avx512_bf16" not in _core.available_instruction_sets(), reason="needs a processor with AVX-512 and bf16"
+)
+def test_kernels_on_emulated_amx() -> None:
+    """The rest of such a kernel runs as it is compiled for a processor that has tiles."""
+    test_cpp_unit_tests("emulated-amx")
