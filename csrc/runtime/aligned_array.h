@@ -9,6 +9,13 @@
 
 namespace internvl {
 
+// From one row of so many bytes to the next, where several are read together: an odd number of cache lines,
+// so that they begin in different sets of the first cache.
+constexpr std::size_t spread_stride(std::size_t bytes) {
+  constexpr std::size_t line = 64;
+  return bytes == 0 ? 0 : ((bytes + line - 1) / line | 1U) * line;
+}
+
 // Not initialised, and not touched.
 template <class T>
 class AlignedArray {

@@ -26,8 +26,9 @@ struct GemmKernels {
   void (*multiply)(const float* x, std::size_t x_stride, std::size_t m, const float* panel, std::size_t n,
                    std::size_t depth, bool accumulate, float* sums);
   // y[m, n] (+)= epilogue(sums[m, n] (+ bias)), for the rows [begin, begin + n) of W.
-  void (*finish)(const float* sums, std::size_t m, std::size_t begin, std::size_t n, const float* bias,
-                 const Epilogue& epilogue, bool accumulate, float* y, std::size_t y_stride);
+  void (*finish)(const float* sums, std::size_t sums_stride, std::size_t m, std::size_t begin, std::size_t n,
+                 const float* bias, const Epilogue& epilogue, bool accumulate, float* y,
+                 std::size_t y_stride);
 };
 
 const GemmKernels& gemm_kernels(Features features);

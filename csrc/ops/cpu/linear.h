@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
 
 #include "kernels/matmul/gemm.h"
 #include "kernels/matmul/gemv.h"
@@ -36,21 +35,20 @@ class LinearWorkspace {
 
   float* panel(int thread) { return panels_.data() + thread * thread_elements_; }
   float* sums(int thread);
-  BFloat16* rounded() { return reinterpret_cast<BFloat16*>(rows_.get()); }
+  BFloat16* rounded() { return reinterpret_cast<BFloat16*>(rows_.data()); }
   // Rounds x [columns] to row `row` of rounded(). Rows may be filled by several threads.
   void round(const float* x, std::size_t columns, std::size_t row, Features features);
   std::size_t most_rows() const { return most_rows_; }
-  std::size_t bytes() const { return panels_.size() * sizeof(float) + rows_bytes_; }
+  std::size_t bytes() const { return panels_.size() * sizeof(float) + rows_.size(); }
 
   // Bytes of a row of x that linear() rounds before it multiplies; none where it does not.
   static std::size_t row_bytes(const WeightMatrix& w, Activations activations);
 
  private:
   std::size_t most_rows_;
-  std::size_t rows_bytes_;  // of all rounded rows
   std::size_t thread_elements_;
   AlignedArray<float> panels_;
-  std::unique_ptr<std::byte[]> rows_;  // not touched before it is used
+  AlignedArray<std::byte> rows_;  // rounded; not touched before they are used
 };
 
 // Computes job.y from job.x and w. job.rows is at most workspace.most_rows().
