@@ -187,9 +187,9 @@ class Bench {
       LinearRows job{x.data(), k, m, nullptr, false, y.data(), n};
       if (integer) {
         team_.for_each_range(m, 8, [&](std::size_t begin, std::size_t end) {
-          for (std::size_t r = begin; r < end; ++r) buffer.quantise(&x[r * k], k, scale_group(type), r);
+          for (std::size_t r = begin; r < end; ++r) buffer.quantise(&x[r * k], k, row_form(w), r);
         });
-        linear(buffer.rows(m, k, scale_group(type)), job, w, team_, integer_workspace);
+        linear(buffer.rows(m, k, row_form(w)), job, w, team_, integer_workspace);
       } else {
         linear(job, w, team_, workspace);
       }
@@ -259,12 +259,14 @@ class Bench {
         norm_kernels(features()).rms_norm(x.data(), x.data(), n, 1e-6F, y.data());
     });
     report("rms_norm 896, one thread", time / times, 0, 1, 8.0 * n);
-    for (const ScaleGroup group : {ScaleGroup::row, ScaleGroup::block}) {
+    for (const RowForm form : {RowForm::whole, RowForm::blocks, RowForm::split_blocks}) {
       time = median_time(seconds_, [&] {
-        for (int i = 0; i < times; ++i) buffer.quantise(x.data(), n, group, 0);
+        for (int i = 0; i < times; ++i) buffer.quantise(x.data(), n, form, 0);
       });
-      report(group == ScaleGroup::row ? "quantise 896 by row" : "quantise 896 by block", time / times, 0, 1,
-             5.0 * n);
+      report(form == RowForm::whole    ? "quantise 896 whole"
+             : form == RowForm::blocks ? "quantise 896 by blocks"
+                                       : "quantise 896 by split blocks",
+             time / times, 0, 1, 5.0 * n);
     }
   }
 

@@ -22,9 +22,11 @@ endfunction()
 
 # For tests on machines without AVX-512: the same kernels, their AVX-512 intrinsics as portable code by SIMDe
 # (Debian's libsimde-dev). Correct, and far too slow for anything else.
-option(INTERNVL_EMULATE_AVX512 "Compile the avx512 kernels against SIMDe, for tests" OFF)
+option(INTERNVL_EMULATE_AVX512 "Compile the avx512 and avx_vnni kernels against SIMDe, for tests" OFF)
 # The same for AMX: tiles in memory and loops (runtime/emulated_tiles.h), over AVX-512 of either kind.
 option(INTERNVL_EMULATE_AMX "Compile the amx kernels over emulated tiles, for tests" OFF)
+# For tests on machines with AVX-512 VNNI and without AVX-VNNI, which is the same instruction in another encoding.
+option(INTERNVL_AVX_VNNI_IN_EVEX "Compile the avx_vnni kernels for processors with AVX-512, for tests" OFF)
 
 internvl_variant(portable)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
@@ -32,13 +34,21 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
   if(INTERNVL_EMULATE_AVX512)
     find_path(INTERNVL_SIMDE simde/x86/avx512.h REQUIRED)
     # GCC 12 ends with an internal error in its scalar replacement of SIMDe's unions.
-    set(avx512 ${avx2} -DINTERNVL_EMULATED_AVX512 -idirafter ${INTERNVL_SIMDE} -fno-tree-sra -Wno-psabi)
+    set(emulated -DINTERNVL_EMULATED_AVX512 -idirafter ${INTERNVL_SIMDE} -fno-tree-sra -Wno-psabi)
+    set(avx512 ${avx2} ${emulated})
+    set(avx_vnni ${avx2} ${emulated})
   else()
     # GCC 12 warns of its own header, where intrinsics begin with a register that they do not read.
     set(avx512 ${avx2} -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
                -Wno-maybe-uninitialized -Wno-uninitialized)
+    # Products of bytes are inline assembly: no flag.
+    set(avx_vnni ${avx2})
+    if(INTERNVL_AVX_VNNI_IN_EVEX)
+      list(APPEND avx_vnni -DINTERNVL_AVX_VNNI_IN_EVEX)
+    endif()
   endif()
   internvl_variant(avx2 FEATURES avx2 FLAGS ${avx2})
+  internvl_variant(avx_vnni FEATURES avx2 avx_vnni FLAGS ${avx_vnni})
   internvl_variant(avx512 FEATURES avx2 avx512 FLAGS ${avx512})
   # Products of bf16 are inline assembly: no flag.
   internvl_variant(avx512_bf16 FEATURES avx2 avx512 avx512_bf16 FLAGS ${avx512})

@@ -93,8 +93,11 @@ Norm VisionEncoder::load_norm(const std::string& name, NormKind kind, std::size_
 }
 
 Linear VisionEncoder::load_linear(const std::string& name, std::size_t rows, std::size_t columns, bool bias) {
-  return {model_->load(matrix_of(*weights_, name + ".weight", rows, columns)),
-          bias ? load_vector(name + ".bias", rows) : Vector{}};
+  WeightMatrix weight = matrix_of(*weights_, name + ".weight", rows, columns);
+  // Towers are calibrated: their export smooths the channels that are far above the others, and keeps what
+  // one scale a row changes too much out of int8.
+  weight.activations = ScaleGroup::row;
+  return {model_->load(weight), bias ? load_vector(name + ".bias", rows) : Vector{}};
 }
 
 PatchEmbedding VisionEncoder::load_patch_embedding() {

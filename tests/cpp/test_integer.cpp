@@ -19,9 +19,11 @@ struct Shape {
 
 const double unit = std::ldexp(1.0, -24);
 
-// Where element k of a row lies: blocks hold the even elements before the odd ones.
-std::size_t place(std::size_t k, ScaleGroup group) {
-  if (group == ScaleGroup::row) return k;
+constexpr RowForm row_forms[] = {RowForm::whole, RowForm::blocks, RowForm::split_blocks};
+
+// Where element k of a row lies: split blocks hold the even elements before the odd ones.
+std::size_t place(std::size_t k, RowForm form) {
+  if (form != RowForm::split_blocks) return k;
   return k / 32 * 32 + k % 2 * 16 + k % 32 / 2;
 }
 
@@ -31,37 +33,36 @@ struct Quantised {
   std::vector<std::int32_t> starts;
 };
 
-Quantised quantised(const std::vector<float>& x, ScaleGroup group) {
-  const std::size_t groups = group == ScaleGroup::row ? 1 : x.size() / 32;
+Quantised quantised(const std::vector<float>& x, RowForm form) {
+  const std::size_t groups = form == RowForm::whole ? 1 : (x.size() + 31) / 32;
   Quantised q{std::vector<std::int8_t>((x.size() + 63) / 64 * 64, 55), std::vector<float>(groups),
               std::vector<std::int32_t>(groups)};
-  const QuantiseKernels& kernels = quantise_kernels(features());
-  (group == ScaleGroup::row ? kernels.by_row : kernels.by_block)(x.data(), x.size(), q.values.data(),
-                                                                 q.scales.data(), q.starts.data());
+  quantise_kernels(features())
+      .of(form)(x.data(), x.size(), q.values.data(), q.scales.data(), q.starts.data());
   return q;
 }
 
 TEST("activations are quantised to the nearest, with the greatest magnitude of a group as 127") {
   const Features features = internvl::features();
-  const bool unsigned_int8 = features.has(Feature::avx512);
+  const bool unsigned_int8 = features.has(Feature::avx512) || features.has(Feature::avx_vnni);
   const bool unsigned_int4 = !features.has(Feature::neon);
-  for (const ScaleGroup group : {ScaleGroup::row, ScaleGroup::block}) {
+  for (const RowForm form : row_forms) {
     for (std::size_t n : {1, 7, 8, 31, 32, 33, 64, 95, 96, 100, 896, 4864}) {
-      if (group == ScaleGroup::block) n = (n + 31) / 32 * 32;
-      const std::size_t size = group == ScaleGroup::row ? n : 32;
+      if (form == RowForm::split_blocks) n = (n + 31) / 32 * 32;
+      const std::size_t size = form == RowForm::whole ? n : 32;
       // What is added to weights.
-      const int offset = group == ScaleGroup::block ? (unsigned_int4 ? 8 : 0) : (unsigned_int8 ? 128 : 0);
+      const int offset = form == RowForm::split_blocks ? (unsigned_int4 ? 8 : 0) : (unsigned_int8 ? 128 : 0);
       for (const float deviation : {1e-20F, 1.0F, 3e30F}) {
         const std::vector<float> x = test::random_floats(n, 1, deviation);
-        const Quantised q = quantised(x, group);
+        const Quantised q = quantised(x, form);
         for (std::size_t g = 0; g < q.scales.size(); ++g) {
           float greatest = 0;
           std::int32_t sum = 0;
-          for (std::size_t i = g * size; i < (g + 1) * size; ++i)
+          for (std::size_t i = g * size; i < std::min((g + 1) * size, n); ++i)
             greatest = std::max(greatest, std::abs(x[i]));
           CHECK(q.scales[g] == greatest / 127.0F);
-          for (std::size_t i = g * size; i < (g + 1) * size; ++i) {
-            const int value = q.values[place(i, group)];
+          for (std::size_t i = g * size; i < std::min((g + 1) * size, n); ++i) {
+            const int value = q.values[place(i, form)];
             sum += value;
             CHECK(std::abs(value) <= 127);
             if (std::abs(x[i]) == greatest) CHECK(value == (x[i] > 0 ? 127 : -127));
@@ -81,29 +82,29 @@ TEST("halves are rounded to even numbers") {
   for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i) - 31.5F;
   x[0] = 127;
   x[32] = -127;
-  for (const ScaleGroup group : {ScaleGroup::row, ScaleGroup::block}) {
-    const Quantised q = quantised(x, group);
-    for (std::size_t i = 0; i < x.size(); ++i) CHECK(q.values[place(i, group)] == std::nearbyint(x[i]));
+  for (const RowForm form : row_forms) {
+    const Quantised q = quantised(x, form);
+    for (std::size_t i = 0; i < x.size(); ++i) CHECK(q.values[place(i, form)] == std::nearbyint(x[i]));
   }
 }
 
 TEST("a group with a NaN or an infinity has NaN for its scale; zeros and next to nothing are zeros") {
-  for (const ScaleGroup group : {ScaleGroup::row, ScaleGroup::block}) {
+  for (const RowForm form : row_forms) {
     for (const float bad : {NAN, INFINITY, -INFINITY}) {
       for (const std::size_t at : {0, 31, 37, 63}) {
         std::vector<float> x = test::random_floats(64, 1);
         x[at] = bad;
-        const Quantised q = quantised(x, group);
+        const Quantised q = quantised(x, form);
         for (std::size_t g = 0; g < q.scales.size(); ++g)
           CHECK(std::isnan(q.scales[g]) == (q.scales.size() == 1 || at / 32 == g));
       }
     }
     for (const float small : {0.0F, -0.0F, 1e-40F, -7e-31F}) {
-      const Quantised q = quantised(std::vector<float>(64, small), group);
+      const Quantised q = quantised(std::vector<float>(64, small), form);
       for (const float scale : q.scales) CHECK(scale == 0.0F);
       for (const std::int8_t value : q.values) CHECK(value == 0);
     }
-    const Quantised least = quantised(std::vector<float>(64, 0x1p-100F), group);
+    const Quantised least = quantised(std::vector<float>(64, 0x1p-100F), form);
     CHECK(least.scales[0] > 0.0F && least.values[5] == 127);
   }
 }
@@ -115,8 +116,8 @@ std::vector<float> computed(const std::vector<float>& x, std::size_t m, const We
   ThreadTeam team(threads);
   IntegerWorkspace workspace(team, m);
   QuantisedBuffer buffer(m, w.columns);
-  const ScaleGroup group = scale_group(w.type);
-  for (std::size_t r = 0; r < m; ++r) buffer.quantise(&x[r * w.columns], w.columns, group, r);
+  const RowForm form = row_form(w);
+  for (std::size_t r = 0; r < m; ++r) buffer.quantise(&x[r * w.columns], w.columns, form, r);
   const std::size_t stride = w.rows + 3;
   std::vector<float> y(m * stride, -7.0F);
   if (addend != nullptr) {
@@ -124,8 +125,8 @@ std::vector<float> computed(const std::vector<float>& x, std::size_t m, const We
       for (std::size_t c = 0; c < w.rows; ++c) y[r * stride + c] = (*addend)[r * w.rows + c];
     }
   }
-  linear(buffer.rows(m, w.columns, group), {nullptr, 0, m, bias, addend != nullptr, y.data(), stride}, w,
-         team, workspace, features(), epilogue);
+  linear(buffer.rows(m, w.columns, form), {nullptr, 0, m, bias, addend != nullptr, y.data(), stride}, w, team,
+         workspace, features(), epilogue);
   std::vector<float> packed;
   for (std::size_t r = 0; r < m; ++r) {
     packed.insert(packed.end(), y.begin() + r * stride, y.begin() + r * stride + w.rows);
@@ -154,29 +155,40 @@ double half_at(const std::byte* scales, std::size_t i) {
 
 // The result that integer_sums.h describes, one element by plain loops.
 float expected(const Quantised& x, const WeightMatrix& w, std::size_t n) {
-  if (w.type == DataType::int8) {
-    std::int64_t sum = 0;
-    for (std::size_t k = 0; k < w.columns; ++k) sum += weight(w, n, k) * x.values[k];
-    return static_cast<float>(sum) * x.scales[0] * scale_at(w.scales, n);
-  }
+  const RowForm form = row_form(w);
+  const std::size_t size = form == RowForm::whole ? w.columns : 32;
   float total = 0;
-  for (std::size_t b = 0; b < w.columns / 32; ++b) {
+  for (std::size_t b = 0; b * size < w.columns; ++b) {
     std::int64_t sum = 0;
-    for (std::size_t k = 32 * b; k < 32 * b + 32; ++k)
-      sum += weight(w, n, k) * x.values[place(k, ScaleGroup::block)];
-    const float scale = x.scales[b] * static_cast<float>(half_at(w.scales, n * (w.columns / 32) + b));
+    for (std::size_t k = b * size; k < std::min((b + 1) * size, w.columns); ++k)
+      sum += weight(w, n, k) * x.values[place(k, form)];
     const auto exact = static_cast<float>(sum);
-    if (features() == Features{}) {
+    float scale = x.scales[b];
+    if (w.type == DataType::int4) scale *= static_cast<float>(half_at(w.scales, n * (w.columns / 32) + b));
+    if (features() == Features{} || form == RowForm::whole) {
       const float product = exact * scale;  // two roundings there
       total += product;
     } else {
       total = std::fma(exact, scale, total);
     }
   }
-  return total;
+  return w.type == DataType::int8 ? total * scale_at(w.scales, n) : total;
 }
 
-constexpr DataType integer_types[] = {DataType::int8, DataType::int4};
+// int8 weights beside rows with one scale, and beside blocks; int4 weights.
+struct Kind {
+  DataType type;
+  ScaleGroup activations;
+};
+constexpr Kind kinds[] = {{DataType::int8, ScaleGroup::row},
+                          {DataType::int8, ScaleGroup::block},
+                          {DataType::int4, ScaleGroup::block}};
+
+test::RandomWeights random_weights(const Kind& kind, std::size_t n, std::size_t k, unsigned seed) {
+  test::RandomWeights w(kind.type, n, k, seed);
+  w.matrix.activations = kind.activations;
+  return w;
+}
 
 const std::vector<Shape> shapes = {{1, 1, 1},    {1, 7, 5},     {2, 50, 33},   {3, 13, 8},    {4, 49, 97},
                                    {5, 3, 100},  {6, 100, 64},  {7, 97, 1030}, {9, 48, 2049}, {16, 5, 31},
@@ -184,15 +196,15 @@ const std::vector<Shape> shapes = {{1, 1, 1},    {1, 7, 5},     {2, 50, 33},   {
                                    {19, 64, 61}, {23, 130, 257}};
 
 TEST("integer sums are exact: every element is what plain loops give, to the last bit") {
-  for (const DataType type : integer_types) {
+  for (const Kind& kind : kinds) {
     for (Shape shape : shapes) {
-      if (type == DataType::int4) shape.k = (shape.k + 31) / 32 * 32;
-      const test::RandomWeights w(type, shape.n, shape.k, 11);
+      if (kind.type == DataType::int4) shape.k = (shape.k + 31) / 32 * 32;
+      const test::RandomWeights w = random_weights(kind, shape.n, shape.k, 11);
       const std::vector<float> x = test::random_floats(shape.m * shape.k, 12);
       const std::vector<float> y = computed(x, shape.m, w.matrix, 2);
       for (std::size_t r = 0; r < shape.m; ++r) {
         const std::vector<float> row(&x[r * shape.k], &x[r * shape.k] + shape.k);
-        const Quantised q = quantised(row, scale_group(type));
+        const Quantised q = quantised(row, row_form(w.matrix));
         for (std::size_t c = 0; c < shape.n; ++c) CHECK(y[r * shape.n + c] == expected(q, w.matrix, c));
       }
     }
@@ -201,17 +213,17 @@ TEST("integer sums are exact: every element is what plain loops give, to the las
 
 // A layer scale of 1 changes nothing, and makes few rows go the way of many.
 TEST("any number of rows taken past panels of weights is summed exactly") {
-  for (const DataType type : integer_types) {
+  for (const Kind& kind : kinds) {
     for (std::size_t m = 1; m <= 26; ++m) {
       const std::size_t n = m % 3 == 0 ? 65 : 23;
-      const std::size_t k = m % 4 == 1 ? 1056 : type == DataType::int4 ? 96 : 72 + m;
-      const test::RandomWeights w(type, n, k, 51);
+      const std::size_t k = m % 4 == 1 ? 1056 : kind.type == DataType::int4 ? 96 : 72 + m;
+      const test::RandomWeights w = random_weights(kind, n, k, 51);
       const std::vector<float> x = test::random_floats(m * k, 52);
       const std::vector<float> ones(n, 1.0F);
       const std::vector<float> y = computed(x, m, w.matrix, 1, nullptr, nullptr, {false, ones.data()});
       for (std::size_t r = 0; r < m; ++r) {
         const std::vector<float> row(&x[r * k], &x[r * k] + k);
-        const Quantised q = quantised(row, scale_group(type));
+        const Quantised q = quantised(row, row_form(w.matrix));
         for (std::size_t c = 0; c < n; ++c) CHECK(y[r * n + c] == expected(q, w.matrix, c));
       }
     }
@@ -219,14 +231,14 @@ TEST("any number of rows taken past panels of weights is summed exactly") {
 }
 
 TEST("a quantised layer is within the bound that the activations' scales give of a plain fp64 loop") {
-  for (const DataType type : integer_types) {
+  for (const Kind& kind : kinds) {
     for (const Shape shape : {Shape{3, 40, 896}, Shape{21, 70, 1312}}) {
-      const test::RandomWeights w(type, shape.n, shape.k, 15);
+      const test::RandomWeights w = random_weights(kind, shape.n, shape.k, 15);
       const std::vector<float> x = test::random_floats(shape.m * shape.k, 16);
       const std::vector<float> bias = test::random_floats(shape.n, 17);
       const std::vector<float> addend = test::random_floats(shape.m * shape.n, 18);
       const std::vector<float> y = computed(x, shape.m, w.matrix, 2, bias.data(), &addend);
-      const std::size_t group = type == DataType::int4 ? 32 : shape.k;
+      const std::size_t group = kind.activations == ScaleGroup::block ? 32 : shape.k;
       for (std::size_t r = 0; r < shape.m; ++r) {
         for (std::size_t c = 0; c < shape.n; ++c) {
           double sum = static_cast<double>(bias[c]) + addend[r * shape.n + c];
@@ -234,9 +246,9 @@ TEST("a quantised layer is within the bound that the activations' scales give of
           double size = std::abs(sum);
           for (std::size_t begin = 0; begin < shape.k; begin += group) {
             double greatest = 0;
-            for (std::size_t k = begin; k < begin + group; ++k)
+            for (std::size_t k = begin; k < std::min(begin + group, shape.k); ++k)
               greatest = std::max(greatest, std::abs(static_cast<double>(x[r * shape.k + k])));
-            for (std::size_t k = begin; k < begin + group; ++k) {
+            for (std::size_t k = begin; k < std::min(begin + group, shape.k); ++k) {
               const double product = x[r * shape.k + k] * w.exact[c * shape.k + k];
               sum += product;
               size += std::abs(product);
@@ -253,10 +265,10 @@ TEST("a quantised layer is within the bound that the activations' scales give of
 }
 
 TEST("a row of the result is the same bits whatever the other rows and the number of threads") {
-  for (const DataType type : integer_types) {
+  for (const Kind& kind : kinds) {
     for (const Shape shape : {Shape{655, 53, 96}, Shape{21, 131, 1056}, Shape{40, 20, 4864}}) {
       const auto [rows, n, k] = shape;
-      const test::RandomWeights w(type, n, k, 21);
+      const test::RandomWeights w = random_weights(kind, n, k, 21);
       const std::vector<float> x = test::random_floats(rows * k, 22);
       const std::vector<float> bias = test::random_floats(n, 23);
       const std::vector<float> all = computed(x, rows, w.matrix, 3, bias.data());
@@ -272,11 +284,11 @@ TEST("a row of the result is the same bits whatever the other rows and the numbe
 }
 
 TEST("bias, GELU, layer scale and addend follow a sum in that order, for few rows as for many") {
-  for (const DataType type : integer_types) {
+  for (const Kind& kind : kinds) {
     for (Shape shape : shapes) {
-      if (type == DataType::int4) shape.k = (shape.k + 31) / 32 * 32;
+      if (kind.type == DataType::int4) shape.k = (shape.k + 31) / 32 * 32;
       const auto [m, n, k] = shape;
-      const test::RandomWeights w(type, n, k, 41);
+      const test::RandomWeights w = random_weights(kind, n, k, 41);
       // Small, so that sums lie where GELU is neither 0 nor its argument.
       const std::vector<float> x = test::random_floats(m * k, 42, 0.1F);
       const std::vector<float> bias = test::random_floats(n, 43);
@@ -290,7 +302,7 @@ TEST("bias, GELU, layer scale and addend follow a sum in that order, for few row
                 computed(x, m, w.matrix, 2, bias.data(), added ? &addend : nullptr, epilogue);
             for (std::size_t r = 0; r < m; ++r) {
               const std::vector<float> row(&x[r * k], &x[r * k] + k);
-              const Quantised q = quantised(row, scale_group(type));
+              const Quantised q = quantised(row, row_form(w.matrix));
               for (std::size_t c = 0; c < n; ++c) {
                 const double sum = expected(q, w.matrix, c);
                 double value = sum + bias[c];
@@ -329,16 +341,16 @@ TEST("bias, GELU, layer scale and addend follow a sum in that order, for few row
 // Products of bytes are added in 16 bits on some processors: the greatest that there are must not saturate.
 TEST("the most extreme weights and activations, of all signs, are summed exactly") {
   constexpr std::size_t n = 12;
-  for (const DataType type : integer_types) {
+  for (const Kind& kind : kinds) {
     for (const std::size_t k :
          {std::size_t{64}, std::size_t{1184}, std::size_t{8192}, most_integer_columns}) {
-      if (type == DataType::int4 && k > 8192) continue;
-      test::RandomWeights w(type, n, k, 1);
+      if (kind.type == DataType::int4 && k > 8192) continue;
+      test::RandomWeights w = random_weights(kind, n, k, 1);
       for (std::size_t row = 0; row < n; ++row) {
         for (std::size_t i = 0; i < k; ++i) {
           // All least, all greatest, alternating by one, two, four.
           const bool least = row % 6 == 0 || (row % 6 > 1 && (i >> (row % 6 - 2)) % 2 == 0);
-          if (type == DataType::int8) {
+          if (kind.type == DataType::int8) {
             w.values_bytes[row * k + i] = static_cast<std::byte>(least ? -128 : 127);
           } else {
             std::byte& both = w.values_bytes[(row * k + i) / 2];
@@ -359,7 +371,7 @@ TEST("the most extreme weights and activations, of all signs, are summed exactly
         const std::vector<float> y = computed(x, m, w.matrix, 1);
         for (std::size_t r = 0; r < m; ++r) {
           const std::vector<float> row(&x[r * k], &x[r * k] + k);
-          const Quantised q = quantised(row, scale_group(type));
+          const Quantised q = quantised(row, row_form(w.matrix));
           CHECK(std::abs(q.values[0]) == 127 && std::abs(q.values[k - 1]) == 127);
           for (std::size_t c = 0; c < n; ++c) CHECK(y[r * n + c] == expected(q, w.matrix, c));
         }
@@ -369,9 +381,9 @@ TEST("the most extreme weights and activations, of all signs, are summed exactly
 }
 
 TEST("a NaN in one row stays in that row") {
-  for (const DataType type : integer_types) {
+  for (const Kind& kind : kinds) {
     for (const std::size_t m : {6, 18}) {
-      const test::RandomWeights w(type, 50, 96, 31);
+      const test::RandomWeights w = random_weights(kind, 50, 96, 31);
       std::vector<float> x = test::random_floats(m * 96, 32);
       x[2 * 96 + 95] = NAN;
       const std::vector<float> y = computed(x, m, w.matrix, 2);

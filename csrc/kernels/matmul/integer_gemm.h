@@ -31,8 +31,8 @@ inline constexpr std::size_t most_integer_columns = 65536;
 struct IntegerPanel {
   std::int8_t* weights;  // [panel_depth * element_bytes / word, panel_columns, word], element_bytes 1 or 2
   float* scales;         // int4: [panel_depth / 32, panel_columns]
-  std::int32_t* sums;    // int8: [gemm_rows, panel_columns]; rows rounded up to a group
-  float* totals;         // int4: alike
+  std::int32_t* sums;    // rows with one scale: [gemm_rows, panel_columns], rows rounded up to a group
+  float* totals;         // others: alike
 };
 
 struct IntegerGemmKernels {

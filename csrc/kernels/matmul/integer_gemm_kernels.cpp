@@ -25,13 +25,13 @@ constexpr std::size_t panel_step = unpack_bytes;
 #endif
 static_assert(integer_panel_depth % panel_step == 0 && panel_step % unpack_bytes == 0);
 
-static_assert(columns % (sum_lanes * int8_tile_vectors) == 0 &&
-              columns % (sum_lanes * int4_tile_vectors) == 0);
-static_assert(row_piece_step % int8_tile_rows == 0 && row_piece_step % int4_tile_rows == 0);
+static_assert(columns % (sum_lanes * row_tile_vectors) == 0 &&
+              columns % (sum_lanes * block_tile_vectors) == 0);
+static_assert(row_piece_step % row_tile_rows == 0 && row_piece_step % block_tile_rows == 0);
 static_assert(columns % unpack_rows == 0 && panel_element_bytes <= most_panel_element_bytes);
 static_assert(integer_panel_depth % (8 * int4_block) == 0 && unpack_bytes == int4_block);
 static_assert(row_group <= most_row_group && integer_gemm_rows % row_group == 0);
-static_assert(int8_tile_rows % row_group == 0 && int4_tile_rows % row_group == 0);
+static_assert(row_tile_rows % row_group == 0 && block_tile_rows % row_group == 0);
 // A group's sums begin with one number.
 static_assert(row_group == 1 || (int8_weight_offset == 0 && int4_weight_offset == 0));
 
@@ -126,110 +126,156 @@ constexpr std::size_t place(int g, int v) {
   return static_cast<std::size_t>(g) * row_group * columns + static_cast<std::size_t>(v) * sum_lanes;
 }
 
-template <int Groups, int Vectors>
-void int8_tile(const Tile& tile, std::int32_t* out) {
-  GroupSums sum[Groups][Vectors];
-  for (int g = 0; g < Groups; ++g) {
-    for (int v = 0; v < Vectors; ++v) {
-      sum[g][v] = tile.k == 0 ? broadcast_sums(tile.x.starts[static_cast<std::size_t>(g) * row_group])
-                              : load_sums(out + place(g, v), columns);
-    }
-  }
-  const std::size_t bytes = panel_element_bytes * tile.depth;
-  for (std::size_t i = 0; i < bytes; i += word_bytes) {
-    PanelWeights weights[Vectors];
-    for (int v = 0; v < Vectors; ++v) {
-      weights[v] =
-          load_panel(tile.panel + i * columns + word_bytes * sum_lanes * static_cast<std::size_t>(v));
-    }
-    for (int g = 0; g < Groups; ++g) {
-      const GroupWord word = broadcast_word(tile.inputs.values +
-                                            static_cast<std::size_t>(g) * tile.inputs.stride + row_group * i);
-      for (int v = 0; v < Vectors; ++v) sum[g][v] = dot(sum[g][v], weights[v], word);
-    }
-  }
-  for (int g = 0; g < Groups; ++g) {
-    for (int v = 0; v < Vectors; ++v) store_sums(out + place(g, v), columns, sum[g][v]);
-  }
-}
+// int8 weights and rows with one scale: a sum of integers runs through all panels.
+struct WholeRows {
+  using Sum = std::int32_t;
+  static constexpr bool in_blocks = false;
+  static constexpr int tile_rows = row_tile_rows;
+  static constexpr int tile_vectors = row_tile_vectors;
+  static constexpr std::size_t element_bytes = panel_element_bytes;
 
-template <int Groups, int Vectors>
-void int4_tile(const Tile& tile, float* out) {
-  GroupFloats totals[Groups][Vectors];
-  INTERNVL_UNROLL_GROUPS
-  for (int g = 0; g < Groups; ++g) {
-    for (int v = 0; v < Vectors; ++v)
-      totals[g][v] = tile.k == 0 ? zero_floats() : load_floats(out + place(g, v), columns);
+  static PanelInputs inputs(PanelInputs x, std::size_t rows, std::size_t depth, std::int8_t* copy,
+                            std::size_t copy_stride) {
+    return panel_inputs(x, rows, depth, copy, copy_stride);
   }
-  const std::size_t stride = tile.inputs.stride;
-  const std::size_t first = tile.k / int4_block;
-  for (std::size_t b = 0; b < tile.depth / int4_block; ++b) {
-    const std::int8_t* panel = tile.panel + b * int4_block * columns;
-    const std::int8_t* x = tile.inputs.values + row_group * b * int4_block;
-    NibbleSums sum[Groups][Vectors];
-    const auto group = [&](int g) {
-      return static_cast<std::size_t>(g) * row_group * tile.x.groups + first + b;
-    };
-    INTERNVL_UNROLL_GROUPS
+
+  template <int Groups, int Vectors>
+  static void compute(const Tile& tile, std::int32_t* out) {
+    GroupSums sum[Groups][Vectors];
     for (int g = 0; g < Groups; ++g) {
-      for (int v = 0; v < Vectors; ++v) sum[g][v] = begin_nibble_sums(tile.x.starts[group(g)]);
-    }
-#pragma GCC unroll 8
-    for (std::size_t i = 0; i < int4_block; i += word_bytes) {
-      NibbleWeights weights[Vectors];
       for (int v = 0; v < Vectors; ++v) {
-        weights[v] = load_nibbles(panel + i * columns + word_bytes * sum_lanes * static_cast<std::size_t>(v));
+        sum[g][v] = tile.k == 0 ? broadcast_sums(tile.x.starts[static_cast<std::size_t>(g) * row_group])
+                                : load_sums(out + place(g, v), columns);
+      }
+    }
+    const std::size_t bytes = element_bytes * tile.depth;
+    for (std::size_t i = 0; i < bytes; i += word_bytes) {
+      PanelWeights weights[Vectors];
+      for (int v = 0; v < Vectors; ++v) {
+        weights[v] =
+            load_panel(tile.panel + i * columns + word_bytes * sum_lanes * static_cast<std::size_t>(v));
       }
       for (int g = 0; g < Groups; ++g) {
-        const GroupWord word = broadcast_word(x + static_cast<std::size_t>(g) * stride + row_group * i);
-        for (int v = 0; v < Vectors; ++v) sum[g][v] = dot_nibbles(sum[g][v], weights[v], word);
+        const GroupWord word = broadcast_word(
+            tile.inputs.values + static_cast<std::size_t>(g) * tile.inputs.stride + row_group * i);
+        for (int v = 0; v < Vectors; ++v) sum[g][v] = dot(sum[g][v], weights[v], word);
+      }
+    }
+    for (int g = 0; g < Groups; ++g) {
+      for (int v = 0; v < Vectors; ++v) store_sums(out + place(g, v), columns, sum[g][v]);
+    }
+  }
+};
+
+// Rows in blocks: what the kinds of weights differ in.
+struct Int8Blocks {
+  using Sums = GroupSums;
+  using Weights = PanelWeights;
+  static constexpr std::size_t element_bytes = panel_element_bytes;
+
+  static PanelInputs inputs(PanelInputs x, std::size_t rows, std::size_t depth, std::int8_t* copy,
+                            std::size_t copy_stride) {
+    return panel_inputs(x, rows, depth, copy, copy_stride);
+  }
+  static Sums begin(std::int32_t start) { return broadcast_sums(start); }
+  static Weights load(const std::int8_t* p) { return load_panel(p); }
+  [[gnu::always_inline]] static Sums add(Sums sum, Weights w, GroupWord x) { return dot(sum, w, x); }
+  static GroupSums total_of(Sums sum, std::int32_t) { return sum; }
+  // The scale of a sum; the weights' own scales meet the total.
+  static GroupFloats scale(GroupFloats rows, const float*) { return rows; }
+};
+
+struct Int4Blocks {
+  using Sums = NibbleSums;
+  using Weights = NibbleWeights;
+  static constexpr std::size_t element_bytes = 1;
+
+  static PanelInputs inputs(PanelInputs x, std::size_t rows, std::size_t depth, std::int8_t* copy,
+                            std::size_t copy_stride) {
+    return nibble_inputs(x, rows, depth, copy, copy_stride);
+  }
+  static Sums begin(std::int32_t start) { return begin_nibble_sums(start); }
+  static Weights load(const std::int8_t* p) { return load_nibbles(p); }
+  [[gnu::always_inline]] static Sums add(Sums sum, Weights w, GroupWord x) { return dot_nibbles(sum, w, x); }
+  static GroupSums total_of(Sums sum, std::int32_t start) { return total(sum, start); }
+  static GroupFloats scale(GroupFloats rows, const float* w) { return rows * column_floats(w); }
+};
+
+template <class BlockKind>
+struct BlockRows {
+  using Blocks = BlockKind;
+  using Sum = float;
+  static constexpr bool in_blocks = true;
+  static constexpr int tile_rows = block_tile_rows;
+  static constexpr int tile_vectors = block_tile_vectors;
+  static constexpr std::size_t element_bytes = Blocks::element_bytes;
+
+  static PanelInputs inputs(PanelInputs x, std::size_t rows, std::size_t depth, std::int8_t* copy,
+                            std::size_t copy_stride) {
+    return Blocks::inputs(x, rows, depth, copy, copy_stride);
+  }
+
+  template <int Groups, int Vectors>
+  static void compute(const Tile& tile, float* out) {
+    GroupFloats totals[Groups][Vectors];
+    INTERNVL_UNROLL_GROUPS
+    for (int g = 0; g < Groups; ++g) {
+      for (int v = 0; v < Vectors; ++v)
+        totals[g][v] = tile.k == 0 ? zero_floats() : load_floats(out + place(g, v), columns);
+    }
+    const std::size_t stride = tile.inputs.stride;
+    const std::size_t first = tile.k / int4_block;
+    constexpr std::size_t block_bytes = element_bytes * int4_block;
+    for (std::size_t b = 0; b < tile.depth / int4_block; ++b) {
+      const std::int8_t* panel = tile.panel + b * block_bytes * columns;
+      const std::int8_t* x = tile.inputs.values + row_group * b * block_bytes;
+      typename Blocks::Sums sum[Groups][Vectors];
+      const auto group = [&](int g) {
+        return static_cast<std::size_t>(g) * row_group * tile.x.groups + first + b;
+      };
+      INTERNVL_UNROLL_GROUPS
+      for (int g = 0; g < Groups; ++g) {
+        for (int v = 0; v < Vectors; ++v) sum[g][v] = Blocks::begin(tile.x.starts[group(g)]);
+      }
+#pragma GCC unroll 8
+      for (std::size_t i = 0; i < block_bytes; i += word_bytes) {
+        typename Blocks::Weights weights[Vectors];
+        for (int v = 0; v < Vectors; ++v) {
+          weights[v] =
+              Blocks::load(panel + i * columns + word_bytes * sum_lanes * static_cast<std::size_t>(v));
+        }
+        for (int g = 0; g < Groups; ++g) {
+          const GroupWord word = broadcast_word(x + static_cast<std::size_t>(g) * stride + row_group * i);
+          for (int v = 0; v < Vectors; ++v) sum[g][v] = Blocks::add(sum[g][v], weights[v], word);
+        }
+      }
+      INTERNVL_UNROLL_GROUPS
+      for (int g = 0; g < Groups; ++g) {
+        const std::int32_t start = tile.x.starts[group(g)];
+        const std::size_t next_row = g + 1 == Groups && tile.odd ? 0 : tile.x.groups;
+        const GroupFloats rows = row_floats(tile.x.scales + group(g), next_row);
+        for (int v = 0; v < Vectors; ++v) {
+          const GroupFloats scale =
+              Blocks::scale(rows, tile.scales + b * columns + static_cast<std::size_t>(v) * sum_lanes);
+          totals[g][v] = fma(to_float(Blocks::total_of(sum[g][v], start)), scale, totals[g][v]);
+        }
       }
     }
     INTERNVL_UNROLL_GROUPS
     for (int g = 0; g < Groups; ++g) {
-      const std::int32_t start = tile.x.starts[group(g)];
-      const std::size_t next_row = g + 1 == Groups && tile.odd ? 0 : tile.x.groups;
-      const GroupFloats scale = row_floats(tile.x.scales + group(g), next_row);
-      for (int v = 0; v < Vectors; ++v) {
-        const GroupFloats w =
-            column_floats(tile.scales + b * columns + static_cast<std::size_t>(v) * sum_lanes);
-        totals[g][v] = fma(to_float(total(sum[g][v], start)), scale * w, totals[g][v]);
-      }
+      for (int v = 0; v < Vectors; ++v) store_floats(out + place(g, v), columns, totals[g][v]);
     }
   }
-  INTERNVL_UNROLL_GROUPS
-  for (int g = 0; g < Groups; ++g) {
-    for (int v = 0; v < Vectors; ++v) store_floats(out + place(g, v), columns, totals[g][v]);
-  }
-}
-
-template <int Groups, int Vectors>
-void compute(const Tile& tile, std::int32_t* out) {
-  int8_tile<Groups, Vectors>(tile, out);
-}
-template <int Groups, int Vectors>
-void compute(const Tile& tile, float* out) {
-  int4_tile<Groups, Vectors>(tile, out);
-}
-
-// Sums of int8 weights are int32, those of int4 weights fp32.
-template <class Sum>
-constexpr bool of_int8 = true;
-template <>
-constexpr bool of_int8<float> = false;
-template <class Sum>
-constexpr int tile_rows = of_int8<Sum> ? int8_tile_rows : int4_tile_rows;
-template <class Sum>
-constexpr int tile_vectors = of_int8<Sum> ? int8_tile_vectors : int4_tile_vectors;
+};
 
 // `groups` <= Groups groups of rows past `count` columns of the panel.
-template <int Groups, class Sum>
-void multiply_groups(std::size_t groups, Tile tile, std::size_t count, Sum* out) {
+template <int Groups, class Kind>
+void multiply_groups(std::size_t groups, Tile tile, std::size_t count, typename Kind::Sum* out) {
   if constexpr (Groups > 1) {
     if (groups < static_cast<std::size_t>(Groups))
-      return multiply_groups<Groups - 1>(groups, tile, count, out);
+      return multiply_groups<Groups - 1, Kind>(groups, tile, count, out);
   }
-  constexpr int vectors = tile_vectors<Sum>;
+  constexpr int vectors = Kind::tile_vectors;
   constexpr std::size_t wide = sum_lanes * vectors;
   const std::int8_t* panel = tile.panel;
   const float* scales = tile.scales;
@@ -237,25 +283,29 @@ void multiply_groups(std::size_t groups, Tile tile, std::size_t count, Sum* out)
   for (; c + wide <= count; c += wide) {
     tile.panel = panel + word_bytes * c;
     tile.scales = scales + c;
-    compute<Groups, vectors>(tile, out + c);
+    Kind::template compute<Groups, vectors>(tile, out + c);
   }
   for (; c < count; c += sum_lanes) {
     tile.panel = panel + word_bytes * c;
     tile.scales = scales + c;
-    compute<Groups, 1>(tile, out + c);
+    Kind::template compute<Groups, 1>(tile, out + c);
   }
 }
 
 // Sums of `m` rows of x with the panel's `count` columns.
-template <class Sum>
-void multiply_panel(std::size_t m, const Tile& all, std::size_t count, Sum* out) {
+template <class Kind>
+void multiply_panel(std::size_t m, const Tile& all, std::size_t count, typename Kind::Sum* out) {
 #if defined(INTERNVL_AMX_INT8)
-  multiply_tile_panel({all.x, m, all.k, all.depth, all.panel, all.scales, count}, out);
+  const TilePanelJob job{all.x, m, all.k, all.depth, all.panel, all.scales, count};
+  if constexpr (Kind::in_blocks) {
+    multiply_tile_blocks<typename Kind::Blocks>(job, out);
+  } else {
+    multiply_tile_panel(job, out);
+  }
 #else
-  constexpr std::size_t most = tile_rows<Sum>;
-  constexpr std::size_t element_bytes = of_int8<Sum> ? panel_element_bytes : 1;
-  constexpr bool copied = row_group > 1 || element_bytes > 1;
-  constexpr std::size_t copy_stride = row_group * element_bytes * integer_panel_depth;
+  constexpr std::size_t most = Kind::tile_rows;
+  constexpr bool copied = row_group > 1 || Kind::element_bytes > 1;
+  constexpr std::size_t copy_stride = row_group * Kind::element_bytes * integer_panel_depth;
   std::int8_t copy[copied ? most / row_group * copy_stride : 1];
   for (std::size_t r = 0; r < m; r += most) {
     const std::size_t rows = smaller(most, m - r);
@@ -263,48 +313,54 @@ void multiply_panel(std::size_t m, const Tile& all, std::size_t count, Sum* out)
     tile.x = all.x.from(r);
     tile.odd = rows % row_group != 0;
     const PanelInputs inputs{tile.x.values + tile.k, tile.x.stride};
-    if constexpr (of_int8<Sum>) {
-      tile.inputs = panel_inputs(inputs, rows, tile.depth, copy, copy_stride);
-    } else {
-      tile.inputs = nibble_inputs(inputs, rows, tile.depth, copy, copy_stride);
-    }
-    multiply_groups<most / row_group>((rows + row_group - 1) / row_group, tile, count, out + r * columns);
+    tile.inputs = Kind::inputs(inputs, rows, tile.depth, copy, copy_stride);
+    multiply_groups<most / row_group, Kind>((rows + row_group - 1) / row_group, tile, count,
+                                            out + r * columns);
   }
 #endif
 }
 
 void multiply(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w, const Epilogue& epilogue,
               std::size_t begin, std::size_t n, const IntegerPanel& panel) {
-  const bool wide = w.type == DataType::int8;
   const Int8Rows int8 = int8_rows(w);
   const Int4Rows int4 = int4_rows(w);
+  const float* scales = w.type == DataType::int8 ? int8.scales + begin : nullptr;
   const std::size_t piece = rows_of_a_piece(job.rows, integer_gemm_rows);
   for (std::size_t first = 0; first < job.rows; first += piece) {
     const std::size_t m = smaller(piece, job.rows - first);
     const QuantisedRows rows = x.from(first);
     for (std::size_t k = 0; k < w.columns; k += integer_panel_depth) {
       const std::size_t depth = smaller(integer_panel_depth, w.columns - k);
-      const Tile tile{rows, k, depth, panel.weights, panel.scales, {}, false};
-      if (wide) {
-        unpack_int8(int8, begin, n, k, depth, panel.weights);
-        multiply_panel(m, tile, n, panel.sums);
-      } else {
-        unpack_int4(int4, begin, n, k, depth, panel.weights, panel.scales);
-        multiply_panel(m, tile, n, panel.totals);
+      const std::size_t whole_blocks = (depth + int4_block - 1) / int4_block * int4_block;
+      Tile tile{rows, k, whole_blocks, panel.weights, panel.scales, {}, false};
+      switch (x.form) {
+        case RowForm::whole:
+          tile.depth = depth;
+          unpack_int8(int8, begin, n, k, depth, panel.weights);
+          multiply_panel<WholeRows>(m, tile, n, panel.sums);
+          break;
+        case RowForm::blocks:
+          unpack_int8(int8, begin, n, k, depth, panel.weights);
+          multiply_panel<BlockRows<Int8Blocks>>(m, tile, n, panel.totals);
+          break;
+        case RowForm::split_blocks:
+          unpack_int4(int4, begin, n, k, depth, panel.weights, panel.scales);
+          multiply_panel<BlockRows<Int4Blocks>>(m, tile, n, panel.totals);
+          break;
       }
     }
     for (std::size_t r = 0; r < m; ++r) {
       float* y = job.y + (first + r) * job.y_stride;
       prefetch(reinterpret_cast<const char*>(y + finish_ahead * job.y_stride + begin), n * sizeof(float));
-      if (wide) {
-        float totals[columns];
+      const float* totals = panel.totals + r * columns;
+      float scaled[columns];
+      if (x.form == RowForm::whole) {
         for (std::size_t c = 0; c < n; ++c) {
-          totals[c] = static_cast<float>(panel.sums[r * columns + c]) * rows.scales[r];
+          scaled[c] = static_cast<float>(panel.sums[r * columns + c]) * rows.scales[r];
         }
-        finish_row(totals, int8.scales + begin, job.bias, epilogue, job.accumulate, begin, n, y);
-      } else {
-        finish_row(panel.totals + r * columns, nullptr, job.bias, epilogue, job.accumulate, begin, n, y);
+        totals = scaled;
       }
+      finish_row(totals, scales, job.bias, epilogue, job.accumulate, begin, n, y);
     }
   }
 }

@@ -1,4 +1,5 @@
-// y = x W^T for quantised rows of x and integer weights, read once from where the bundle stores them.
+// y = x W^T for quantised rows of x in blocks and integer weights, read once from where the bundle stores
+// them.
 #pragma once
 
 #include <cstddef>

@@ -1,10 +1,11 @@
 // What becomes of the sums of integer products, for one row as for many. Included by kernel sources only.
 //
-// int8 weights: the sum over k is one int32, exact, and so the same in any order; it is scaled once by the
-// row's scale and once by the weights'.
+// Rows with one scale: the sum over k is one int32, exact, and so the same in any order; it is scaled once by
+// the row's scale and once by the weights'.
 //
-// int4 weights: the sum over a block of 32 is an int32, exact. Blocks are added in fp32 in their order, one
-// fused multiply-add each: total = sum * (scale of x * scale of w) + total.
+// Rows in blocks: the sum over a block of 32 is an int32, exact. Blocks are added in fp32 in their order, one
+// fused multiply-add each: total = sum * scale + total, the scale being that of x's block for int8 weights,
+// whose own scale meets the total, and (scale of x * scale of w) for int4 weights.
 //
 // So a result depends on its two rows alone: not on how many rows are computed at once, nor on threads, nor
 // on whether weights were unpacked before.

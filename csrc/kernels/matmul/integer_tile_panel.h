@@ -1,8 +1,9 @@
 // Rows of x with a panel of integer weights, in tiles. Included by the kernel source only.
 //
-// int8: a tile takes 64 elements of k at once. int4: one that took more than a block of 32 would add up sums
-// that have different scales. So tiles of x and of weights have half as many bytes, every block has its own
-// sums, and what the tile unit has computed of four blocks is scaled while it computes the next four.
+// Of rows with one scale, a tile takes 64 elements of k at once. Of rows in blocks, one that took more than a
+// block of 32 would add up sums that have different scales. So tiles of x and of weights have half as many
+// bytes there, every block has its own sums, and what the tile unit has computed of four blocks is scaled
+// while it computes the next four.
 #pragma once
 
 #include "kernels/matmul/integer_gemm.h"
@@ -22,7 +23,7 @@ struct TilePanelJob {
   std::size_t k;
   std::size_t depth;
   const std::int8_t* panel;
-  const float* scales;  // int4: [depth / 32, integer_panel_columns]
+  const float* scales;  // of int4 weights: [depth / 32, integer_panel_columns]
   std::size_t count;
 
   std::size_t column_bytes() const {
@@ -71,7 +72,8 @@ inline void sum_blocks(const std::int8_t* x, std::size_t x_stride, const std::in
 }
 
 // 16 rows with 16 columns: totals [16, integer_panel_columns].
-inline void multiply_blocks(const TilePanelJob& job, std::size_t row, std::size_t column, float* out) {
+template <class Blocks>
+void multiply_blocks(const TilePanelJob& job, std::size_t row, std::size_t column, float* out) {
   const std::size_t blocks = job.depth / int4_block;
   const std::size_t first = job.k / int4_block;
   const std::int8_t* x = job.x.values + row * job.x.stride + job.k;
@@ -99,12 +101,12 @@ inline void multiply_blocks(const TilePanelJob& job, std::size_t row, std::size_
     const BlockSums& here = sums[b / blocks_at_once % 2];
     const std::size_t count = count_from(b);
     for (std::size_t i = 0; i < count; ++i) {
-      const GroupFloats scale = column_floats(w_scales + (b + i) * integer_panel_columns);
+      const float* column_scales = w_scales + (b + i) * integer_panel_columns;
       const float* row_scale = x_scales + b + i;
 #pragma GCC unroll 16
       for (std::size_t r = 0; r < tile_side; ++r) {
-        totals[r] = fma(to_float(load_sums(here[i][r])), row_floats(row_scale + r * job.x.groups, 0) * scale,
-                        totals[r]);
+        const GroupFloats scale = Blocks::scale(row_floats(row_scale + r * job.x.groups, 0), column_scales);
+        totals[r] = fma(to_float(load_sums(here[i][r])), scale, totals[r]);
       }
     }
   }
@@ -112,10 +114,12 @@ inline void multiply_blocks(const TilePanelJob& job, std::size_t row, std::size_
   for (std::size_t r = 0; r < tile_side; ++r) store_floats(out + r * integer_panel_columns, 0, totals[r]);
 }
 
-inline void multiply_tile_panel(const TilePanelJob& job, float* totals) {
+template <class Blocks>
+void multiply_tile_blocks(const TilePanelJob& job, float* totals) {
   const TilesAs blocks(block_tiles);
   for (std::size_t column = 0; column < job.count; column += tile_side) {
-    for (std::size_t row = 0; row < job.rows; row += tile_side) multiply_blocks(job, row, column, totals);
+    for (std::size_t row = 0; row < job.rows; row += tile_side)
+      multiply_blocks<Blocks>(job, row, column, totals);
   }
 }
 

@@ -15,8 +15,14 @@ struct QuantiseKernels {
   // result it enters is NaN; one whose magnitudes are all below 2^-100 is zero.
   using Quantise = void (*)(const float* x, std::size_t k, std::int8_t* values, float* scales,
                             std::int32_t* starts);
-  Quantise by_row;
-  Quantise by_block;  // k is a multiple of quantised_block
+  Quantise whole;
+  Quantise blocks;
+  Quantise split_blocks;  // k is a multiple of quantised_block
+
+  Quantise of(RowForm form) const {
+    if (form == RowForm::whole) return whole;
+    return form == RowForm::blocks ? blocks : split_blocks;
+  }
 };
 
 const QuantiseKernels& quantise_kernels(Features features);

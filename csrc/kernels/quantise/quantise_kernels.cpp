@@ -47,7 +47,7 @@ void zero_end(std::size_t from, std::size_t k, std::int8_t* values) {
   for (; from < end; ++from) values[from] = 0;
 }
 
-void by_row(const float* x, std::size_t k, std::int8_t* values, float* scales, std::int32_t* starts) {
+void whole(const float* x, std::size_t k, std::int8_t* values, float* scales, std::int32_t* starts) {
   Range range;
   std::size_t i = 0;
   for (; i + lanes <= k; i += lanes) range.add(load(x + i));
@@ -74,27 +74,49 @@ void by_row(const float* x, std::size_t k, std::int8_t* values, float* scales, s
   *starts = -int8_weight_offset * sum_of(values, k);
 }
 
-void by_block(const float* x, std::size_t k, std::int8_t* values, float* scales, std::int32_t* starts) {
-  for (std::size_t i = 0; i < k; i += quantised_block) {
-    FloatVector v[4];
-    Range range;
-    for (std::size_t j = 0; j < 4; ++j) {
-      v[j] = load(x + i + j * lanes);
-      range.add(v[j]);
+// `count` <= quantised_block elements; zeros stand for what is missing of a block.
+template <bool Split>
+void quantise_block(const float* x, std::size_t count, std::int8_t* values, float* scale,
+                    std::int32_t* start) {
+  FloatVector v[4];
+  Range range;
+  for (std::size_t j = 0; j < 4; ++j) {
+    const std::size_t at = j * lanes;
+    if (count == quantised_block) {
+      v[j] = load(x + at);
+    } else {
+      v[j] = at < count ? load(x + at, count - at) : broadcast(0.0F);
     }
-    const Scale scale = range.scale();
-    for (FloatVector& part : v) part = scaled(part, broadcast(scale.inverse));
-    store_rounded_split(values + i, v);
-    *scales++ = scale.scale;
-    *starts++ = -int4_weight_offset * sum_of(values + i, quantised_block);
+    range.add(v[j]);
   }
-  zero_end(k, k, values);
+  const Scale found = range.scale();
+  for (FloatVector& part : v) part = scaled(part, broadcast(found.inverse));
+  if constexpr (Split) {
+    store_rounded_split(values, v);
+  } else {
+    store_rounded(values, v);
+  }
+  *scale = found.scale;
+  *start = -(Split ? int4_weight_offset : int8_weight_offset) * sum_of(values, quantised_block);
+}
+
+template <bool Split>
+void by_block(const float* x, std::size_t k, std::int8_t* values, float* scales, std::int32_t* starts) {
+  std::size_t i = 0;
+  for (; i + quantised_block <= k; i += quantised_block) {
+    quantise_block<Split>(x + i, quantised_block, values + i, scales++, starts++);
+  }
+  if (i < k) {
+    quantise_block<Split>(x + i, k - i, values + i, scales, starts);
+    i += quantised_block;
+  }
+  zero_end(i, k, values);
 }
 
 }  // namespace
 
 const QuantiseKernels& quantise_kernels() {
-  static constexpr QuantiseKernels kernels{by_row, by_block};
+  static constexpr QuantiseKernels kernels{whole, by_block<false>, by_block<true>};
   return kernels;
 }
 

@@ -8,12 +8,18 @@
 
 namespace internvl {
 
-// A row has one scale for int8 weights (`row`), or one for every 32 elements for int4 weights (`block`),
-// whose own scales lie so.
-enum class ScaleGroup { row, block };
+// How a row is rounded: with one scale, with one for every block of 32 elements (the last block may be
+// shorter), or with one for every block, in which the sixteen even elements come before the odd ones, as int4
+// weights are unpacked.
+enum class RowForm { whole, blocks, split_blocks };
 
-// Elements that share a scale in ScaleGroup::block. In a block, the sixteen even elements come before the odd
-// ones, as int4 weights are unpacked.
+// How x is rounded for integer weights.
+constexpr RowForm row_form(const WeightMatrix& w) {
+  if (w.type == DataType::int4) return RowForm::split_blocks;
+  return w.activations == ScaleGroup::row ? RowForm::whole : RowForm::blocks;
+}
+
+// Elements that share a scale in a form of blocks.
 inline constexpr std::size_t quantised_block = int4_block;
 // Rows are filled up with zeros to a multiple of this many elements.
 inline constexpr std::size_t quantised_step = 64;
@@ -31,7 +37,7 @@ struct QuantisedRows {
   std::size_t groups;
   std::size_t rows;
   std::size_t columns;
-  ScaleGroup group;
+  RowForm form;
 
   QuantisedRows from(std::size_t row) const {
     return {values + row * stride,
@@ -41,7 +47,7 @@ struct QuantisedRows {
             groups,
             rows - row,
             columns,
-            group};
+            form};
   }
 };
 

@@ -21,7 +21,9 @@ const std::byte* scales_from(const WeightMatrix& w, std::size_t first) {
 
 // Rows [first, first + count) of a matrix, where it lies.
 WeightMatrix rows_of(const WeightMatrix& w, std::size_t first, std::size_t count) {
-  return {w.type, w.values + first * byte_size(w.type, w.columns), scales_from(w, first), count, w.columns};
+  return {
+      w.type,       w.values + first * byte_size(w.type, w.columns), scales_from(w, first), count, w.columns,
+      w.activations};
 }
 
 }  // namespace

@@ -21,10 +21,11 @@ std::size_t rounded_up(std::size_t n, std::size_t step) { return (n + step - 1) 
 
 // Bytes of values in a row of that many columns, and its groups where they are smallest.
 std::size_t row_values(std::size_t columns) { return spread_stride(rounded_up(columns, quantised_step)); }
-std::size_t most_groups(std::size_t columns) { return std::max<std::size_t>(columns / quantised_block, 1); }
+std::size_t blocks_of(std::size_t columns) { return (columns + quantised_block - 1) / quantised_block; }
+std::size_t most_groups(std::size_t columns) { return std::max<std::size_t>(blocks_of(columns), 1); }
 
-std::size_t groups_of(std::size_t columns, ScaleGroup group) {
-  return group == ScaleGroup::row ? 1 : columns / quantised_block;
+std::size_t groups_of(std::size_t columns, RowForm form) {
+  return form == RowForm::whole ? 1 : blocks_of(columns);
 }
 
 }  // namespace
@@ -40,24 +41,23 @@ std::size_t QuantisedBuffer::row_bytes(std::size_t most_columns) {
   return row_values(most_columns) + most_groups(most_columns) * (sizeof(float) + sizeof(std::int32_t));
 }
 
-void QuantisedBuffer::quantise(const float* x, std::size_t columns, ScaleGroup group, std::size_t row,
+void QuantisedBuffer::quantise(const float* x, std::size_t columns, RowForm form, std::size_t row,
                                Features features) {
-  const QuantiseKernels& kernels = quantise_kernels(features);
-  const std::size_t groups = groups_of(columns, group);
-  const auto kernel = group == ScaleGroup::row ? kernels.by_row : kernels.by_block;
+  const std::size_t groups = groups_of(columns, form);
+  const QuantiseKernels::Quantise kernel = quantise_kernels(features).of(form);
   kernel(x, columns, values_.data() + row * row_values(columns), scales_.data() + row * groups,
          starts_.data() + row * groups);
 }
 
-QuantisedRows QuantisedBuffer::rows(std::size_t rows, std::size_t columns, ScaleGroup group) const {
+QuantisedRows QuantisedBuffer::rows(std::size_t rows, std::size_t columns, RowForm form) const {
   return {values_.data(),
           row_values(columns),
           scales_.data(),
           starts_.data(),
-          groups_of(columns, group),
+          groups_of(columns, form),
           rows,
           columns,
-          group};
+          form};
 }
 
 std::size_t QuantisedBuffer::bytes() const { return bytes_; }
@@ -66,23 +66,23 @@ IntegerWorkspace::IntegerWorkspace(const ThreadTeam& team, std::size_t most_rows
     : sums_(rounded_up(std::min(most_rows, integer_gemm_rows), most_row_group) * integer_panel_columns),
       weights_(static_cast<std::size_t>(team.size()) * panel_bytes),
       scales_(static_cast<std::size_t>(team.size()) * panel_scales),
-      int8_sums_(static_cast<std::size_t>(team.size()) * sums_),
-      int4_totals_(int8_sums_.size()) {}
+      row_sums_(static_cast<std::size_t>(team.size()) * sums_),
+      block_totals_(row_sums_.size()) {}
 
 IntegerPanel IntegerWorkspace::panel(int thread) {
   const auto t = static_cast<std::size_t>(thread);
-  return {weights_.data() + t * panel_bytes, scales_.data() + t * panel_scales, int8_sums_.data() + t * sums_,
-          int4_totals_.data() + t * sums_};
+  return {weights_.data() + t * panel_bytes, scales_.data() + t * panel_scales, row_sums_.data() + t * sums_,
+          block_totals_.data() + t * sums_};
 }
 
 std::size_t IntegerWorkspace::bytes() const {
-  return weights_.size() + sizeof(float) * (scales_.size() + int8_sums_.size() + int4_totals_.size());
+  return weights_.size() + sizeof(float) * (scales_.size() + row_sums_.size() + block_totals_.size());
 }
 
 void linear(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
             IntegerWorkspace& workspace, Features features, const Epilogue& epilogue) {
-  // Decoding has few rows, and no epilogue.
-  if (job.rows <= integer_gemv_rows && epilogue.empty()) {
+  // Decoding has few rows, and no epilogue; what has one scale for a row is no language model.
+  if (job.rows <= integer_gemv_rows && epilogue.empty() && x.form != RowForm::whole) {
     const IntegerGemvKernels& kernels = integer_gemv_kernels(features);
     const std::size_t row_bytes =
         std::max<std::size_t>(w.type == DataType::int4 ? w.columns / 2 : w.columns, 1);

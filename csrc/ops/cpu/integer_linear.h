@@ -14,22 +14,17 @@
 
 namespace internvl {
 
-// How x is quantised for integer weights of this type.
-constexpr ScaleGroup scale_group(DataType type) {
-  return type == DataType::int4 ? ScaleGroup::block : ScaleGroup::row;
-}
-
 // Memory for quantised rows, allocated once and not touched before it is used.
 class QuantisedBuffer {
  public:
-  // For up to `most_rows` rows of up to `most_columns` elements; the longest layout of either group.
+  // For up to `most_rows` rows of up to `most_columns` elements; the longest layout of any form.
   QuantisedBuffer(std::size_t most_rows, std::size_t most_columns);
 
   // Quantises x [columns] to row `row` of rows of that many columns. Rows may be filled by several threads.
-  void quantise(const float* x, std::size_t columns, ScaleGroup group, std::size_t row,
+  void quantise(const float* x, std::size_t columns, RowForm form, std::size_t row,
                 Features features = internvl::features());
   // The first `rows` rows.
-  QuantisedRows rows(std::size_t rows, std::size_t columns, ScaleGroup group) const;
+  QuantisedRows rows(std::size_t rows, std::size_t columns, RowForm form) const;
   std::size_t bytes() const;
 
   // What a row of that many columns takes.
@@ -56,8 +51,8 @@ class IntegerWorkspace {
   std::size_t sums_;  // of a thread
   AlignedArray<std::int8_t> weights_;
   AlignedArray<float> scales_;
-  AlignedArray<std::int32_t> int8_sums_;
-  AlignedArray<float> int4_totals_;
+  AlignedArray<std::int32_t> row_sums_;
+  AlignedArray<float> block_totals_;
 };
 
 // Computes job.y from x, which stands in place of job.x, and w, whose type is_integer() and which has at most

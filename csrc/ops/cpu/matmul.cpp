@@ -41,7 +41,7 @@ void Matmul::multiply(const LinearRows& job, const WeightMatrix& w, const Epilog
   }
   team_.for_each_range(job.rows, row_grain, [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = begin; row < end; ++row) {
-      quantised_.quantise(job.x + row * job.x_stride, w.columns, scale_group(w.type), row, features_);
+      quantised_.quantise(job.x + row * job.x_stride, w.columns, row_form(w), row, features_);
     }
   });
   multiply_quantised(job, w, epilogue);
@@ -65,7 +65,7 @@ void Matmul::multiply_made(Make make, const LinearRows& job, const WeightMatrix&
     for (std::size_t row = begin; row < end; ++row) {
       make(row, made);
       if (is_integer(w.type)) {
-        quantised_.quantise(made, w.columns, scale_group(w.type), row, features_);
+        quantised_.quantise(made, w.columns, row_form(w), row, features_);
       } else {
         linear_.round(made, w.columns, row, features_);
       }
@@ -79,8 +79,7 @@ void Matmul::multiply_made(Make make, const LinearRows& job, const WeightMatrix&
 }
 
 void Matmul::multiply_quantised(const LinearRows& job, const WeightMatrix& w, const Epilogue& epilogue) {
-  linear(quantised_.rows(job.rows, w.columns, scale_group(w.type)), job, w, team_, integer_, features_,
-         epilogue);
+  linear(quantised_.rows(job.rows, w.columns, row_form(w)), job, w, team_, integer_, features_, epilogue);
 }
 
 }  // namespace internvl

@@ -9,55 +9,22 @@
 // sixteen products of at most 15 * 127 are 30480.
 #pragma once
 
-#include "kernels/vector/integer/avx2_shared.h"
+#include "kernels/vector/integer/ymm.h"
 
 namespace internvl::INTERNVL_ISA {
 
-constexpr std::size_t sum_lanes = 8;
 constexpr int int8_weight_offset = 0;
 // Rows of x and vectors of columns of W whose sums a GEMM keeps in registers at once.
-constexpr int int4_tile_rows = 6;
-constexpr int int4_tile_vectors = 2;
-constexpr int int8_tile_rows = 6;
-constexpr int int8_tile_vectors = 2;
+constexpr int block_tile_rows = 6;
+constexpr int block_tile_vectors = 2;
+constexpr int row_tile_rows = 6;
+constexpr int row_tile_vectors = 2;
 constexpr std::size_t panel_element_bytes = 2;
-
-struct Int32Vector {
-  __m256i value;
-};
-struct Int8Vector {
-  __m256i value;
-};
-struct Int8Weights {
-  __m256i value;
-  __m256i magnitude;
-};
-
-inline Int32Vector zero_sums() { return {_mm256_setzero_si256()}; }
-inline Int32Vector broadcast_sum(std::int32_t x) { return {_mm256_set1_epi32(x)}; }
-inline Int32Vector load_sums(const std::int32_t* p) { return {load_32_bytes(p)}; }
-inline void store_sums(std::int32_t* p, Int32Vector v) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v.value);
-}
-inline std::int32_t sum_of_lanes(Int32Vector v) {
-  __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(v.value), _mm256_extracti128_si256(v.value, 1));
-  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
-  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1));
-  return _mm_cvtsi128_si32(sum);
-}
 
 // 16 int8 as 16 int16.
 inline void widen_16(const std::int8_t* p, std::int8_t* out) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_cvtepi8_epi16(bytes));
-}
-
-inline Int8Vector load_int8(const std::int8_t* p) { return {load_32_bytes(p)}; }
-inline Int8Vector broadcast_four(const std::int8_t* p) { return {broadcast_4_bytes(p)}; }
-inline Int8Weights int8_weights(Int8Vector w) { return {w.value, _mm256_abs_epi8(w.value)}; }
-[[gnu::always_inline]] inline Int32Vector dot(Int32Vector sum, Int8Weights w, Int8Vector x) {
-  const __m256i pairs = _mm256_maddubs_epi16(w.magnitude, _mm256_sign_epi8(x.value, w.value));
-  return {_mm256_add_epi32(sum.value, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))};
 }
 
 struct PanelWeights {
@@ -98,6 +65,48 @@ inline Int32Vector total(NibbleSums sum, std::int32_t offset) {
   return {_mm256_add_epi32(_mm256_madd_epi16(sum.pairs, _mm256_set1_epi16(1)), _mm256_set1_epi32(offset))};
 }
 
+using Int4Columns = ByteColumns;
+using Int4ColumnWords = ByteColumnWords;
+struct Int8Columns {
+  ByteColumns bytes;
+};
+struct Int8ColumnWords {
+  ByteColumnWords bytes;
+};
+[[gnu::always_inline]] inline Int8Columns load_int8_columns(const std::int8_t* p, std::size_t row_bytes) {
+  return {load_byte_columns(p, row_bytes, 0)};
+}
+[[gnu::always_inline]] inline Int8ColumnWords load_int8_column_words(const std::int8_t* p,
+                                                                     std::size_t row_bytes) {
+  return {words_of(load_byte_columns(p, row_bytes, 0))};
+}
+
+// Sums of two products each, as int16.
+[[gnu::always_inline]] inline __m256i pair_products(__m256i w, __m256i x) {
+  return _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+}
+inline __m256i sum_pairs(__m256i pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
+
+[[gnu::always_inline]] inline FloatVector dot(const Int8Columns& w, const std::int8_t* x, int offset) {
+  const __m256i low = broadcast_16_bytes(x);
+  const __m256i high = broadcast_16_bytes(x + 16);
+  __m256i quarters[4];
+  for (int i = 0; i < 4; ++i) {
+    quarters[i] = _mm256_add_epi32(sum_pairs(pair_products(w.bytes.low[i], low)),
+                                   sum_pairs(pair_products(w.bytes.high[i], high)));
+  }
+  return row_sums(quarters, offset);
+}
+
+[[gnu::always_inline]] inline FloatVector dot(const Int8ColumnWords& w, const std::int8_t* x, int offset) {
+  __m256i sum = _mm256_set1_epi32(offset);
+  for (std::size_t j = 0; j < 8; ++j) {
+    const __m256i pairs = pair_products(w.bytes.word[j], broadcast_4_bytes(x + 4 * j));
+    sum = _mm256_add_epi32(sum, sum_pairs(pairs));
+  }
+  return {_mm256_cvtepi32_ps(sum)};
+}
+
 [[gnu::always_inline]] inline FloatVector dot(const Int4Columns& w, const std::int8_t* x, int offset) {
   const __m256i even = broadcast_16_bytes(x);
   const __m256i odd = broadcast_16_bytes(x + 16);
@@ -120,13 +129,6 @@ inline Int32Vector total(NibbleSums sum, std::int32_t offset) {
   return {_mm256_cvtepi32_ps(total(sum, offset).value)};
 }
 
-using ColumnFloats = FloatVector;
-inline ColumnFloats broadcast_columns(float x) { return broadcast(x); }
-inline ColumnFloats load_columns(const float* p) { return load(p); }
-inline void store_columns(float* p, ColumnFloats v) { store(p, v); }
-inline ColumnFloats to_float(Int32Vector v) { return {_mm256_cvtepi32_ps(v.value)}; }
-
 }  // namespace internvl::INTERNVL_ISA
 
-#include "kernels/vector/integer/common.h"
 #include "kernels/vector/integer/panel_rows.h"

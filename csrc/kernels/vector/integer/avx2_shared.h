@@ -1,4 +1,4 @@
-// What the avx2 and avx512 sets have in common. Included by their headers of integer/.
+// What the sets of x86-64 have in common. Included by their headers of integer/.
 #pragma once
 
 #include "kernels/vector/x86_intrinsics.h"
@@ -57,20 +57,39 @@ inline void expand_int4(const std::uint8_t* p, std::int8_t* out) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16), _mm_and_si128(_mm_srli_epi16(bytes, 4), mask));
 }
 
-// Rows i and i + 4 lie side by side in low[i] (even elements) and high[i] (odd elements).
-struct Int4Columns {
+// 32 elements of eight rows. Rows i and i + 4 lie side by side in low[i], their first sixteen elements, and
+// high[i], the others.
+struct ByteColumns {
   __m256i low[4];
   __m256i high[4];
 };
 
-[[gnu::always_inline]] inline Int4Columns load_int4_columns(const std::uint8_t* p, std::size_t row_bytes) {
-  Int4Columns columns;
+inline __m256i load_two_16_bytes(const void* low, const void* high) {
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(low))),
+                                 _mm_loadu_si128(static_cast<const __m128i*>(high)), 1);
+}
+
+// int8, each combined with `flip` by exclusive or.
+[[gnu::always_inline]] inline ByteColumns load_byte_columns(const std::int8_t* p, std::size_t row_bytes,
+                                                            char flip) {
+  ByteColumns columns;
+  const __m256i flips = _mm256_set1_epi8(flip);
+  const std::int8_t* fifth = p + 4 * row_bytes;
+  for (std::size_t i = 0; i < 4; ++i) {
+    const std::int8_t* row = p + i * row_bytes;
+    const std::int8_t* other = fifth + i * row_bytes;
+    columns.low[i] = _mm256_xor_si256(load_two_16_bytes(row, other), flips);
+    columns.high[i] = _mm256_xor_si256(load_two_16_bytes(row + 16, other + 16), flips);
+  }
+  return columns;
+}
+
+[[gnu::always_inline]] inline ByteColumns load_int4_columns(const std::uint8_t* p, std::size_t row_bytes) {
+  ByteColumns columns;
   const __m256i mask = _mm256_set1_epi8(0x0F);
   const std::uint8_t* fifth = p + 4 * row_bytes;
   for (std::size_t i = 0; i < 4; ++i) {
-    const __m256i bytes = _mm256_inserti128_si256(
-        _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + i * row_bytes))),
-        _mm_loadu_si128(reinterpret_cast<const __m128i*>(fifth + i * row_bytes)), 1);
+    const __m256i bytes = load_two_16_bytes(p + i * row_bytes, fifth + i * row_bytes);
     const __m256i biased = _mm256_xor_si256(bytes, _mm256_set1_epi8(-0x78));
     columns.low[i] = _mm256_and_si256(biased, mask);
     columns.high[i] = _mm256_and_si256(_mm256_srli_epi16(biased, 4), mask);
@@ -78,8 +97,8 @@ struct Int4Columns {
   return columns;
 }
 
-// word[j]: elements 4 j to 4 j + 3 of each of the eight rows, the even elements of a row before its odd ones.
-struct Int4ColumnWords {
+// word[j]: elements 4 j to 4 j + 3 of each of the eight rows.
+struct ByteColumnWords {
   __m256i word[8];
 };
 
@@ -95,13 +114,22 @@ inline void transpose_fours(const __m256i (&rows)[4], __m256i* out) {
   out[3] = _mm256_unpackhi_epi64(high_pairs[0], high_pairs[1]);
 }
 
-[[gnu::always_inline]] inline Int4ColumnWords load_int4_column_words(const std::uint8_t* p,
-                                                                     std::size_t row_bytes) {
-  const Int4Columns columns = load_int4_columns(p, row_bytes);
-  Int4ColumnWords words;
+[[gnu::always_inline]] inline ByteColumnWords words_of(const ByteColumns& columns) {
+  ByteColumnWords words;
   transpose_fours(columns.low, words.word);
   transpose_fours(columns.high, words.word + 4);
   return words;
+}
+[[gnu::always_inline]] inline ByteColumnWords load_int4_column_words(const std::uint8_t* p,
+                                                                     std::size_t row_bytes) {
+  return words_of(load_int4_columns(p, row_bytes));
+}
+
+// From four sums for each of the rows of a pair to eight sums, one a row.
+inline FloatVector row_sums(const __m256i (&quarters)[4], int offset) {
+  const __m256i sums = _mm256_hadd_epi32(_mm256_hadd_epi32(quarters[0], quarters[1]),
+                                         _mm256_hadd_epi32(quarters[2], quarters[3]));
+  return {_mm256_cvtepi32_ps(_mm256_add_epi32(sums, _mm256_set1_epi32(offset)))};
 }
 
 inline __m256i broadcast_4_bytes(const std::int8_t* p) {

@@ -6,18 +6,17 @@
 // `emulated` compiles this source against SIMDe), and natively wherever the unit tests meet such a processor.
 #pragma once
 
-#include "kernels/vector/integer/avx2_shared.h"
+#include "kernels/vector/integer/vnni.h"
 
 namespace internvl::INTERNVL_ISA {
 
 constexpr std::size_t sum_lanes = 16;
-constexpr int int8_weight_offset = 128;
 // Rows of x and vectors of columns of W whose sums a GEMM keeps in registers at once: 24 of 32 registers, for
 // int4 twelve sums of a block and twelve of all blocks.
-constexpr int int8_tile_rows = 6;
-constexpr int int8_tile_vectors = 4;
-constexpr int int4_tile_rows = 6;
-constexpr int int4_tile_vectors = 2;
+constexpr int row_tile_rows = 6;
+constexpr int row_tile_vectors = 4;
+constexpr int block_tile_rows = 6;
+constexpr int block_tile_vectors = 2;
 
 struct Int32Vector {
   __m512i value;
@@ -41,19 +40,9 @@ struct Int8Weights {
 #endif
 }
 
-inline Int32Vector zero_sums() { return {_mm512_setzero_si512()}; }
 inline Int32Vector broadcast_sum(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
 inline Int32Vector load_sums(const std::int32_t* p) { return {_mm512_loadu_si512(p)}; }
 inline void store_sums(std::int32_t* p, Int32Vector v) { _mm512_storeu_si512(p, v.value); }
-inline std::int32_t sum_of_lanes(Int32Vector v) {
-  const __m256i half =
-      _mm256_add_epi32(_mm512_castsi512_si256(v.value), _mm512_extracti64x4_epi64(v.value, 1));
-  __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
-  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1));
-  return _mm_cvtsi128_si32(sum);
-}
-
 inline Int8Vector load_int8(const std::int8_t* p) { return {_mm512_loadu_si512(p)}; }
 inline Int8Vector broadcast_four(const std::int8_t* p) {
   std::int32_t four = 0;
@@ -73,34 +62,6 @@ inline NibbleSums begin_nibble_sums(std::int32_t offset) { return {_mm512_set1_e
   return {add_products(sum.value, w.value, x.value)};
 }
 inline Int32Vector total(NibbleSums sum, std::int32_t) { return {sum.value}; }
-
-// From four sums for each of the rows of a pair to eight sums, one a row.
-inline FloatVector row_sums(const __m256i (&quarters)[4], int offset) {
-  const __m256i sums = _mm256_hadd_epi32(_mm256_hadd_epi32(quarters[0], quarters[1]),
-                                         _mm256_hadd_epi32(quarters[2], quarters[3]));
-  return {_mm256_cvtepi32_ps(_mm256_add_epi32(sums, _mm256_set1_epi32(offset)))};
-}
-
-[[gnu::always_inline]] inline FloatVector dot(const Int4Columns& w, const std::int8_t* x, int offset) {
-  const __m256i even = broadcast_16_bytes(x);
-  const __m256i odd = broadcast_16_bytes(x + 16);
-  __m256i quarters[4];
-  for (int i = 0; i < 4; ++i) {
-    const __m256i evens = _mm256_dpbusd_epi32(_mm256_setzero_si256(), w.low[i], even);
-    quarters[i] = _mm256_dpbusd_epi32(evens, w.high[i], odd);
-  }
-  return row_sums(quarters, offset);
-}
-
-[[gnu::always_inline]] inline FloatVector dot(const Int4ColumnWords& w, const std::int8_t* x, int offset) {
-  __m256i even = _mm256_set1_epi32(offset);
-  __m256i odd = _mm256_setzero_si256();
-  for (std::size_t j = 0; j < 4; ++j) {
-    even = _mm256_dpbusd_epi32(even, w.word[j], broadcast_4_bytes(x + 4 * j));
-    odd = _mm256_dpbusd_epi32(odd, w.word[j + 4], broadcast_4_bytes(x + 4 * j + 16));
-  }
-  return {_mm256_cvtepi32_ps(_mm256_add_epi32(even, odd))};
-}
 
 struct ColumnFloats {
   __m512 value;
@@ -124,5 +85,4 @@ inline ColumnFloats fma(ColumnFloats a, ColumnFloats b, ColumnFloats c) {
 
 }  // namespace internvl::INTERNVL_ISA
 
-#include "kernels/vector/integer/common.h"
 #include "kernels/vector/integer/panel_bytes.h"

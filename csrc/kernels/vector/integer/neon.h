@@ -34,13 +34,11 @@ using Int8Weights = Int8Vector;
 }
 
 inline Int32Vector broadcast_sum(std::int32_t x) { return {vdupq_n_s32(x), vdupq_n_s32(x)}; }
-inline Int32Vector zero_sums() { return broadcast_sum(0); }
 inline Int32Vector load_sums(const std::int32_t* p) { return {vld1q_s32(p), vld1q_s32(p + 4)}; }
 inline void store_sums(std::int32_t* p, Int32Vector v) {
   vst1q_s32(p, v.low);
   vst1q_s32(p + 4, v.high);
 }
-inline std::int32_t sum_of_lanes(Int32Vector v) { return vaddvq_s32(vaddq_s32(v.low, v.high)); }
 
 inline Int8Vector load_int8(const std::int8_t* p) { return {vld1q_s8(p), vld1q_s8(p + 16)}; }
 inline Int8Vector broadcast_four(const std::int8_t* p) {
@@ -68,28 +66,45 @@ inline void expand_int4(const std::uint8_t* p, std::int8_t* out) {
   vst1q_s8(out + 16, odd);
 }
 
-struct Int4Columns {
-  int8x16_t even[8];
-  int8x16_t odd[8];
+// 32 elements of eight rows: of int4, the even ones and the odd ones.
+struct ByteColumns {
+  int8x16_t low[8];
+  int8x16_t high[8];
 };
-[[gnu::always_inline]] inline Int4Columns load_int4_columns(const std::uint8_t* p, std::size_t row_bytes) {
-  Int4Columns columns;
-  for (std::size_t i = 0; i < 8; ++i) split_int4(p + i * row_bytes, columns.even[i], columns.odd[i]);
+[[gnu::always_inline]] inline ByteColumns load_int4_columns(const std::uint8_t* p, std::size_t row_bytes) {
+  ByteColumns columns;
+  for (std::size_t i = 0; i < 8; ++i) split_int4(p + i * row_bytes, columns.low[i], columns.high[i]);
+  return columns;
+}
+// Of int8, the first sixteen elements and the others.
+using Int8Columns = ByteColumns;
+using Int4Columns = ByteColumns;
+[[gnu::always_inline]] inline Int8Columns load_int8_columns(const std::int8_t* p, std::size_t row_bytes) {
+  Int8Columns columns;
+  for (std::size_t i = 0; i < 8; ++i) {
+    columns.low[i] = vld1q_s8(p + i * row_bytes);
+    columns.high[i] = vld1q_s8(p + i * row_bytes + 16);
+  }
   return columns;
 }
 // Rows of x are few enough for the same form.
-using Int4ColumnWords = Int4Columns;
+using Int8ColumnWords = ByteColumns;
+using Int4ColumnWords = ByteColumns;
+[[gnu::always_inline]] inline Int8ColumnWords load_int8_column_words(const std::int8_t* p,
+                                                                     std::size_t row_bytes) {
+  return load_int8_columns(p, row_bytes);
+}
 [[gnu::always_inline]] inline Int4ColumnWords load_int4_column_words(const std::uint8_t* p,
                                                                      std::size_t row_bytes) {
   return load_int4_columns(p, row_bytes);
 }
-static_assert(int4_weight_offset == 0);
-[[gnu::always_inline]] inline FloatVector dot(const Int4Columns& w, const std::int8_t* x, int) {
-  const int8x16_t even = vld1q_s8(x);
-  const int8x16_t odd = vld1q_s8(x + 16);
+static_assert(int8_weight_offset == 0 && int4_weight_offset == 0);
+[[gnu::always_inline]] inline FloatVector dot(const ByteColumns& w, const std::int8_t* x, int) {
+  const int8x16_t low = vld1q_s8(x);
+  const int8x16_t high = vld1q_s8(x + 16);
   int32x4_t quarters[8];
   for (int i = 0; i < 8; ++i) {
-    quarters[i] = add_products(add_products(vdupq_n_s32(0), w.even[i], even), w.odd[i], odd);
+    quarters[i] = add_products(add_products(vdupq_n_s32(0), w.low[i], low), w.high[i], high);
   }
   const int32x4_t low =
       vpaddq_s32(vpaddq_s32(quarters[0], quarters[1]), vpaddq_s32(quarters[2], quarters[3]));
@@ -155,13 +170,13 @@ inline void store_rounded_split(std::int8_t* out, const FloatVector (&v)[4]) {
 namespace internvl::INTERNVL_ISA {
 
 // Rows of x and vectors of columns of W whose sums a GEMM keeps in registers at once: 16 of 32 registers.
-constexpr int int4_tile_rows = 4;
-constexpr int int4_tile_vectors = 2;
-constexpr int int8_tile_rows = int4_tile_rows;
-constexpr int int8_tile_vectors = int4_tile_vectors;
+constexpr int block_tile_rows = 4;
+constexpr int block_tile_vectors = 2;
+constexpr int row_tile_rows = block_tile_rows;
+constexpr int row_tile_vectors = block_tile_vectors;
 
 using NibbleSums = Int32Vector;
-inline NibbleSums begin_nibble_sums(std::int32_t) { return zero_sums(); }
+inline NibbleSums begin_nibble_sums(std::int32_t) { return broadcast_sum(0); }
 [[gnu::always_inline]] inline NibbleSums dot_nibbles(NibbleSums sum, Int8Vector w, Int8Vector x) {
   return dot(sum, w, x);
 }
@@ -177,4 +192,3 @@ inline ColumnFloats to_float(Int32Vector v) { return {vcvtq_f32_s32(v.low), vcvt
 
 #include "kernels/vector/integer/panel_bytes.h"
 #endif
-#include "kernels/vector/integer/common.h"

@@ -12,10 +12,10 @@ constexpr std::size_t word_bytes = 8;
 constexpr std::size_t panel_element_bytes = 1;
 // Rows of x and vectors of columns of W whose sums a GEMM keeps in registers at once: 24 of 32 registers; of
 // int4, 12 and as many for totals.
-constexpr int int8_tile_rows = 12;
-constexpr int int8_tile_vectors = 1;
-constexpr int int4_tile_rows = 6;
-constexpr int int4_tile_vectors = 1;
+constexpr int row_tile_rows = 12;
+constexpr int row_tile_vectors = 1;
+constexpr int block_tile_rows = 6;
+constexpr int block_tile_vectors = 1;
 
 // Of columns 0 and 1 of eight, 2 and 3, and so on: both sums of the first row, then both of the second. No
 // array, which GCC 12 would keep in memory.

@@ -6,10 +6,10 @@ namespace internvl::INTERNVL_ISA {
 constexpr std::size_t sum_lanes = 8;
 constexpr int int8_weight_offset = 0;
 constexpr int int4_weight_offset = 8;
-constexpr int int4_tile_rows = 2;
-constexpr int int4_tile_vectors = 1;
-constexpr int int8_tile_rows = int4_tile_rows;
-constexpr int int8_tile_vectors = int4_tile_vectors;
+constexpr int block_tile_rows = 2;
+constexpr int block_tile_vectors = 1;
+constexpr int row_tile_rows = block_tile_rows;
+constexpr int row_tile_vectors = block_tile_vectors;
 
 struct Int32Vector {
   std::int32_t lane[8];
@@ -24,7 +24,6 @@ inline Int32Vector broadcast_sum(std::int32_t x) {
   for (std::int32_t& lane : v.lane) lane = x;
   return v;
 }
-inline Int32Vector zero_sums() { return broadcast_sum(0); }
 inline Int32Vector load_sums(const std::int32_t* p) {
   Int32Vector v;
   for (int i = 0; i < 8; ++i) v.lane[i] = p[i];
@@ -33,12 +32,6 @@ inline Int32Vector load_sums(const std::int32_t* p) {
 inline void store_sums(std::int32_t* p, Int32Vector v) {
   for (int i = 0; i < 8; ++i) p[i] = v.lane[i];
 }
-inline std::int32_t sum_of_lanes(Int32Vector v) {
-  std::int32_t sum = 0;
-  for (const std::int32_t lane : v.lane) sum += lane;
-  return sum;
-}
-
 inline Int8Vector load_int8(const std::int8_t* p) {
   Int8Vector v;
   for (int i = 0; i < 32; ++i) v.element[i] = p[i];
@@ -58,7 +51,7 @@ inline Int32Vector dot(Int32Vector sum, const Int8Weights& w, const Int8Vector& 
 }
 
 using NibbleSums = Int32Vector;
-inline NibbleSums begin_nibble_sums(std::int32_t) { return zero_sums(); }
+inline NibbleSums begin_nibble_sums(std::int32_t) { return broadcast_sum(0); }
 inline NibbleSums dot_nibbles(NibbleSums sum, const Int8Vector& w, const Int8Vector& x) {
   return dot(sum, w, x);
 }
@@ -74,20 +67,31 @@ inline void expand_int4(const std::uint8_t* p, std::int8_t* out) {
   }
 }
 
-struct Int4Columns {
+struct ByteColumns {
   std::int8_t row[8][32];
 };
+using Int8Columns = ByteColumns;
+using Int4Columns = ByteColumns;
+inline Int8Columns load_int8_columns(const std::int8_t* p, std::size_t row_bytes) {
+  Int8Columns columns;
+  for (std::size_t i = 0; i < 8; ++i) __builtin_memcpy(columns.row[i], p + i * row_bytes, 32);
+  return columns;
+}
 inline Int4Columns load_int4_columns(const std::uint8_t* p, std::size_t row_bytes) {
   Int4Columns columns;
   for (std::size_t i = 0; i < 8; ++i) expand_int4(p + i * row_bytes, columns.row[i]);
   return columns;
 }
 // Rows of x are few enough for the same form.
-using Int4ColumnWords = Int4Columns;
+using Int8ColumnWords = ByteColumns;
+using Int4ColumnWords = ByteColumns;
+inline Int8ColumnWords load_int8_column_words(const std::int8_t* p, std::size_t row_bytes) {
+  return load_int8_columns(p, row_bytes);
+}
 inline Int4ColumnWords load_int4_column_words(const std::uint8_t* p, std::size_t row_bytes) {
   return load_int4_columns(p, row_bytes);
 }
-inline FloatVector dot(const Int4Columns& w, const std::int8_t* x, int offset) {
+inline FloatVector dot(const ByteColumns& w, const std::int8_t* x, int offset) {
   return each_lane([&](int row) {
     std::int32_t sum = offset;
     for (int i = 0; i < 32; ++i) sum += w.row[row][i] * x[i];
@@ -134,5 +138,4 @@ inline ColumnFloats to_float(Int32Vector v) {
 
 }  // namespace internvl::INTERNVL_ISA
 
-#include "kernels/vector/integer/common.h"
 #include "kernels/vector/integer/panel_bytes.h"

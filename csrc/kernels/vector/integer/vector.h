@@ -1,19 +1,21 @@
 // Exact integer arithmetic in vectors, under one interface for every instruction set: dot products of int8
 // activations with int8 and int4 weights, and the way from fp32 to int8.
 //
-//   Int32Vector            sum_lanes sums; zero_sums(), load_sums(p), store_sums(p, v), sum_of_lanes(v)
-//   Int8Vector             four int8 for each of those lanes; load_int8(p), load_int8(p, remaining)
+//   Int32Vector            sum_lanes sums; broadcast_sum(x), load_sums(p), store_sums(p, v)
+//   Int8Vector             four int8 for each of those lanes; load_int8(p)
 //   broadcast_four(p)      the same four int8 in every lane
 //   Int8Weights, int8_weights(v)    weights of -128 to 127 as dot() wants them
 //   dot(sum, weights, x)   adds to every lane its four products, x being -127 to 127. Where the processor
 //                          multiplies unsigned by signed bytes alone, weights are taken as w +
 //                          int8_weight_offset: the sum begins with what takes that away
 //                          (QuantisedRows::starts)
-//   Int4Columns            32 int4 elements of eight rows of weights; load_int4_columns(p, row_bytes)
-//   dot(columns, x, offset)   eight sums as fp32: their products, int4 taken as w + int4_weight_offset (8
-//                          where they must not be negative, else 0), and offset
-//   Int4ColumnWords, load_int4_column_words(p, row_bytes)   the same, in the form that many rows of x meet
-//                          faster
+//   Int8Columns            32 int8 elements of eight rows of weights; load_int8_columns(p, row_bytes)
+//   Int4Columns            the same of int4, the even ones before the odd ones; load_int4_columns(p,
+//   row_bytes) dot(columns, x, offset)   eight sums as fp32: their products, weights taken as w +
+//   int8_weight_offset or w
+//                          + int4_weight_offset (8 where they must not be negative, else 0), and offset
+//   Int8ColumnWords, load_int8_column_words(p, row_bytes), and for int4   the same, in the form that many
+//                          rows of x meet faster
 //   expand_int4(p, out)    32 elements, + int4_weight_offset: the sixteen even ones, then the odd ones
 //   store_rounded(out, v)  32 fp32 as int8, to the nearest, ties to even; store_rounded_split(out, v) puts
 //                          the even ones first, then the odd ones
@@ -56,13 +58,12 @@ struct PanelInputs {
   std::size_t stride;
 };
 
-// Elements that share a scale.
-constexpr std::size_t int4_block = 32;
-
 }  // namespace internvl::INTERNVL_ISA
 
 #if defined(INTERNVL_AVX512)
 #include "kernels/vector/integer/avx512.h"
+#elif defined(INTERNVL_AVX_VNNI)
+#include "kernels/vector/integer/avx_vnni.h"
 #elif defined(INTERNVL_AVX2)
 #include "kernels/vector/integer/avx2.h"
 #elif defined(INTERNVL_NEON)
