@@ -79,9 +79,7 @@ VisionEncoder::VisionEncoder(const VisionFacts& facts, std::shared_ptr<const Wei
       attention_(ops_->buffer(batch_.tiles * facts.tokens(), facts.hidden_size)),
       wide_(ops_->buffer(batch_.tiles, wide_elements(facts))),
       patches_(ops_->view(wide_, batch_.tiles * facts.patches(), facts.patch_values())),
-      qkv_(ops_->view(wide_, batch_.tiles * facts.tokens(), 3 * facts.hidden_size)),
-      inner_(ops_->view(wide_, batch_.tiles * facts.tokens(), facts.intermediate_size)),
-      projected_(ops_->view(wide_, batch_.tiles * facts.image_tokens(), facts.output_size)) {}
+      qkv_(ops_->view(wide_, batch_.tiles * facts.tokens(), 3 * facts.hidden_size)) {}
 
 Vector VisionEncoder::load_vector(const std::string& name, std::size_t size) {
   return model_->load(vector_of(*weights_, name, size));
@@ -201,9 +199,10 @@ void VisionEncoder::encode_batch(const float* pixel_values, std::size_t tiles, f
   const auto middle = std::chrono::steady_clock::now();
   const RowRange rows{0, tiles * facts_.image_tokens()};
   const PixelShuffleShape shape{tiles, facts_.grid(), facts_.hidden_size, facts_.downsample};
+  const Buffer projected = ops_->operand(wide_, rows.count, facts_.output_size, projector_fc2_.weight);
   ops_->shuffle_norm_linear(stream_, shape, facts_.pixel_shuffle, projector_norm_, projector_fc1_,
-                            {.gelu = true}, projected_);
-  ops_->linear(projected_, rows, projector_fc2_, {}, {features, rows.count * facts_.output_size});
+                            {.gelu = true}, projected);
+  ops_->linear(projected, rows, projector_fc2_, {}, {features, rows.count * facts_.output_size});
   times.projector_ms += ms_since(middle);
 }
 
@@ -214,8 +213,9 @@ void VisionEncoder::forward(const Layer& layer, std::size_t tiles) {
   ops_->attend_tiles(qkv_, tiles, layer.qkv.weight.type, attention_);
   ops_->linear(attention_, rows, layer.proj, {.layer_scale = layer.layer_scale1, .accumulate = true},
                stream_);
-  ops_->norm_linear(stream_, rows, layer.norm2, layer.fc1, {.gelu = true}, inner_);
-  ops_->linear(inner_, rows, layer.fc2, {.layer_scale = layer.layer_scale2, .accumulate = true}, stream_);
+  const Buffer inner = ops_->operand(wide_, rows.count, facts_.intermediate_size, layer.fc2.weight);
+  ops_->norm_linear(stream_, rows, layer.norm2, layer.fc1, {.gelu = true}, inner);
+  ops_->linear(inner, rows, layer.fc2, {.layer_scale = layer.layer_scale2, .accumulate = true}, stream_);
 }
 
 }  // namespace internvl

@@ -109,11 +109,9 @@ class VisionEncoder {
   std::unique_ptr<Operations> ops_;
   Buffer stream_;     // [tiles * tokens, hidden_size], the residual stream
   Buffer attention_;  // the same size
-  Buffer wide_;       // what is below, one after the other
+  Buffer wide_;       // what is below, and what is between two matrices, one after the other
   Buffer patches_;    // [tiles * patches, patch_values]
   Buffer qkv_;        // [tiles * tokens, 3 * hidden_size]
-  Buffer inner_;      // [tiles * tokens, intermediate_size]
-  Buffer projected_;  // [tiles * image_tokens, output_size]
 };
 
 }  // namespace internvl

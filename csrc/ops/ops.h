@@ -42,6 +42,7 @@ struct Buffer {
   std::uint32_t id;
   std::size_t rows;
   std::size_t columns;
+  std::uint32_t form = 0;  // in which the device keeps the values
 };
 
 struct RowRange {
@@ -143,6 +144,11 @@ class Operations {
   virtual Buffer buffer(std::size_t rows, std::size_t columns) = 0;
   // The memory of `buffer` as rows of another width, at most as many elements.
   virtual Buffer view(const Buffer& buffer, std::size_t rows, std::size_t columns) = 0;
+  // A view of rows that `reader` alone multiplies: linear() reads them, and linear(), norm_linear(),
+  // shuffle_norm_linear() or attention writes them. The device may keep them in the form that it multiplies,
+  // as it would bring them into it otherwise: results are the same bits as with view().
+  virtual Buffer operand(const Buffer& buffer, std::size_t rows, std::size_t columns,
+                         const Matrix& reader) = 0;
 
   // Rows `first` and following of y become `values` [n, y.columns].
   virtual void write(std::span<const float> values, const Buffer& y, std::size_t first) = 0;

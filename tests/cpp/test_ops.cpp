@@ -196,6 +196,51 @@ TEST("a row of a linear layer has the same bits in any company") {
   }
 }
 
+TEST("rows that one matrix alone multiplies give the same bits in whichever form the device keeps them") {
+  // Rows that need filling up, rows that do not, and rows too short to be worth it.
+  for (const std::size_t middle : {std::size_t{24}, std::size_t{100}, std::size_t{128}}) {
+    constexpr std::size_t all = 73;
+    const std::vector<float> weight = test::random_floats(hidden, 1);
+    const std::vector<float> bias = test::random_floats(middle, 3);
+    const std::vector<float> x = test::random_floats(all * hidden, 6);
+    const std::vector<float> waste(all * std::max(middle, outer), std::nanf(""));
+    for (const DataType first_type : test::weight_types) {
+      for (const DataType type : test::weight_types) {
+        if (type == DataType::int4 && middle % int4_block != 0) continue;
+        const test::RandomWeights first(first_type, middle, hidden, 5);
+        const test::RandomWeights second(type, outer, middle, 7);
+        for (const bool whole : {true, false}) {
+          on_every_device([&](const Device& device) {
+            const auto model = device.model();
+            const Norm norm{NormKind::rms_norm, model->load(weight), {}, 1e-6F};
+            const Linear before{model->load(first.matrix), model->load(bias)};
+            const Linear after{model->load(second.matrix), {}};
+            const auto ops = model->operations({all, all * std::max(hidden, middle)});
+            const Buffer in = ops->buffer(all, hidden);
+            const Buffer memory = ops->buffer(all, middle);
+            const Buffer out = ops->buffer(all, outer);
+            ops->write(x, in, 0);
+            const auto through = [&](const Buffer& rows) {
+              // What stood there before does not matter.
+              ops->write({waste.data(), all * middle}, memory, 0);
+              ops->write({waste.data(), all * outer}, out, 0);
+              const RowRange range = whole ? RowRange{0, all} : RowRange{3, 5};
+              ops->norm_linear(in, range, norm, before, {.gelu = true}, rows);
+              ops->linear(rows, range, after, {}, out);
+              std::vector<float> values(range.count * outer);
+              ops->read(out, range, values);
+              return values;
+            };
+            std::vector<float> found = through(ops->operand(memory, all, middle, after.weight));
+            CHECK(found == through(ops->view(memory, all, middle)));
+            return found;
+          });
+        }
+      }
+    }
+  }
+}
+
 TEST("embeddings are the rows of their table, on the device and on the host") {
   for (const DataType type : {DataType::float32, DataType::float16, DataType::bfloat16}) {
     const test::RandomWeights table(type, 50, 1100, 1);  // longer than a panel

@@ -6,6 +6,7 @@
 
 #include "kernels/dispatch.h"
 #include "kernels/matmul/epilogue.h"
+#include "kernels/matmul/linear_rows.h"
 #include "kernels/matmul/row_pieces.h"
 #include "kernels/matmul/weight_matrix.h"
 
@@ -25,10 +26,9 @@ struct GemmKernels {
   // sums[m, n] (+)= x[m, :] . panel[n, :], over `depth` elements; sums are at a distance of panel_rows.
   void (*multiply)(const float* x, std::size_t x_stride, std::size_t m, const float* panel, std::size_t n,
                    std::size_t depth, bool accumulate, float* sums);
-  // y[m, n] (+)= epilogue(sums[m, n] (+ bias)), for the rows [begin, begin + n) of W.
+  // job.y[first + m, begin + n] (+)= epilogue(sums[m, n] (+ bias)), for the rows [begin, begin + n) of W.
   void (*finish)(const float* sums, std::size_t sums_stride, std::size_t m, std::size_t begin, std::size_t n,
-                 const float* bias, const Epilogue& epilogue, bool accumulate, float* y,
-                 std::size_t y_stride);
+                 const LinearRows& job, std::size_t first, const Epilogue& epilogue);
 };
 
 const GemmKernels& gemm_kernels(Features features);

@@ -62,10 +62,9 @@ void multiply(const float* x, std::size_t x_stride, std::size_t m, const float* 
 }
 
 void finish(const float* sums, std::size_t sums_stride, std::size_t m, std::size_t begin, std::size_t n,
-            const float* bias, const Epilogue& epilogue, bool accumulate, float* y, std::size_t y_stride) {
+            const LinearRows& job, std::size_t first, const Epilogue& epilogue) {
   for (std::size_t r = 0; r < m; ++r) {
-    prefetch(reinterpret_cast<const char*>(y + (r + finish_ahead) * y_stride + begin), n * sizeof(float));
-    finish_row(sums + r * sums_stride, nullptr, bias, epilogue, accumulate, begin, n, y + r * y_stride);
+    finish_row(sums + r * sums_stride, nullptr, job, epilogue, first + r, begin, n);
   }
 }
 

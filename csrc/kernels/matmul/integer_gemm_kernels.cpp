@@ -350,8 +350,6 @@ void multiply(const QuantisedRows& x, const LinearRows& job, const WeightMatrix&
       }
     }
     for (std::size_t r = 0; r < m; ++r) {
-      float* y = job.y + (first + r) * job.y_stride;
-      prefetch(reinterpret_cast<const char*>(y + finish_ahead * job.y_stride + begin), n * sizeof(float));
       const float* totals = panel.totals + r * columns;
       float scaled[columns];
       if (x.form == RowForm::whole) {
@@ -360,7 +358,7 @@ void multiply(const QuantisedRows& x, const LinearRows& job, const WeightMatrix&
         }
         totals = scaled;
       }
-      finish_row(totals, scales, job.bias, epilogue, job.accumulate, begin, n, y);
+      finish_row(totals, scales, job, epilogue, first + r, begin, n);
     }
   }
 }

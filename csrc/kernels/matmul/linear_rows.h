@@ -2,6 +2,8 @@
 
 #include <cstddef>
 
+#include "kernels/vector/storage.h"
+
 namespace internvl {
 
 // y[r, n] (+)= x[r, :] . w[n, :] (+ bias[n])
@@ -13,6 +15,7 @@ struct LinearRows {
   bool accumulate;    // add to what stands in y
   float* y;           // [rows, n] at a distance of y_stride
   std::size_t y_stride;
+  BFloat16* rounded_y = nullptr;  // where it is not null, it takes the place of y
 };
 
 }  // namespace internvl

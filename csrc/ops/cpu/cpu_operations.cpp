@@ -56,12 +56,37 @@ Buffer CpuOperations::view(const Buffer& buffer, std::size_t rows, std::size_t c
   return {buffer.id, rows, columns};
 }
 
+Buffer CpuOperations::operand(const Buffer& buffer, std::size_t rows, std::size_t columns,
+                              const Matrix& reader) {
+  const std::size_t bytes = buffers_[buffer.id].size() * sizeof(float);
+  // Short rows are longer when they are filled up.
+  const bool rounded = matmul_.rounds(weight(reader)) &&
+                       rounded_row_memory(rows) * rounded_stride(columns) * sizeof(BFloat16) <= bytes;
+  return {buffer.id, rows, columns, rounded ? rounded_form : float32_form};
+}
+
 void CpuOperations::write(std::span<const float> values, const Buffer& y, std::size_t first) {
   std::copy(values.begin(), values.end(), row(y, first));
 }
 
 void CpuOperations::read(const Buffer& x, RowRange rows, std::span<float> values) const {
   std::copy_n(row(x, rows.first), rows.count * x.columns, values.data());
+}
+
+LinearRows CpuOperations::job_into(const Buffer& y, RowRange rows, const Linear& linear,
+                                   const LinearEnd& end) const {
+  LinearRows job{nullptr, 0, rows.count, values(linear.bias), end.accumulate, nullptr, y.columns};
+  if (y.form == float32_form) {
+    job.y = row(y, rows.first);
+    return job;
+  }
+  job.rounded_y = rounded_row(y, rows.first);
+  job.y_stride = rounded_stride(y.columns);
+  const std::size_t zeros = rounded_row_elements(y.columns) - y.columns;
+  for (std::size_t r = 0; r < rows.count && zeros > 0; ++r) {
+    std::fill_n(job.rounded_y + r * job.y_stride + y.columns, zeros, BFloat16{0});
+  }
+  return job;
 }
 
 void CpuOperations::normalise(const Norm& norm, const float* x, std::size_t n, float* out) const {
@@ -73,37 +98,41 @@ void CpuOperations::normalise(const Norm& norm, const float* x, std::size_t n, f
   }
 }
 
-void CpuOperations::multiply_normed(const float* x, std::size_t rows, const Norm& norm, const Linear& linear,
-                                    const LinearEnd& end, float* y) {
+void CpuOperations::multiply_normed(const float* x, const Norm& norm, const Linear& linear,
+                                    const LinearEnd& end, const LinearRows& job) {
   const WeightMatrix& w = weight(linear.weight);
   const auto normed = [&](std::size_t row, float* out) {
     normalise(norm, x + row * w.columns, w.columns, out);
   };
-  matmul_.multiply_made(normed, {nullptr, 0, rows, values(linear.bias), end.accumulate, y, w.rows}, w,
-                        epilogue_of(end));
+  matmul_.multiply_made(normed, job, w, epilogue_of(end));
 }
 
 void CpuOperations::norm_linear(const Buffer& x, RowRange rows, const Norm& norm, const Linear& linear,
                                 const LinearEnd& end, const Buffer& y) {
-  multiply_normed(row(x, rows.first), rows.count, norm, linear, end, row(y, rows.first));
+  multiply_normed(row(x, rows.first), norm, linear, end, job_into(y, rows, linear, end));
 }
 
 void CpuOperations::multiply(const Buffer& x, RowRange rows, const Linear& linear, const LinearEnd& end,
-                             float* y) {
+                             LinearRows job) {
   const WeightMatrix& w = weight(linear.weight);
-  matmul_.multiply(
-      {row(x, rows.first), x.columns, rows.count, values(linear.bias), end.accumulate, y, w.rows}, w,
-      epilogue_of(end));
+  if (x.form == rounded_form) {
+    matmul_.multiply_rounded(rounded_row(x, rows.first), job, w, epilogue_of(end));
+    return;
+  }
+  job.x = row(x, rows.first);
+  job.x_stride = x.columns;
+  matmul_.multiply(job, w, epilogue_of(end));
 }
 
 void CpuOperations::linear(const Buffer& x, RowRange rows, const Linear& linear, const LinearEnd& end,
                            const Buffer& y) {
-  multiply(x, rows, linear, end, row(y, rows.first));
+  multiply(x, rows, linear, end, job_into(y, rows, linear, end));
 }
 
 void CpuOperations::linear(const Buffer& x, RowRange rows, const Linear& linear, const LinearEnd& end,
                            std::span<float> y) {
-  multiply(x, rows, linear, end, y.data());
+  multiply(x, rows, linear, end,
+           {nullptr, 0, rows.count, values(linear.bias), end.accumulate, y.data(), linear.weight.rows});
 }
 
 void CpuOperations::embed(const Matrix& table, std::span<const std::int64_t> tokens, const Buffer& y,
@@ -130,7 +159,8 @@ void CpuOperations::gated_mlp(const Buffer& stream, RowRange rows, const Norm& n
   const ActivationKernels& activation = activation_kernels(features_);
   const WeightMatrix& w = weight(down);
   float* gates = row(inner, 0);
-  multiply_normed(row(stream, rows.first), rows.count, norm, {gate_up, {}}, {}, gates);
+  multiply_normed(row(stream, rows.first), norm, {gate_up, {}}, {},
+                  {nullptr, 0, rows.count, nullptr, false, gates, gate_up.rows});
   const auto gated = [&](std::size_t row, float* out) {
     const float* gate = gates + row * 2 * w.columns;
     activation.silu_multiply(gate, gate + w.columns, w.columns, out);
@@ -152,7 +182,8 @@ void CpuOperations::mixture(const Buffer& stream, RowRange rows, const Norm& nor
 
 void CpuOperations::logits(const Buffer& stream, RowRange rows, const Norm& norm, const Matrix& head,
                            std::span<float> logits) {
-  multiply_normed(row(stream, rows.first), rows.count, norm, {head, {}}, {}, logits.data());
+  multiply_normed(row(stream, rows.first), norm, {head, {}}, {},
+                  {nullptr, 0, rows.count, nullptr, false, logits.data(), head.rows});
 }
 
 void CpuOperations::embed_patches(std::span<const float> pixels, std::size_t tiles,
@@ -210,10 +241,8 @@ void CpuOperations::shuffle_norm_linear(const Buffer& x, const PixelShuffleShape
     pixel_shuffle_token(row(x, 0), shape, version, token, out);
     normalise(norm, out, w.columns, out);
   };
-  matmul_.multiply_made(
-      shuffled,
-      {nullptr, 0, shape.tiles * shape.tokens(), values(linear.bias), end.accumulate, row(y, 0), w.rows}, w,
-      epilogue_of(end));
+  const LinearRows job = job_into(y, {0, shape.tiles * shape.tokens()}, linear, end);
+  matmul_.multiply_made(shuffled, job, w, epilogue_of(end));
 }
 
 }  // namespace internvl

@@ -26,6 +26,7 @@ class CpuOperations : public Operations {
 
   Buffer buffer(std::size_t rows, std::size_t columns) override;
   Buffer view(const Buffer& buffer, std::size_t rows, std::size_t columns) override;
+  Buffer operand(const Buffer& buffer, std::size_t rows, std::size_t columns, const Matrix& reader) override;
 
   void write(std::span<const float> values, const Buffer& y, std::size_t first) override;
   void read(const Buffer& x, RowRange rows, std::span<float> values) const override;
@@ -59,17 +60,26 @@ class CpuOperations : public Operations {
                            const Buffer& y) override;
 
  private:
+  // Buffer::form: fp32 side by side, or bf16 at a distance of rounded_stride(), filled up with zeros.
+  static constexpr std::uint32_t float32_form = 0;
+  static constexpr std::uint32_t rounded_form = 1;
+
   float* row(const Buffer& buffer, std::size_t row) const {
     return buffers_[buffer.id].data() + row * buffer.columns;
   }
+  BFloat16* rounded_row(const Buffer& buffer, std::size_t row) const {
+    return reinterpret_cast<BFloat16*>(buffers_[buffer.id].data()) + row * rounded_stride(buffer.columns);
+  }
+  // A job whose result goes into rows of a buffer, whatever their form.
+  LinearRows job_into(const Buffer& y, RowRange rows, const Linear& linear, const LinearEnd& end) const;
   const WeightMatrix& weight(const Matrix& matrix) const { return model_.weight(matrix); }
   const float* values(const Vector& vector) const { return model_.values(vector); }
   // out [n] = norm(x [n]); `out` may be `x`.
   void normalise(const Norm& norm, const float* x, std::size_t n, float* out) const;
   // y = end(linear(norm(x))) for rows side by side.
-  void multiply_normed(const float* x, std::size_t rows, const Norm& norm, const Linear& linear,
-                       const LinearEnd& end, float* y);
-  void multiply(const Buffer& x, RowRange rows, const Linear& linear, const LinearEnd& end, float* y);
+  void multiply_normed(const float* x, const Norm& norm, const Linear& linear, const LinearEnd& end,
+                       const LinearRows& job);
+  void multiply(const Buffer& x, RowRange rows, const Linear& linear, const LinearEnd& end, LinearRows job);
   Epilogue epilogue_of(const LinearEnd& end) const { return {end.gelu, values(end.layer_scale)}; }
 
   CpuModel& model_;

@@ -82,7 +82,8 @@ std::size_t IntegerWorkspace::bytes() const {
 void linear(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
             IntegerWorkspace& workspace, Features features, const Epilogue& epilogue) {
   // Decoding has few rows, and no epilogue; what has one scale for a row is no language model.
-  if (job.rows <= integer_gemv_rows && epilogue.empty() && x.form != RowForm::whole) {
+  if (job.rows <= integer_gemv_rows && epilogue.empty() && x.form != RowForm::whole &&
+      job.rounded_y == nullptr) {
     const IntegerGemvKernels& kernels = integer_gemv_kernels(features);
     const std::size_t row_bytes =
         std::max<std::size_t>(w.type == DataType::int4 ? w.columns / 2 : w.columns, 1);

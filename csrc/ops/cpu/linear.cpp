@@ -11,17 +11,9 @@ namespace {
 
 std::size_t rounded_up(std::size_t n, std::size_t step) { return (n + step - 1) / step * step; }
 
-// From one rounded row to the next.
-std::size_t rounded_stride(std::size_t k) {
-  const std::size_t bytes = rounded_up(k, bfloat16_row_step) * sizeof(BFloat16);
-  return spread_stride(bytes) / sizeof(BFloat16);
-}
-
-std::size_t row_memory(std::size_t rows) { return rounded_up(rows, bfloat16_row_group); }
-
 // Rows of x whose sums a thread has memory for, in panels of panel_rows.
 std::size_t sum_rows(std::size_t most_rows) {
-  return std::min(most_bfloat16_columns / panel_rows * row_memory(most_rows),
+  return std::min(most_bfloat16_columns / panel_rows * rounded_row_memory(most_rows),
                   std::max(gemm_rows, bfloat16_gemm_rows));
 }
 
@@ -70,8 +62,7 @@ void multiply_panels(const LinearRows& job, const WeightMatrix& w, ThreadTeam& t
         const std::size_t depth = std::min(panel_depth, w.columns - k);
         multiply(panel, begin, n, first, m, k, depth, sums);
       }
-      kernels.finish(sums, shape.sums_stride, m, begin, n, job.bias, epilogue, job.accumulate,
-                     job.y + first * job.y_stride, job.y_stride);
+      kernels.finish(sums, shape.sums_stride, m, begin, n, job, first, epilogue);
     }
   });
 }
@@ -94,7 +85,15 @@ LinearWorkspace::LinearWorkspace(const ThreadTeam& team, std::size_t most_rows, 
     : most_rows_(most_rows),
       thread_elements_(panel_elements + sum_rows(most_rows) * panel_rows),
       panels_(static_cast<std::size_t>(team.size()) * thread_elements_),
-      rows_(row_memory(most_rows) * most_row_bytes) {}
+      rows_(rounded_row_memory(most_rows) * most_row_bytes) {}
+
+std::size_t rounded_row_elements(std::size_t columns) { return rounded_up(columns, bfloat16_row_step); }
+
+std::size_t rounded_stride(std::size_t columns) {
+  return spread_stride(rounded_row_elements(columns) * sizeof(BFloat16)) / sizeof(BFloat16);
+}
+
+std::size_t rounded_row_memory(std::size_t rows) { return rounded_up(rows, bfloat16_row_group); }
 
 std::size_t LinearWorkspace::row_bytes(const WeightMatrix& w, Activations activations) {
   const bool rounds = w.type == DataType::bfloat16 && activations == Activations::bfloat16;
@@ -108,11 +107,10 @@ void LinearWorkspace::round(const float* x, std::size_t columns, std::size_t row
   bfloat16_gemm_kernels(features).round(x, columns, 1, columns, rounded() + row * stride, stride);
 }
 
-void linear_of_rounded(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
+void linear_of_rounded(const BFloat16* x, const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
                        LinearWorkspace& workspace, Features features, const Epilogue& epilogue) {
   const BFloat16GemmKernels& kernels = bfloat16_gemm_kernels(features);
   const std::size_t stride = rounded_stride(w.columns);
-  const BFloat16* x = workspace.rounded();
   const auto* weights = reinterpret_cast<const BFloat16*>(w.values);
   multiply_panels(
       job, w, team, workspace, features, epilogue,
@@ -132,10 +130,10 @@ void linear(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, Line
         workspace.round(job.x + row * job.x_stride, w.columns, row, features);
       }
     });
-    return linear_of_rounded(job, w, team, workspace, features, epilogue);
+    return linear_of_rounded(workspace.rounded(), job, w, team, workspace, features, epilogue);
   }
   // The vision side has the epilogues, and many rows; decoding has few, and none.
-  if (job.rows <= gemv_rows && epilogue.empty()) {
+  if (job.rows <= gemv_rows && epilogue.empty() && job.rounded_y == nullptr) {
     multiply_few(job, w, team, features);
   } else {
     multiply_many(job, w, team, workspace, features, epilogue);

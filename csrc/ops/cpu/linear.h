@@ -27,6 +27,12 @@ constexpr Activations activations_for(DataType weights, Features features) {
                                                                         : Activations::exact;
 }
 
+// Rounded rows of activations: elements of one, which ends in zeros; elements from one row to the next; and
+// how many rows there is memory for, since kernels read whole groups of rows.
+std::size_t rounded_row_elements(std::size_t columns);
+std::size_t rounded_stride(std::size_t columns);
+std::size_t rounded_row_memory(std::size_t rows);
+
 // The memory that linear layers compute in, allocated once.
 class LinearWorkspace {
  public:
@@ -58,8 +64,9 @@ class LinearWorkspace {
 void linear(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,
             Features features, const Epilogue& epilogue, Activations activations);
 
-// The same for bf16 weights and the rows in workspace.rounded(), in place of job.x.
-void linear_of_rounded(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
+// The same for bf16 weights and rows x [rounded_row_memory(job.rows), rounded_stride(w.columns)] that are
+// rounded already, and end in zeros; they stand in place of job.x.
+void linear_of_rounded(const BFloat16* x, const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
                        LinearWorkspace& workspace, Features features, const Epilogue& epilogue = {});
 
 // The same with the activations that suit w and the set.

@@ -47,6 +47,11 @@ void Matmul::multiply(const LinearRows& job, const WeightMatrix& w, const Epilog
   multiply_quantised(job, w, epilogue);
 }
 
+void Matmul::multiply_rounded(const BFloat16* x, const LinearRows& job, const WeightMatrix& w,
+                              const Epilogue& epilogue) {
+  linear_of_rounded(x, job, w, team_, linear_, features_, epilogue);
+}
+
 void Matmul::multiply_made(Make make, const LinearRows& job, const WeightMatrix& w,
                            const Epilogue& epilogue) {
   if (!is_integer(w.type) && !rounds(w)) {
@@ -74,7 +79,7 @@ void Matmul::multiply_made(Make make, const LinearRows& job, const WeightMatrix&
   if (is_integer(w.type)) {
     multiply_quantised(job, w, epilogue);
   } else {
-    linear_of_rounded(job, w, team_, linear_, features_, epilogue);
+    multiply_rounded(linear_.rounded(), job, w, epilogue);
   }
 }
 

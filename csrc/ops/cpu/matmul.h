@@ -30,6 +30,15 @@ class Matmul {
   // y (+)= epilogue(x W^T (+ bias)); y may be x only where no element is read after it was written.
   void multiply(const LinearRows& job, const WeightMatrix& w, const Epilogue& epilogue = {});
 
+  // Whether w meets rows that are rounded to bf16.
+  bool rounds(const WeightMatrix& w) const {
+    return activations_for(w.type, features_) == Activations::bfloat16;
+  }
+  // The same for rows x [job.rows, rounded_stride(w.columns)] that are rounded already, and end in zeros;
+  // they stand in place of job.x. For weights that rounds() is true of.
+  void multiply_rounded(const BFloat16* x, const LinearRows& job, const WeightMatrix& w,
+                        const Epilogue& epilogue = {});
+
   // Writes row `row` of what is multiplied, [w.columns].
   using Make = FunctionRef<void(std::size_t row, float* out)>;
   // The same for rows that `make` makes, in place of job.x: they go into their form while they are in the
@@ -40,9 +49,6 @@ class Matmul {
   static std::size_t row_bytes(const RowNeeds& needs, Features features);
 
  private:
-  bool rounds(const WeightMatrix& w) const {
-    return activations_for(w.type, features_) == Activations::bfloat16;
-  }
   void multiply_quantised(const LinearRows& job, const WeightMatrix& w, const Epilogue& epilogue);
 
   ThreadTeam& team_;

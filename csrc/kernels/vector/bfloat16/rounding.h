@@ -19,11 +19,28 @@ inline void store_rounded(BFloat16* p, FloatVector v) {
   __m128i rounded;
   asm("vcvtneps2bf16 %[v], %[rounded]" : [rounded] "=v"(rounded) : [v] "v"(v.value));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), rounded);
+#elif defined(INTERNVL_AVX2)
+  const __m256i bits = _mm256_castps_si256(v.value);
+  const __m256i high = _mm256_srli_epi32(bits, 16);
+  const __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+  const __m256i nearest =
+      _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd), 16);
+  const __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v.value, v.value, _CMP_UNORD_Q));
+  const __m256i rounded = _mm256_blendv_epi8(nearest, quiet, nan);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm_packus_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1)));
 #else
   float values[lanes];
   store(values, v);
   for (std::size_t i = 0; i < lanes; ++i) p[i] = rounded_to_bfloat16(values[i]);
 #endif
+}
+// The first `remaining` lanes.
+inline void store_rounded(BFloat16* p, FloatVector v, std::size_t remaining) {
+  BFloat16 all[lanes];
+  store_rounded(all, v);
+  for (std::size_t i = 0; i < lanes && i < remaining; ++i) p[i] = all[i];
 }
 
 }  // namespace internvl::INTERNVL_ISA
