@@ -23,6 +23,8 @@ endfunction()
 # For tests on machines without AVX-512: the same kernels, their AVX-512 intrinsics as portable code by SIMDe
 # (Debian's libsimde-dev). Correct, and far too slow for anything else.
 option(INTERNVL_EMULATE_AVX512 "Compile the avx512 and avx_vnni kernels against SIMDe, for tests" OFF)
+# The same for AMX: tiles in memory and loops (runtime/emulated_tiles.h), over AVX-512 of either kind.
+option(INTERNVL_EMULATE_AMX "Compile the amx kernels over emulated tiles, for tests" OFF)
 # For tests on machines with AVX-512 VNNI and without AVX-VNNI, which is the same instruction in another encoding.
 option(INTERNVL_AVX_VNNI_IN_EVEX "Compile the avx_vnni kernels for processors with AVX-512, for tests" OFF)
 
@@ -50,6 +52,13 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
   internvl_variant(avx512 FEATURES avx2 avx512 FLAGS ${avx512})
   # Products of bf16 are inline assembly: no flag.
   internvl_variant(avx512_bf16 FEATURES avx2 avx512 avx512_bf16 FLAGS ${avx512})
+  # So are those of tiles.
+  if(INTERNVL_EMULATE_AMX)
+    set(amx ${avx512} -DINTERNVL_EMULATED_AMX)
+  else()
+    set(amx ${avx512})
+  endif()
+  internvl_variant(amx FEATURES avx2 avx512 avx512_bf16 amx_int8 amx_bf16 FLAGS ${amx})
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
   # GCC 12 would move loads ahead of products before it assigns registers, and spill sums for them.
   set(neon -fno-schedule-insns)

@@ -7,6 +7,7 @@
 #include "bindings/bindings.h"
 #include "runtime/features.h"
 #include "runtime/thread_team.h"
+#include "runtime/tile_unit.h"
 #include "runtime/usable_resources.h"
 
 namespace internvl::bindings {
@@ -20,6 +21,17 @@ void register_runtime(py::module_& module) {
     return std::vector<std::string>(names.begin(), names.end());
   });
   module.def("multiplies_bfloat16", [] { return multiplies_bfloat16(features()); });
+  module.def("tile_unit", [] {
+    switch (tile_unit()) {
+      case TileUnit::absent:
+        return "absent";
+      case TileUnit::refused:
+        return "refused";
+      case TileUnit::usable:
+        break;
+    }
+    return "usable";
+  });
   module.def("usable_cores", &usable_cores, py::arg("root") = "/");
   module.def("usable_memory", &usable_memory, py::arg("root") = "/");
   module.def("total_memory", &total_memory, py::arg("root") = "/");

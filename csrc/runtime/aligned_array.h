@@ -20,6 +20,13 @@ constexpr std::align_val_t array_alignment(std::size_t bytes) {
 // Asks the system for huge pages, where there are such and the array is aligned to them. They may not come.
 void ask_for_huge_pages(void* array, std::size_t bytes);
 
+// From one row of so many bytes to the next, where several are read together: an odd number of cache lines,
+// so that they begin in different sets of the first cache.
+constexpr std::size_t spread_stride(std::size_t bytes) {
+  constexpr std::size_t line = 64;
+  return bytes == 0 ? 0 : ((bytes + line - 1) / line | 1U) * line;
+}
+
 // Not initialised, and not touched.
 template <class T>
 class AlignedArray {

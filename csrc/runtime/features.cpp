@@ -12,6 +12,7 @@
 
 #include "runtime/error.h"
 #include "runtime/instruction_sets.h"  // made by cmake/InstructionSets.cmake
+#include "runtime/tile_unit.h"
 
 namespace internvl {
 namespace {
@@ -57,6 +58,11 @@ Features detect() {
     if (__builtin_cpu_supports("avx512bf16")) found.add(Feature::avx512_bf16);
   }
 #endif
+  // Kernels for tiles use the others around them.
+  if (found.has(Feature::avx512_bf16) && tile_unit() == TileUnit::usable) {
+    found.add(Feature::amx_int8);
+    found.add(Feature::amx_bf16);
+  }
 #elif defined(__aarch64__)
   found.add(Feature::neon);
   if ((getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0) {

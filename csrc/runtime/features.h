@@ -14,6 +14,8 @@ enum class Feature : std::uint8_t {
   avx_vnni,     // dot products of bytes in 256 bits (VEX)
   avx512,       // F, BW, VL, DQ and VNNI
   avx512_bf16,  // dot products of bf16
+  amx_int8,     // products of matrices of bytes in tiles (runtime/tile_unit.h)
+  amx_bf16,     // the same of bf16
   neon,         // what every 64-bit Arm has
   dotprod,      // dot products of bytes
   i8mm,         // products of matrices of bytes and of bf16: Armv8.6

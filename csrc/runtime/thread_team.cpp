@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "runtime/error.h"
+#include "runtime/tile_unit.h"
 #include "runtime/usable_resources.h"
 
 namespace internvl {
@@ -114,6 +115,7 @@ void ThreadTeam::admit(int threads) {
 
 void ThreadTeam::run_share(int thread) noexcept {
   try {
+    const TileRegion tiles;
     (*work_)(thread);
   } catch (...) {
     const std::lock_guard lock(failure_mutex_);
@@ -211,6 +213,7 @@ void ThreadTeam::share(std::size_t count, std::size_t grain,
                        FunctionRef<void(int, std::size_t, std::size_t)> body) {
   grain = std::max<std::size_t>(grain, 1);
   if (size() == 1 || count <= grain) {
+    const TileRegion tiles;
     for (std::size_t begin = 0; begin < count; begin += grain) {
       body(0, begin, std::min(begin + grain, count));
     }

@@ -1,5 +1,5 @@
 """The C++ unit tests are part of the test suite; .ci/run runs them once more under the sanitizers, on 64-bit
-Arm, on emulated AVX-512 and AVX-VNNI, and with the instructions of AVX-VNNI as AVX-512 encodes them."""
+Arm, on emulated AVX-512, AVX-VNNI and AMX, and with the instructions of AVX-VNNI as AVX-512 encodes them."""
 
 import os
 import shutil
@@ -54,9 +54,16 @@ def test_cpp_unit_tests_on_arm() -> None:
 
 @pytest.mark.sanitizers
 @pytest.mark.skipif(not Path("/usr/include/simde").is_dir(), reason="needs libsimde-dev")
-def test_kernels_on_emulated_avx512() -> None:
+def test_kernels_on_emulated_avx512_and_amx() -> None:
     """Few machines can run these kernels; one that can does so in the tests above."""
     run_preset("emulated")
+
+
+@pytest.mark.sanitizers
+@pytest.mark.skipif("avx512_bf16" not in cpu_flags(), reason="needs a processor with AVX-512 and bf16")
+def test_kernels_on_emulated_amx() -> None:
+    """The rest of such a kernel runs as it is compiled for a processor that has tiles."""
+    run_preset("emulated-amx")
 
 
 @pytest.mark.sanitizers

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -193,7 +194,7 @@ TEST("bf16 weights meet rounded activations: exactly the nearest bf16, summed wi
 
 TEST(
     "by pairs of bf16, a sum is its products one after the other, each pair's second one first, to the bit") {
-  if (features().has(Feature::i8mm)) return;  // multiplies matrices
+  if (features().has(Feature::i8mm) || features().has(Feature::amx_bf16)) return;  // multiply matrices
   for (const Shape shape : shapes) {
     const test::RandomWeights w(DataType::bfloat16, shape.n, shape.k, 81);
     const std::vector<float> x = test::random_floats(shape.m * shape.k, 82);
@@ -210,6 +211,33 @@ TEST(
         for (std::size_t k = 0; k < shape.k; k += 2) {
           add(k + 1);
           add(k);
+        }
+        CHECK(y[r * shape.n + c] == sum);
+      }
+    }
+  }
+}
+
+// What the manual says of TDPBF16PS: of 32 elements, the even ones and the odd ones are summed apart.
+TEST("in tiles of bf16, a sum is that of 32 products after the other, for few rows as for many, to the bit") {
+  if (!features().has(Feature::amx_bf16)) return;
+  std::vector<Shape> all = shapes;
+  all.insert(all.end(), {{1, 200, 1060}, {16, 130, 2080}, {530, 97, 1100}, {49, 192, 544}});
+  for (const Shape shape : all) {
+    const test::RandomWeights w(DataType::bfloat16, shape.n, shape.k, 81);
+    const std::vector<float> x = test::random_floats(shape.m * shape.k, 82);
+    const std::vector<float> y =
+        computed(x, shape.m, w.matrix, 2, nullptr, nullptr, false, nullptr, Activations::bfloat16);
+    for (std::size_t r = 0; r < shape.m; ++r) {
+      for (std::size_t c = 0; c < shape.n; ++c) {
+        float sum = 0;
+        for (std::size_t first = 0; first < shape.k; first += 32) {
+          float parts[2] = {0, 0};
+          for (std::size_t k = first; k < std::min(first + 32, shape.k); ++k) {
+            const auto value = static_cast<float>(rounded_to_bfloat16(x[r * shape.k + k]));
+            parts[k % 2] = std::fma(value, static_cast<float>(w.exact[c * shape.k + k]), parts[k % 2]);
+          }
+          sum += parts[0] + parts[1];
         }
         CHECK(y[r * shape.n + c] == sum);
       }
@@ -279,11 +307,13 @@ TEST("rows have memory where they are rounded, and none where they are not") {
     return LinearWorkspace::row_bytes({type, nullptr, nullptr, 1, columns}, activations);
   };
   for (const DataType type : float_types) CHECK(bytes(type, 100, Activations::exact) == 0);
-  CHECK(bytes(DataType::bfloat16, 100, Activations::bfloat16) == 128 * 2);
+  // An odd number of cache lines.
+  CHECK(bytes(DataType::bfloat16, 100, Activations::bfloat16) == 5 * 64);
+  CHECK(bytes(DataType::bfloat16, 1024, Activations::bfloat16) == 33 * 64);
   CHECK(bytes(DataType::float16, 100, Activations::bfloat16) == 0);
   ThreadTeam team(1);
   const std::size_t without = LinearWorkspace(team, 7, 0).bytes();
-  CHECK(LinearWorkspace(team, 7, 256).bytes() == without + std::size_t{7} * 256);
+  CHECK(LinearWorkspace(team, 7, 320).bytes() == without + std::size_t{16} * 320);  // whole tiles of rows
 }
 
 TEST("a NaN in one row stays in that row") {

@@ -1,7 +1,9 @@
 #include "kernels/matmul/bfloat16_gemm.h"
 #include "kernels/vector/bfloat16/rounding.h"
 
-#if defined(INTERNVL_I8MM)
+#if defined(INTERNVL_AMX_BF16)
+#include "kernels/matmul/bfloat16_tile_gemm.h"
+#elif defined(INTERNVL_I8MM)
 #include "kernels/matmul/bfloat16_matrix_tile.h"
 #else
 #include "kernels/matmul/bfloat16_pair_gemm.h"
@@ -25,7 +27,7 @@ void round(const float* x, std::size_t x_stride, std::size_t rows, std::size_t k
 }  // namespace
 
 const BFloat16GemmKernels& bfloat16_gemm_kernels() {
-  static constexpr BFloat16GemmKernels kernels{round, multiply};
+  static constexpr BFloat16GemmKernels kernels{round, multiply, panel_columns, few_columns, most_rows};
   return kernels;
 }
 

@@ -9,6 +9,11 @@
 namespace internvl::INTERNVL_ISA {
 namespace {
 
+constexpr std::size_t panel_columns = panel_rows;
+constexpr std::size_t most_rows = bfloat16_gemm_rows;
+// As small as the tiles allow.
+constexpr std::size_t few_columns = 16;
+
 constexpr std::size_t matrix_columns = matrix_tile_columns;
 constexpr int column_pairs = matrix_columns / 2;
 constexpr int most_row_pairs = matrix_tile_rows / 2;

@@ -2,12 +2,18 @@
 // multiplied, and every row of x meets them there. Included by the kernel source only.
 #pragma once
 
+#include "kernels/matmul/bfloat16_words.h"
 #include "kernels/matmul/gemm.h"
 #include "kernels/matmul/pair_tile.h"
 #include "kernels/vector/prefetch.h"
 
 namespace internvl::INTERNVL_ISA {
 namespace {
+
+constexpr std::size_t panel_columns = panel_rows;
+constexpr std::size_t most_rows = bfloat16_gemm_rows;
+// As small as the tiles allow.
+constexpr std::size_t few_columns = 16;
 
 // 24 sums, three words of W and one of x of 32 registers.
 constexpr int pair_tile_rows = 8;
@@ -29,12 +35,7 @@ void pack(const BFloat16* w, std::size_t w_stride, std::size_t n, std::size_t co
         store_words(from, w_stride, to, 2 * columns);
         continue;
       }
-      BFloat16 edge[pair_lanes][word_row_elements] = {};
-      for (std::size_t row = 0; row < pair_lanes && c + row < n; ++row) {
-        for (std::size_t i = 0; i < word_row_elements && k + i < depth; ++i)
-          edge[row][i] = from[row * w_stride + i];
-      }
-      store_words(edge[0], word_row_elements, to, 2 * columns);
+      store_edge_words(from, w_stride, c < n ? n - c : 0, depth - k, to, 2 * columns);
     }
   }
 }

@@ -27,8 +27,8 @@ struct GemmKernels {
   void (*multiply)(const float* x, std::size_t x_stride, std::size_t m, const float* panel, std::size_t n,
                    std::size_t depth, bool accumulate, float* sums);
   // job.y[first + m, begin + n] (+)= epilogue(sums[m, n] (+ bias)), for the rows [begin, begin + n) of W.
-  void (*finish)(const float* sums, std::size_t m, std::size_t begin, std::size_t n, const LinearRows& job,
-                 std::size_t first, const Epilogue& epilogue);
+  void (*finish)(const float* sums, std::size_t sums_stride, std::size_t m, std::size_t begin, std::size_t n,
+                 const LinearRows& job, std::size_t first, const Epilogue& epilogue);
 };
 
 const GemmKernels& gemm_kernels(Features features);

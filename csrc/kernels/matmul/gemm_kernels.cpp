@@ -61,10 +61,10 @@ void multiply(const float* x, std::size_t x_stride, std::size_t m, const float* 
   }
 }
 
-void finish(const float* sums, std::size_t m, std::size_t begin, std::size_t n, const LinearRows& job,
-            std::size_t first, const Epilogue& epilogue) {
+void finish(const float* sums, std::size_t sums_stride, std::size_t m, std::size_t begin, std::size_t n,
+            const LinearRows& job, std::size_t first, const Epilogue& epilogue) {
   for (std::size_t r = 0; r < m; ++r) {
-    finish_row(sums + r * panel_rows, nullptr, job, epilogue, first + r, begin, n);
+    finish_row(sums + r * sums_stride, nullptr, job, epilogue, first + r, begin, n);
   }
 }
 

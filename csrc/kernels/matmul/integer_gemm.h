@@ -21,8 +21,9 @@ inline constexpr std::size_t integer_panel_depth = 1024;
 inline constexpr std::size_t most_panel_element_bytes = 2;
 // The most rows of x that are taken past a panel before it is unpacked again.
 inline constexpr std::size_t integer_gemm_rows = 54 * row_piece_step;
-// Sums are those of whole groups of rows: of pairs where the processor multiplies matrices.
-inline constexpr std::size_t most_row_group = 2;
+// Rows of x and of the sums are those of whole groups: of pairs where the processor multiplies matrices, of
+// sixteen where it does so in tiles. What stands in the rows behind the last one does not matter.
+inline constexpr std::size_t most_row_group = 16;
 // The longest row whose sum of products, 255 * 127 at most, fits 32 bits.
 inline constexpr std::size_t most_integer_columns = 65536;
 

@@ -3,6 +3,10 @@
 #include "kernels/matmul/integer_sums.h"
 #include "kernels/vector/prefetch.h"
 
+#if defined(INTERNVL_AMX_INT8)
+#include "kernels/matmul/integer_tile_panel.h"
+#endif
+
 namespace internvl::INTERNVL_ISA {
 namespace {
 
@@ -10,6 +14,16 @@ constexpr std::size_t columns = integer_panel_columns;
 // Rows of W and bytes of each that are unpacked at once.
 constexpr std::size_t unpack_rows = 8;
 constexpr std::size_t unpack_bytes = 32;
+
+// Columns whose words lie beside each other in a panel, and elements up to which it is filled.
+#if defined(INTERNVL_AMX_INT8)
+constexpr std::size_t columns_beside = tile_side;
+constexpr std::size_t panel_step = tile_panel_step;
+#else
+constexpr std::size_t columns_beside = columns;
+constexpr std::size_t panel_step = unpack_bytes;
+#endif
+static_assert(integer_panel_depth % panel_step == 0 && panel_step % unpack_bytes == 0);
 
 static_assert(columns % (sum_lanes * row_tile_vectors) == 0 &&
               columns % (sum_lanes * block_tile_vectors) == 0);
@@ -23,6 +37,14 @@ static_assert(row_group == 1 || (int8_weight_offset == 0 && int4_weight_offset =
 
 std::size_t smaller(std::size_t a, std::size_t b) { return a < b ? a : b; }
 
+// Where the words of a column begin with element i, in a panel of so many elements.
+std::int8_t* place_in(std::int8_t* panel, std::size_t i, std::size_t column, std::size_t depth,
+                      std::size_t element_bytes) {
+  const std::size_t filled = (depth + panel_step - 1) / panel_step * panel_step;
+  return panel + element_bytes * (column / columns_beside * columns_beside * filled + i * columns_beside) +
+         word_bytes * (column % columns_beside);
+}
+
 // Elements [k, k + depth) of rows [n, n + count) of W; the panel's other elements, up to multiples of
 // unpack_rows and unpack_bytes, are 0.
 void unpack_int8(const Int8Rows& w, std::size_t n, std::size_t count, std::size_t k, std::size_t depth,
@@ -33,9 +55,9 @@ void unpack_int8(const Int8Rows& w, std::size_t n, std::size_t count, std::size_
     for (std::size_t i = 0; i < depth; i += unpack_bytes) {
       ahead.prefetch(unpack_rows * unpack_bytes);
       const std::int8_t* from = w.values + (n + c) * w.columns + k + i;
-      std::int8_t* to = panel + panel_element_bytes * i * columns + word_bytes * c;
+      std::int8_t* to = place_in(panel, i, c, depth, panel_element_bytes);
       if (c + unpack_rows <= count && i + unpack_bytes <= depth) {
-        store_panel(from, w.columns, to, word_bytes * columns);
+        store_panel(from, w.columns, to, word_bytes * columns_beside);
         continue;
       }
       std::int8_t edge[unpack_rows][unpack_bytes] = {};
@@ -43,7 +65,7 @@ void unpack_int8(const Int8Rows& w, std::size_t n, std::size_t count, std::size_
         for (std::size_t j = 0; j < smaller(unpack_bytes, depth - i); ++j)
           edge[row][j] = from[row * w.columns + j];
       }
-      store_panel(edge[0], unpack_bytes, to, word_bytes * columns);
+      store_panel(edge[0], unpack_bytes, to, word_bytes * columns_beside);
     }
   }
 }
@@ -61,8 +83,13 @@ void unpack_int4(const Int4Rows& w, std::size_t n, std::size_t count, std::size_
       for (std::size_t row = 0; row < rows; ++row) {
         expand_int4(w.row(n + c + row) + (k + b * int4_block) / 2, expanded[row]);
       }
-      store_nibbles(expanded[0], unpack_bytes, panel + b * int4_block * columns + word_bytes * c,
-                    word_bytes * columns);
+#if defined(INTERNVL_AMX_INT8)  // multiplies signed bytes
+      for (auto& row : expanded) {
+        for (std::int8_t& value : row) value = static_cast<std::int8_t>(value - int4_weight_offset);
+      }
+#endif
+      store_nibbles(expanded[0], unpack_bytes, place_in(panel, b * int4_block, c, depth, 1),
+                    word_bytes * columns_beside);
     }
     const std::size_t row_scales = w.columns / int4_block;
     for (std::size_t b = 0; b < blocks; b += 8) {
@@ -102,6 +129,7 @@ constexpr std::size_t place(int g, int v) {
 // int8 weights and rows with one scale: a sum of integers runs through all panels.
 struct WholeRows {
   using Sum = std::int32_t;
+  static constexpr bool in_blocks = false;
   static constexpr int tile_rows = row_tile_rows;
   static constexpr int tile_vectors = row_tile_vectors;
   static constexpr std::size_t element_bytes = panel_element_bytes;
@@ -173,9 +201,11 @@ struct Int4Blocks {
   static GroupFloats scale(GroupFloats rows, const float* w) { return rows * column_floats(w); }
 };
 
-template <class Blocks>
+template <class BlockKind>
 struct BlockRows {
+  using Blocks = BlockKind;
   using Sum = float;
+  static constexpr bool in_blocks = true;
   static constexpr int tile_rows = block_tile_rows;
   static constexpr int tile_vectors = block_tile_vectors;
   static constexpr std::size_t element_bytes = Blocks::element_bytes;
@@ -265,6 +295,14 @@ void multiply_groups(std::size_t groups, Tile tile, std::size_t count, typename 
 // Sums of `m` rows of x with the panel's `count` columns.
 template <class Kind>
 void multiply_panel(std::size_t m, const Tile& all, std::size_t count, typename Kind::Sum* out) {
+#if defined(INTERNVL_AMX_INT8)
+  const TilePanelJob job{all.x, m, all.k, all.depth, all.panel, all.scales, count};
+  if constexpr (Kind::in_blocks) {
+    multiply_tile_blocks<typename Kind::Blocks>(job, out);
+  } else {
+    multiply_tile_panel(job, out);
+  }
+#else
   constexpr std::size_t most = Kind::tile_rows;
   constexpr bool copied = row_group > 1 || Kind::element_bytes > 1;
   constexpr std::size_t copy_stride = row_group * Kind::element_bytes * integer_panel_depth;
@@ -279,6 +317,7 @@ void multiply_panel(std::size_t m, const Tile& all, std::size_t count, typename 
     multiply_groups<most / row_group, Kind>((rows + row_group - 1) / row_group, tile, count,
                                             out + r * columns);
   }
+#endif
 }
 
 void multiply(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w, const Epilogue& epilogue,

@@ -60,8 +60,8 @@ Buffer CpuOperations::operand(const Buffer& buffer, std::size_t rows, std::size_
                               const Matrix& reader) {
   const std::size_t bytes = buffers_[buffer.id].size() * sizeof(float);
   // Short rows are longer when they are filled up.
-  const bool rounded =
-      matmul_.rounds(weight(reader)) && rows * rounded_stride(columns) * sizeof(BFloat16) <= bytes;
+  const bool rounded = matmul_.rounds(weight(reader)) &&
+                       rounded_row_memory(rows) * rounded_stride(columns) * sizeof(BFloat16) <= bytes;
   return {buffer.id, rows, columns, rounded ? rounded_form : float32_form};
 }
 
@@ -82,8 +82,9 @@ LinearRows CpuOperations::job_into(const Buffer& y, RowRange rows, const Linear&
   }
   job.rounded_y = rounded_row(y, rows.first);
   job.y_stride = rounded_stride(y.columns);
-  for (std::size_t r = 0; r < rows.count && y.columns < job.y_stride; ++r) {
-    std::fill_n(job.rounded_y + r * job.y_stride + y.columns, job.y_stride - y.columns, BFloat16{0});
+  const std::size_t zeros = rounded_row_elements(y.columns) - y.columns;
+  for (std::size_t r = 0; r < rows.count && zeros > 0; ++r) {
+    std::fill_n(job.rounded_y + r * job.y_stride + y.columns, zeros, BFloat16{0});
   }
   return job;
 }

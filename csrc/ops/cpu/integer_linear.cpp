@@ -20,7 +20,7 @@ constexpr std::size_t gemv_group = 8;
 std::size_t rounded_up(std::size_t n, std::size_t step) { return (n + step - 1) / step * step; }
 
 // Bytes of values in a row of that many columns, and its groups where they are smallest.
-std::size_t row_values(std::size_t columns) { return rounded_up(columns, quantised_step); }
+std::size_t row_values(std::size_t columns) { return spread_stride(rounded_up(columns, quantised_step)); }
 std::size_t blocks_of(std::size_t columns) { return (columns + quantised_block - 1) / quantised_block; }
 std::size_t most_groups(std::size_t columns) { return std::max<std::size_t>(blocks_of(columns), 1); }
 
@@ -31,10 +31,11 @@ std::size_t groups_of(std::size_t columns, RowForm form) {
 }  // namespace
 
 QuantisedBuffer::QuantisedBuffer(std::size_t most_rows, std::size_t most_columns)
-    : bytes_(most_rows * row_bytes(most_columns)),
-      values_(std::make_unique_for_overwrite<std::int8_t[]>(most_rows * row_values(most_columns))),
-      scales_(std::make_unique_for_overwrite<float[]>(most_rows * most_groups(most_columns))),
-      starts_(std::make_unique_for_overwrite<std::int32_t[]>(most_rows * most_groups(most_columns))) {}
+    : rows_(rounded_up(most_rows, most_row_group)),
+      bytes_(rows_ * row_bytes(most_columns)),
+      values_(rows_ * row_values(most_columns)),
+      scales_(rows_ * most_groups(most_columns)),
+      starts_(rows_ * most_groups(most_columns)) {}
 
 std::size_t QuantisedBuffer::row_bytes(std::size_t most_columns) {
   return row_values(most_columns) + most_groups(most_columns) * (sizeof(float) + sizeof(std::int32_t));
@@ -44,14 +45,15 @@ void QuantisedBuffer::quantise(const float* x, std::size_t columns, RowForm form
                                Features features) {
   const std::size_t groups = groups_of(columns, form);
   const QuantiseKernels::Quantise kernel = quantise_kernels(features).of(form);
-  kernel(x, columns, &values_[row * row_values(columns)], &scales_[row * groups], &starts_[row * groups]);
+  kernel(x, columns, values_.data() + row * row_values(columns), scales_.data() + row * groups,
+         starts_.data() + row * groups);
 }
 
 QuantisedRows QuantisedBuffer::rows(std::size_t rows, std::size_t columns, RowForm form) const {
-  return {values_.get(),
+  return {values_.data(),
           row_values(columns),
-          scales_.get(),
-          starts_.get(),
+          scales_.data(),
+          starts_.data(),
           groups_of(columns, form),
           rows,
           columns,
@@ -80,8 +82,8 @@ std::size_t IntegerWorkspace::bytes() const {
 void linear(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
             IntegerWorkspace& workspace, Features features, const Epilogue& epilogue) {
   // Decoding has few rows, and no epilogue; what has one scale for a row is no language model.
-  if (job.rows <= integer_gemv_rows && epilogue.empty() && job.rounded_y == nullptr &&
-      x.form != RowForm::whole) {
+  if (job.rows <= integer_gemv_rows && epilogue.empty() && x.form != RowForm::whole &&
+      job.rounded_y == nullptr) {
     const IntegerGemvKernels& kernels = integer_gemv_kernels(features);
     const std::size_t row_bytes =
         std::max<std::size_t>(w.type == DataType::int4 ? w.columns / 2 : w.columns, 1);

@@ -3,7 +3,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 
 #include "kernels/matmul/gemv.h"
 #include "kernels/matmul/integer_gemm.h"
@@ -32,10 +31,11 @@ class QuantisedBuffer {
   static std::size_t row_bytes(std::size_t most_columns);
 
  private:
+  std::size_t rows_;  // whole groups, as the kernels take them
   std::size_t bytes_;
-  std::unique_ptr<std::int8_t[]> values_;
-  std::unique_ptr<float[]> scales_;
-  std::unique_ptr<std::int32_t[]> starts_;
+  AlignedArray<std::int8_t> values_;
+  AlignedArray<float> scales_;
+  AlignedArray<std::int32_t> starts_;
 };
 
 // The memory that each thread computes in, allocated once.

@@ -9,17 +9,17 @@
 namespace internvl {
 namespace {
 
-// Rounded rows are filled up to a multiple of this many elements.
-constexpr std::size_t rounded_step = 64;
-static_assert(rounded_step % bfloat16_row_step == 0);
+std::size_t rounded_up(std::size_t n, std::size_t step) { return (n + step - 1) / step * step; }
+
+// Rows of x whose sums a thread has memory for, in panels of panel_rows.
+std::size_t sum_rows(std::size_t most_rows) {
+  return std::min(most_bfloat16_columns / panel_rows * rounded_row_memory(most_rows),
+                  std::max(gemm_rows, bfloat16_gemm_rows));
+}
 
 // Bytes of weights that a thread takes at a time: large enough that taking costs nothing, small enough that
 // threads end together.
 constexpr std::size_t gemv_bytes = 32768;
-
-// Rows of W in a panel of bf16 that few rows of x meet: as small as the kernels' tiles allow (of four or
-// sixteen), so that threads end together and the other rows of x find the panel in the first cache.
-constexpr std::size_t few_panel_rows = 16;
 
 void multiply_few(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, Features features) {
   const GemvKernels& kernels = gemv_kernels(features);
@@ -29,30 +29,40 @@ void multiply_few(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team
                       [&](std::size_t begin, std::size_t end) { kernels.multiply(job, w, begin, end); });
 }
 
-// Takes `width` <= panel_rows rows of W at a time, and most_rows rows of x. multiply(panel, begin, n, first,
-// m, k, depth, sums) computes the sums [m, n] of elements [k, k + depth), or adds them where k is not 0.
+// How many rows of W and of x are taken at a time, and the distance of rows of sums.
+struct PanelShape {
+  std::size_t width;
+  std::size_t rows;
+  std::size_t sums_stride;
+};
+
+// multiply(panel, begin, n, first, m, k, depth, sums) computes the sums [m, n] of elements [k, k + depth), or
+// adds them where k is not 0. All panels meet the same rows of x, which stay in the second cache, before they
+// meet the next ones.
 template <class Multiply>
 void multiply_panels(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
                      LinearWorkspace& workspace, Features features, const Epilogue& epilogue,
-                     std::size_t width, std::size_t most_rows, Multiply multiply) {
+                     const PanelShape& shape, Multiply multiply) {
   const GemmKernels& kernels = gemm_kernels(features);
-  const std::size_t piece = rows_of_a_piece(job.rows, most_rows);
+  const std::size_t piece = rows_of_a_piece(job.rows, shape.rows);
+  const std::size_t panels = (w.rows + shape.width - 1) / shape.width;
+  const std::size_t pieces = (job.rows + piece - 1) / piece;
   std::atomic<std::size_t> next{0};
   team.run([&](int thread) {
     float* panel = workspace.panel(thread);
     float* sums = workspace.sums(thread);
     for (;;) {
-      const std::size_t begin = next.fetch_add(width, std::memory_order_relaxed);
-      if (begin >= w.rows) return;
-      const std::size_t n = std::min(width, w.rows - begin);
-      for (std::size_t first = 0; first < job.rows; first += piece) {
-        const std::size_t m = std::min(piece, job.rows - first);
-        for (std::size_t k = 0; k < w.columns; k += panel_depth) {
-          const std::size_t depth = std::min(panel_depth, w.columns - k);
-          multiply(panel, begin, n, first, m, k, depth, sums);
-        }
-        kernels.finish(sums, m, begin, n, job, first, epilogue);
+      const std::size_t share = next.fetch_add(1, std::memory_order_relaxed);
+      if (share >= panels * pieces) return;
+      const std::size_t begin = share % panels * shape.width;
+      const std::size_t first = share / panels * piece;
+      const std::size_t n = std::min(shape.width, w.rows - begin);
+      const std::size_t m = std::min(piece, job.rows - first);
+      for (std::size_t k = 0; k < w.columns; k += panel_depth) {
+        const std::size_t depth = std::min(panel_depth, w.columns - k);
+        multiply(panel, begin, n, first, m, k, depth, sums);
       }
+      kernels.finish(sums, shape.sums_stride, m, begin, n, job, first, epilogue);
     }
   });
 }
@@ -60,7 +70,7 @@ void multiply_panels(const LinearRows& job, const WeightMatrix& w, ThreadTeam& t
 void multiply_many(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,
                    Features features, const Epilogue& epilogue) {
   const GemmKernels& kernels = gemm_kernels(features);
-  multiply_panels(job, w, team, workspace, features, epilogue, panel_rows, gemm_rows,
+  multiply_panels(job, w, team, workspace, features, epilogue, {panel_rows, gemm_rows, panel_rows},
                   [&](float* panel, std::size_t begin, std::size_t n, std::size_t first, std::size_t m,
                       std::size_t k, std::size_t depth, float* sums) {
                     kernels.unpack(w, begin, n, k, depth, panel);
@@ -73,15 +83,17 @@ void multiply_many(const LinearRows& job, const WeightMatrix& w, ThreadTeam& tea
 
 LinearWorkspace::LinearWorkspace(const ThreadTeam& team, std::size_t most_rows, std::size_t most_row_bytes)
     : most_rows_(most_rows),
-      rows_bytes_(most_rows * most_row_bytes),
-      thread_elements_(panel_elements +
-                       std::min(most_rows, std::max(gemm_rows, bfloat16_gemm_rows)) * panel_rows),
+      thread_elements_(panel_elements + sum_rows(most_rows) * panel_rows),
       panels_(static_cast<std::size_t>(team.size()) * thread_elements_),
-      rows_(std::make_unique_for_overwrite<std::byte[]>(rows_bytes_)) {}
+      rows_(rounded_row_memory(most_rows) * most_row_bytes) {}
+
+std::size_t rounded_row_elements(std::size_t columns) { return rounded_up(columns, bfloat16_row_step); }
 
 std::size_t rounded_stride(std::size_t columns) {
-  return (columns + rounded_step - 1) / rounded_step * rounded_step;
+  return spread_stride(rounded_row_elements(columns) * sizeof(BFloat16)) / sizeof(BFloat16);
 }
+
+std::size_t rounded_row_memory(std::size_t rows) { return rounded_up(rows, bfloat16_row_group); }
 
 std::size_t LinearWorkspace::row_bytes(const WeightMatrix& w, Activations activations) {
   const bool rounds = w.type == DataType::bfloat16 && activations == Activations::bfloat16;
@@ -100,13 +112,14 @@ void linear_of_rounded(const BFloat16* x, const LinearRows& job, const WeightMat
   const BFloat16GemmKernels& kernels = bfloat16_gemm_kernels(features);
   const std::size_t stride = rounded_stride(w.columns);
   const auto* weights = reinterpret_cast<const BFloat16*>(w.values);
-  multiply_panels(job, w, team, workspace, features, epilogue,
-                  job.rows <= bfloat16_few_rows ? few_panel_rows : panel_rows, bfloat16_gemm_rows,
-                  [&](float* panel, std::size_t begin, std::size_t n, std::size_t first, std::size_t m,
-                      std::size_t k, std::size_t depth, float* sums) {
-                    kernels.multiply(x + first * stride + k, stride, m, weights + begin * w.columns + k,
-                                     w.columns, n, depth, k != 0, sums, reinterpret_cast<BFloat16*>(panel));
-                  });
+  multiply_panels(
+      job, w, team, workspace, features, epilogue,
+      {job.rows <= bfloat16_few_rows ? kernels.few_columns : kernels.columns, kernels.rows, kernels.columns},
+      [&](float* panel, std::size_t begin, std::size_t n, std::size_t first, std::size_t m, std::size_t k,
+          std::size_t depth, float* sums) {
+        kernels.multiply(x + first * stride + k, stride, m, weights + begin * w.columns + k, w.columns, n,
+                         depth, k != 0, sums, reinterpret_cast<BFloat16*>(panel));
+      });
 }
 
 void linear(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
 
 #include "kernels/matmul/gemm.h"
 #include "kernels/matmul/gemv.h"
@@ -28,8 +27,11 @@ constexpr Activations activations_for(DataType weights, Features features) {
                                                                         : Activations::exact;
 }
 
-// Elements from one row of rounded activations to the next.
+// Rounded rows of activations: elements of one, which ends in zeros; elements from one row to the next; and
+// how many rows there is memory for, since kernels read whole groups of rows.
+std::size_t rounded_row_elements(std::size_t columns);
 std::size_t rounded_stride(std::size_t columns);
+std::size_t rounded_row_memory(std::size_t rows);
 
 // The memory that linear layers compute in, allocated once.
 class LinearWorkspace {
@@ -39,21 +41,20 @@ class LinearWorkspace {
 
   float* panel(int thread) { return panels_.data() + thread * thread_elements_; }
   float* sums(int thread);
-  BFloat16* rounded() { return reinterpret_cast<BFloat16*>(rows_.get()); }
+  BFloat16* rounded() { return reinterpret_cast<BFloat16*>(rows_.data()); }
   // Rounds x [columns] to row `row` of rounded(). Rows may be filled by several threads.
   void round(const float* x, std::size_t columns, std::size_t row, Features features);
   std::size_t most_rows() const { return most_rows_; }
-  std::size_t bytes() const { return panels_.size() * sizeof(float) + rows_bytes_; }
+  std::size_t bytes() const { return panels_.size() * sizeof(float) + rows_.size(); }
 
   // Bytes of a row of x that linear() rounds before it multiplies; none where it does not.
   static std::size_t row_bytes(const WeightMatrix& w, Activations activations);
 
  private:
   std::size_t most_rows_;
-  std::size_t rows_bytes_;  // of all rounded rows
   std::size_t thread_elements_;
   AlignedArray<float> panels_;
-  std::unique_ptr<std::byte[]> rows_;  // not touched before it is used
+  AlignedArray<std::byte> rows_;  // rounded; not touched before they are used
 };
 
 // Computes job.y from job.x and w. job.rows is at most workspace.most_rows().
@@ -63,8 +64,8 @@ class LinearWorkspace {
 void linear(const LinearRows& job, const WeightMatrix& w, ThreadTeam& team, LinearWorkspace& workspace,
             Features features, const Epilogue& epilogue, Activations activations);
 
-// The same for bf16 weights and rows x [job.rows, rounded_stride(w.columns)] that are rounded already, and
-// end in zeros; they stand in place of job.x.
+// The same for bf16 weights and rows x [rounded_row_memory(job.rows), rounded_stride(w.columns)] that are
+// rounded already, and end in zeros; they stand in place of job.x.
 void linear_of_rounded(const BFloat16* x, const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
                        LinearWorkspace& workspace, Features features, const Epilogue& epilogue = {});
 
