@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from internvl_rt.engines.engine import Float32Array
 from internvl_rt.errors import InternVLError, PromptError
@@ -32,6 +33,7 @@ class Constraint:
     def __init__(self, matcher: Any) -> None:
         """Starts an answer; ``matcher`` is llguidance's, at its beginning, and not used elsewhere."""
         self._matcher = matcher
+        self._mask: npt.NDArray[np.uint8] | None = None
 
     @property
     def complete(self) -> bool:
@@ -44,10 +46,24 @@ class Constraint:
         Raises:
             PromptError: if no token can follow, or the grammar grew beyond llguidance's limits.
         """
-        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        bits = self._bits()
         self._check()
         allowed = np.unpackbits(bits, count=len(logits), bitorder="little").view(np.bool_)
         return np.where(allowed, logits, _EXCLUDED)
+
+    @property
+    def forced(self) -> int | None:
+        """The token that ``masked`` would leave in, where it is a single one.
+
+        It is asked of the mask instead of llguidance's list of forced tokens, since a mask may depend on what
+        was taken before. None if the form cannot be kept: ``masked`` says why.
+        """
+        bits = self._bits()
+        places = np.flatnonzero(bits)
+        if len(places) != 1 or self._matcher.is_error():
+            return None
+        byte = int(bits[places[0]])
+        return int(places[0]) * 8 + byte.bit_length() - 1 if byte.bit_count() == 1 else None
 
     def take(self, token: int) -> None:
         """Goes on with a token that ``masked`` left in.
@@ -55,8 +71,15 @@ class Constraint:
         Raises:
             PromptError: if the grammar grew beyond llguidance's limits.
         """
+        self._mask = None
         self._matcher.consume_token(token)
         self._check()
+
+    def _bits(self) -> npt.NDArray[np.uint8]:
+        """A bit for every token, the lowest first; computed once for each token of the answer."""
+        if self._mask is None:
+            self._mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        return self._mask
 
     def _check(self) -> None:
         if self._matcher.is_error():
