@@ -5,19 +5,25 @@
 Prints the median time of a constrained step beside a plain one, on logits of the bundle's vocabulary, and
 what share that is of a decoded token of the same bundle. Decoding is measured in turn with and without a
 schema, so that both see the same machine.
+
+Then the steps and the time of JSON answers with long keys: once as they are, where a step appends all tokens
+that the form forces, and once with a step for every token. Both write the same tokens.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
 import internvl_rt as ivl
+from internvl_rt.results import Answer
 from internvl_rt.sampling import TokenChooser
 from internvl_rt.settings import GenerationSettings
 
@@ -39,6 +45,22 @@ SCHEMA: dict[str, Any] = {
         }
     },
     "required": ["objects"],
+    "additionalProperties": False,
+}
+LONG_KEYS: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "colour_of_the_largest_object": {"enum": ["red", "green", "blue", "yellow"]},
+        "number_of_objects_on_the_table": {"type": "integer", "minimum": 0, "maximum": 99},
+        "distance_to_the_nearest_obstacle_in_metres": {"type": "integer", "minimum": 0, "maximum": 99},
+        "is_a_person_in_the_picture": {"type": "boolean"},
+    },
+    "required": [
+        "colour_of_the_largest_object",
+        "number_of_objects_on_the_table",
+        "distance_to_the_nearest_obstacle_in_metres",
+        "is_a_person_in_the_picture",
+    ],
     "additionalProperties": False,
 }
 FORMS: dict[str, dict[str, Any]] = {
@@ -73,6 +95,38 @@ def choosing_ms(model: ivl.Model, form: dict[str, Any], rounds: int) -> float:
             if chooser.ended:
                 break
     return statistics.median(times)
+
+
+def answers_with_long_keys(model: ivl.Model, sequences: int | None) -> tuple[list[Answer], float]:
+    """The answers, and the milliseconds from the first token to the end of the last one."""
+    drawn = {} if sequences is None else {"do_sample": True, "seed": 1, "num_return_sequences": sequences}
+    found = model.chat("What do you see?", schema=LONG_KEYS, **drawn)
+    answers = [found] if isinstance(found, Answer) else found
+    ends = max(answer.timings.total for answer in answers)
+    return answers, ends - min(answer.timings.first_token for answer in answers)
+
+
+def print_forced(model: ivl.Model, sequences: int | None) -> None:
+    """Steps and time of the longest of so many answers, in turn with and without appending what is forced."""
+    times: dict[bool, list[float]] = {True: [], False: []}
+    steps: dict[bool, int] = {}
+    ids = set()
+    for _ in range(5):
+        for forced in (True, False):
+            with contextlib.ExitStack() as stack:
+                if not forced:
+                    stack.enter_context(mock.patch.object(TokenChooser, "choose_forced", return_value=None))
+                answers, ms = answers_with_long_keys(model, sequences)
+            times[forced].append(ms)
+            steps[forced] = max(a.usage.new_tokens - a.usage.forced_tokens for a in answers)
+            ids.add(tuple(answer.token_ids for answer in answers))
+    assert len(ids) == 1, "both write the same tokens"
+    of_forced, of_single = (statistics.median(times[forced]) for forced in (True, False))
+    print(
+        f"long keys, {sequences or 1} at once: {steps[True]} steps instead of {steps[False]} "
+        f"({steps[True] / steps[False]:.0%}), {of_forced:.0f} ms instead of {of_single:.0f} "
+        f"({of_forced / of_single:.0%})"
+    )
 
 
 def per_token_ms(model: ivl.Model, form: dict[str, Any], tokens: int) -> float:
@@ -121,6 +175,8 @@ def main() -> None:
             f"whole answers, in turn: {statistics.median(with_schema):.2f} ms a token with the schema, "
             f"{statistics.median(without):.2f} without ({share:+.1%})"
         )
+        for sequences in (None, 4):
+            print_forced(model, sequences)
 
 
 if __name__ == "__main__":

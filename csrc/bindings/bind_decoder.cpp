@@ -73,14 +73,19 @@ Floats prefill(Decoder& decoder, SequenceId sequence, const Floats& embeddings, 
   return logits;
 }
 
-Floats decode(Decoder& decoder, const Integers& sequences, const Integers& tokens) {
+Floats decode(Decoder& decoder, const Integers& sequences, const Integers& tokens,
+              const std::optional<std::vector<std::size_t>>& counts) {
   const auto ids = view(sequences, "sequences");
   const auto values = view(tokens, "tokens");
   Floats logits = new_array(ids.size(), decoder.facts().vocab_size);
   float* out = logits.mutable_data();
   {
     const py::gil_scoped_release release;
-    decoder.decode(ids, values, out);
+    if (counts) {
+      decoder.decode(ids, values, *counts, out);
+    } else {
+      decoder.decode(ids, values, out);
+    }
   }
   return logits;
 }
@@ -159,7 +164,7 @@ void register_decoder(py::module_& module) {
       .def("length", &Decoder::length, py::arg("sequence"), py::call_guard<py::gil_scoped_release>())
       .def("prefill", &prefill, py::arg("sequence"), py::arg("embeddings"), py::arg("all_logits") = false,
            py::arg("progress") = py::none())
-      .def("decode", &decode, py::arg("sequences"), py::arg("tokens"))
+      .def("decode", &decode, py::arg("sequences"), py::arg("tokens"), py::arg("counts") = py::none())
       .def("embed", &embed, py::arg("token_ids"), py::arg("features").none(true), py::arg("image_token"));
   py::class_<SequenceLease, std::unique_ptr<SequenceLease, WithoutTheGil>>(module, "SequenceLease")
       .def(py::init<const std::shared_ptr<Decoder>&>(), py::arg("decoder"),

@@ -68,6 +68,7 @@ void register_sampler(py::module_& module) {
           },
           py::arg("logits").noconvert(), py::kw_only(), py::arg("temperature"), py::arg("top_k"),
           py::arg("top_p"), py::arg("repetition_penalty"), py::arg("history").noconvert())
+      .def("skip", &Sampler::skip, py::call_guard<py::gil_scoped_release>())
       .def(
           "fork",
           [](const Sampler& sampler, std::uint64_t index) {

@@ -194,6 +194,11 @@ std::int64_t Sampler::sample(std::span<const float> logits, const SamplingOption
   return distribution_.token_at(random_.uniform());
 }
 
+void Sampler::skip() {
+  const std::lock_guard turn(mutex_);
+  random_.uniform();
+}
+
 Sampler Sampler::fork(std::uint64_t index) const { return Sampler(random_.fork(index)); }
 
 }  // namespace internvl

@@ -66,6 +66,9 @@ class Sampler {
   std::int64_t sample(std::span<const float> logits, const SamplingOptions& options,
                       std::span<const std::int64_t> history);
 
+  // Uses up the random number of a token that is known without drawing it.
+  void skip();
+
   // A sampler with an independent stream of the same seed, for the index-th of several answers.
   Sampler fork(std::uint64_t index) const;
 

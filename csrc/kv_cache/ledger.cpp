@@ -88,8 +88,9 @@ void Ledger::trim(Sequence& sequence) {
   }
 }
 
-Ledger::Reservation::Reservation(Ledger& ledger, std::span<const SequenceId> sequences, std::size_t count)
-    : ledger_(ledger), sequences_(sequences.begin(), sequences.end()), count_(count) {
+Ledger::Reservation::Reservation(Ledger& ledger, std::span<const SequenceId> sequences,
+                                 std::span<const std::size_t> counts)
+    : ledger_(ledger), sequences_(sequences.begin(), sequences.end()), counts_(counts.begin(), counts.end()) {
   std::vector<SequenceId> sorted = sequences_;
   std::sort(sorted.begin(), sorted.end());
   if (const auto twice = std::adjacent_find(sorted.begin(), sorted.end()); twice != sorted.end()) {
@@ -102,16 +103,16 @@ Ledger::Reservation::Reservation(Ledger& ledger, std::span<const SequenceId> seq
   std::size_t needed = 0;
   std::vector<BlockId> left;  // shared blocks that a sequence before in this call leaves for a copy
   std::vector<bool> copies;
-  for (const SequenceId id : sequences_) {
-    const Sequence& sequence = ledger.find_idle(id);
+  for (std::size_t i = 0; i < sequences_.size(); ++i) {
+    const Sequence& sequence = ledger.find_idle(sequences_[i]);
     bool copy = false;
-    if (count > 0 && sequence.length % ledger.block_tokens_ != 0) {
+    if (counts_[i] > 0 && sequence.length % ledger.block_tokens_ != 0) {
       const BlockId last = sequence.blocks.back();
       copy = pool.references(last) > 1 + std::count(left.begin(), left.end(), last);
       if (copy) left.push_back(last);
     }
     copies.push_back(copy);
-    needed += ledger.blocks_for(sequence.length + count) - sequence.blocks.size() + (copy ? 1 : 0);
+    needed += ledger.blocks_for(sequence.length + counts_[i]) - sequence.blocks.size() + (copy ? 1 : 0);
   }
   if (needed > pool.free_blocks()) {
     throw CacheFullError("the KV cache has " + std::to_string(pool.free_blocks()) + " of " +
@@ -123,7 +124,7 @@ Ledger::Reservation::Reservation(Ledger& ledger, std::span<const SequenceId> seq
   copies_.reserve(sequences_.size());
   for (std::size_t i = 0; i < sequences_.size(); ++i) {
     Sequence& sequence = ledger.find_idle(sequences_[i]);
-    sequence.blocks.reserve(ledger.blocks_for(sequence.length + count));
+    sequence.blocks.reserve(ledger.blocks_for(sequence.length + counts_[i]));
   }
   for (std::size_t i = 0; i < sequences_.size(); ++i) {
     Sequence& sequence = ledger.find_idle(sequences_[i]);
@@ -133,7 +134,7 @@ Ledger::Reservation::Reservation(Ledger& ledger, std::span<const SequenceId> seq
       copies_.push_back({shared, sequence.blocks.back()});
       pool.release(shared);
     }
-    while (sequence.blocks.size() < ledger.blocks_for(sequence.length + count))
+    while (sequence.blocks.size() < ledger.blocks_for(sequence.length + counts_[i]))
       sequence.blocks.push_back(pool.take());
     sequence.held = true;
   }
@@ -150,7 +151,8 @@ Ledger::Reservation::~Reservation() {
 
 void Ledger::Reservation::commit() {
   const std::lock_guard turn(ledger_.turn_);
-  for (const SequenceId id : sequences_) ledger_.sequences_.find(id)->second.length += count_;
+  for (std::size_t i = 0; i < sequences_.size(); ++i)
+    ledger_.sequences_.find(sequences_[i])->second.length += counts_[i];
 }
 
 }  // namespace internvl

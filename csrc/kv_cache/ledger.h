@@ -72,13 +72,16 @@ class Ledger {
   // The blocks of a sequence, a Reservation's included. They stay while a Reservation holds it.
   std::span<const BlockId> blocks(SequenceId sequence) const;
 
-  // Room at the end of several different sequences, for `count` tokens each. It holds the sequences: until it
-  // is gone, nobody else can change them. Unless committed, it leaves every sequence as it was.
+  // Room at the end of several different sequences, for `counts[i]` tokens of sequences[i] or `count` of
+  // each. It holds the sequences: until it is gone, nobody else can change them. Unless committed, it leaves
+  // every sequence as it was.
   class Reservation {
    public:
     // Throws CacheFullError if there is not room for all of them, and PromptError if a sequence is named
     // twice, does not exist, or is held by another reservation; nothing has changed then.
-    Reservation(Ledger& ledger, std::span<const SequenceId> sequences, std::size_t count);
+    Reservation(Ledger& ledger, std::span<const SequenceId> sequences, std::span<const std::size_t> counts);
+    Reservation(Ledger& ledger, std::span<const SequenceId> sequences, std::size_t count)
+        : Reservation(ledger, sequences, std::vector<std::size_t>(sequences.size(), count)) {}
     ~Reservation();
     Reservation(const Reservation&) = delete;
     Reservation& operator=(const Reservation&) = delete;
@@ -93,8 +96,8 @@ class Ledger {
    private:
     Ledger& ledger_;
     std::vector<SequenceId> sequences_;
+    std::vector<std::size_t> counts_;
     std::vector<BlockCopy> copies_;
-    std::size_t count_;
   };
 
  private:

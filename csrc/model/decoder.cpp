@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <mutex>
+#include <numeric>
 #include <utility>
 
 #include "ops/weights.h"
@@ -163,36 +164,68 @@ void Decoder::prefill(SequenceId sequence, const float* embeddings, std::size_t 
 }
 
 void Decoder::decode(std::span<const SequenceId> sequences, std::span<const std::int64_t> tokens,
-                     float* logits) {
-  if (sequences.size() != tokens.size() || sequences.empty()) {
+                     std::span<const std::size_t> counts, float* logits) {
+  const auto possible = [&](std::size_t count) { return count > 0 && count <= tokens.size(); };
+  if (sequences.empty() || sequences.size() != counts.size() ||
+      !std::all_of(counts.begin(), counts.end(), possible) ||
+      std::accumulate(counts.begin(), counts.end(), std::size_t{0}) != tokens.size()) {
     throw PromptError("there are " + std::to_string(sequences.size()) + " sequences and " +
                       std::to_string(tokens.size()) +
-                      " tokens to decode; expected one token for each, and at "
-                      "least one.");
+                      " tokens to decode; expected at least one sequence, and for each as many tokens as its "
+                      "count says: one where there are no counts.");
   }
   device_->check();
   for (const std::int64_t token : tokens) check_token(token);
-  Ledger::Reservation room(ledger_, sequences, 1);
+  Ledger::Reservation room(ledger_, sequences, counts);
   model_->copy_blocks(room.copies());
   Workspace& space = decode_;
   std::vector<Run> runs;
-  for (std::size_t done = 0; done < sequences.size();) {
-    const std::size_t count = std::min(space.rows, sequences.size() - done);
+  std::vector<std::size_t> last_rows;  // of the runs that end in this step
+  std::size_t current = 0;             // the sequence whose tokens are next, and
+  std::size_t appended = 0;            // how many of them came in steps before
+  for (std::size_t done = 0; done < tokens.size();) {
+    const std::size_t count = std::min(space.rows, tokens.size() - done);
     const std::lock_guard stretch(device_->stretch());
     runs.clear();
-    for (std::size_t i = 0; i < count; ++i) {
-      const SequenceId sequence = sequences[done + i];
-      const std::size_t position = ledger_.length(sequence);
-      runs.push_back({ledger_.blocks(sequence), position, 1, i});
-      fill_angles(space, runs.back(), position + 1);
+    last_rows.clear();
+    for (std::size_t row = 0; row < count;) {
+      const SequenceId sequence = sequences[current];
+      const std::size_t part = std::min(counts[current] - appended, count - row);
+      const std::size_t position = ledger_.length(sequence) + appended;
+      runs.push_back({ledger_.blocks(sequence), position, part, row});
+      for (std::size_t i = 0; i < part; ++i)
+        fill_angles(space, {{}, position + i, 1, row + i}, position + i + 1);
+      row += part;
+      appended += part;
+      if (appended == counts[current]) {
+        last_rows.push_back(row - 1);
+        ++current;
+        appended = 0;
+      }
     }
     space.ops->embed(embedding_, tokens.subspan(done, count), space.stream, 0);
-    forward(space, runs, count, 0, [] {});
-    space.ops->logits(space.stream, {0, count}, norm_, head_,
-                      {logits + done * facts_.vocab_size, count * facts_.vocab_size});
+    forward(space, runs, count, last_rows.empty() ? count : last_rows.front(), [] {});
+    write_logits(space, last_rows, logits);
+    logits += last_rows.size() * facts_.vocab_size;
     done += count;
   }
   room.commit();
+}
+
+void Decoder::write_logits(Workspace& space, std::span<const std::size_t> rows, float* logits) {
+  if (rows.empty()) return;
+  std::size_t first = rows.front();
+  if (rows.back() - first + 1 != rows.size()) {
+    // Side by side, they meet the largest matrix of the model once.
+    std::vector<float> row(facts_.hidden_size);
+    first = 0;
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      space.ops->read(space.stream, {rows[i], 1}, row);
+      space.ops->write(row, space.stream, i);
+    }
+  }
+  space.ops->logits(space.stream, {first, rows.size()}, norm_, head_,
+                    {logits, rows.size() * facts_.vocab_size});
 }
 
 void Decoder::check_token(std::int64_t token) const {

@@ -59,9 +59,16 @@ class Decoder {
   void prefill(SequenceId sequence, const float* embeddings, std::size_t n, bool all_logits, float* logits,
                const Progress& progress = {});
 
-  // Appends tokens[i] to sequences[i], all different, and writes the logits after each [count, vocab_size].
+  // Appends a run of tokens to each of several different sequences: the first counts[0] >= 1 of `tokens` to
+  // sequences[0], and so on. Writes the logits after each run [sequences, vocab_size]. Rope changes with the
+  // length as if every token were decoded by itself.
   // Throws CacheFullError, PromptError.
-  void decode(std::span<const SequenceId> sequences, std::span<const std::int64_t> tokens, float* logits);
+  void decode(std::span<const SequenceId> sequences, std::span<const std::int64_t> tokens,
+              std::span<const std::size_t> counts, float* logits);
+  // Appends tokens[i] alone to sequences[i].
+  void decode(std::span<const SequenceId> sequences, std::span<const std::int64_t> tokens, float* logits) {
+    decode(sequences, tokens, std::vector<std::size_t>(sequences.size(), 1), logits);
+  }
 
   // Looks up embeddings [tokens, hidden_size]. Where `image_token` stands, the next row of
   // features [feature_rows, hidden_size] is put in its place.
@@ -106,6 +113,8 @@ class Decoder {
   void check_token(std::int64_t token) const;
   // Fills the angles of a run of a sequence that has `length` tokens after the call.
   void fill_angles(Workspace& space, const Run& run, std::size_t length);
+  // Writes the logits of some rows of the residual stream, in ascending order, [rows, vocab_size].
+  void write_logits(Workspace& space, std::span<const std::size_t> rows, float* logits);
   // Takes the first `rows` rows of the residual stream through all layers and appends their keys and values.
   // Afterwards only the rows from `needed` on are right: the last layer computes no others. Calls `pause`
   // between layers.

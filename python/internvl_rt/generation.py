@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from internvl_rt.images import Orientation
 
 
+MOST_AT_ONCE = 64
+"""Tokens of an answer that one step appends at most, so that a long run of forced ones can be cancelled."""
+
+
 @dataclass(frozen=True)
 class Question:
     """A prompt that is ready for an engine, and what its answers are told about."""
@@ -160,7 +164,10 @@ def all_answers(
 def _steps(
     engine: Engine, question: Question, drafts: Sequence[_Draft], cancelled: threading.Event, at_once: int
 ) -> Generator[None, None, None]:
-    """Writes all drafts, a token a step; it stops between two steps, not after the last one."""
+    """Writes all drafts, a chosen token with what it forces a step.
+
+    It stops between two steps, not after the last one.
+    """
     prompt = engine.new_sequence()
     sequences = [prompt]
     try:
@@ -181,9 +188,9 @@ def _steps(
                 sequence = engine.fork(prompt)
                 sequences.append(sequence)
                 writing[sequence], rows[sequence] = waiting.popleft(), logits
-            tokens: dict[int, int] = {}
+            runs: dict[int, list[int]] = {}
             for sequence, draft in list(writing.items()):
-                tokens[sequence] = draft.choose(rows[sequence], begun)
+                runs[sequence] = draft.choose(rows[sequence], begun)
                 if draft.finish_reason is not None:
                     del writing[sequence]
                     _drop(engine, sequence, sequences)
@@ -197,11 +204,18 @@ def _steps(
             begun = perf_counter()
             rows = {}
             if writing:
-                decoded = engine.decode(list(writing), [tokens[sequence] for sequence in writing])
+                decoded = _decode(engine, list(writing), [runs[sequence] for sequence in writing])
                 rows = dict(zip(writing, decoded, strict=True))
     finally:
         for sequence in sequences:
             engine.drop(sequence)
+
+
+def _decode(engine: Engine, sequences: list[int], runs: list[list[int]]) -> Float32Array:
+    tokens = [token for run in runs for token in run]
+    if len(tokens) == len(runs):
+        return engine.decode(sequences, tokens)
+    return engine.decode(sequences, tokens, [len(run) for run in runs])
 
 
 def _drop(engine: Engine, sequence: int, sequences: list[int]) -> None:
@@ -254,7 +268,9 @@ class _Draft:
         self._sent_tokens = 0
         self._sent_texts = 0
         self._first_token_ms: float | None = None
-        self._later_ms: list[float] = []
+        self._forced_tokens = 0
+        self._later_tokens = 0
+        self._later_ms = 0.0
         self._total_ms: float | None = None
         self.prefill_ms = 0.0
         self.finish_reason: FinishReason | None = None
@@ -264,17 +280,29 @@ class _Draft:
         """What was written so far."""
         return self._token_ids
 
-    def choose(self, logits: Float32Array, begun: float) -> int:
-        """Chooses the token of the step that began at ``begun`` from its logits [vocab]."""
-        token = self._chooser.choose(logits)
-        if self._first_token_ms is None:
+    def choose(self, logits: Float32Array, begun: float) -> list[int]:
+        """Chooses the token of the step that began at ``begun`` from its logits [vocab].
+
+        Returns:
+            the token, and those behind it that the form forces: all end the answer as they would one by one.
+        """
+        token: int | None = self._chooser.choose(logits)
+        first = self._first_token_ms is None
+        if first:
             self._first_token_ms = ms_since(self._question.started)
-        else:
-            self._later_ms.append(ms_since(begun))
-        self._add(token)
+        tokens = []
+        while token is not None:
+            tokens.append(token)
+            self._add(token)
+            more = self.finish_reason is None and len(tokens) < MOST_AT_ONCE
+            token = self._chooser.choose_forced() if more else None
+        self._forced_tokens += sum(token not in self._stop_ids for token in tokens[1:])
+        self._later_tokens += len(tokens) - first
+        if not first:
+            self._later_ms += ms_since(begun)
         if self.finish_reason is not None:
             self._total_ms = ms_since(self._question.started)
-        return token
+        return tokens
 
     def _add(self, token: int) -> None:
         if token in self._stop_ids:
@@ -304,7 +332,6 @@ class _Draft:
         self._texts.append(self._strip.push(self._detokeniser.finish()))
         question = self._question
         total_ms = ms_since(question.started) if self._total_ms is None else self._total_ms
-        later = self._later_ms
         return Answer(
             text="".join(self._texts),
             token_ids=tuple(self._token_ids),
@@ -313,10 +340,10 @@ class _Draft:
                 question.timings,
                 prefill=self.prefill_ms,
                 first_token=self._first_token_ms or 0.0,
-                per_token=sum(later) / len(later) if later else 0.0,
+                per_token=self._later_ms / max(self._later_tokens, 1),
                 total=total_ms,
             ),
-            usage=replace(question.usage, new_tokens=len(self._token_ids)),
+            usage=replace(question.usage, new_tokens=len(self._token_ids), forced_tokens=self._forced_tokens),
             grounding_text=self._strip.whole(question.grounding_text(self._token_ids)),
             image_sizes=question.image_sizes,
             orientations=question.orientations,

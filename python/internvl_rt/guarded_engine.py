@@ -96,10 +96,12 @@ class GuardedEngine:
         with self._call():
             return self._engine.prefill(sequence, embeddings, all_logits, self._unless_closed(progress))
 
-    def decode(self, sequences: Sequence[int], tokens: Sequence[int]) -> Float32Array:
+    def decode(
+        self, sequences: Sequence[int], tokens: Sequence[int], counts: Sequence[int] | None = None
+    ) -> Float32Array:
         """See ``Engine.decode``."""
         with self._call():
-            return self._engine.decode(sequences, tokens)
+            return self._engine.decode(sequences, tokens, counts)
 
     def embed(self, token_ids: npt.NDArray[np.int64], features: Float32Array | None) -> Float32Array:
         """See ``Engine.embed``."""

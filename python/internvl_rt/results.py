@@ -60,6 +60,8 @@ class Usage:
     """All tokens of the prompt, image tokens included."""
     new_tokens: int = 0
     """Tokens of the answer. The stop token that ended it is not counted."""
+    forced_tokens: int = 0
+    """Those of them that the answer's form left no choice about, and that took no step of their own."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ class Piece:
     """One step of a streamed answer.
 
     The texts of all pieces joined are the answer's text, and so are their token ids. A piece may carry
-    tokens and no text: a character's first bytes, or what may be the beginning of a stop string.
+    tokens and no text: a character's first bytes, or what may be the beginning of a stop string. It carries
+    one token, and those behind it that the answer's form forces.
     """
 
     text: str

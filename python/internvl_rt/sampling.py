@@ -74,8 +74,28 @@ class TokenChooser:
                 repetition_penalty=settings.repetition_penalty,
                 history=self._history,
             )
-        if settings.repetition_penalty != 1.0:
+        self._take(token)
+        return token
+
+    def choose_forced(self) -> int | None:
+        """The next token without logits, where the form leaves no other one; else None.
+
+        It counts as ``choose`` would have counted it: for the repetition penalty, the random numbers and the
+        form.
+
+        Raises:
+            PromptError: if the answer's form cannot be kept.
+        """
+        token = None if self._constraint is None else self._constraint.forced
+        if token is None:
+            return None
+        if self._sampler is not None:
+            self._sampler.skip()
+        self._take(token)
+        return token
+
+    def _take(self, token: int) -> None:
+        if self._settings.repetition_penalty != 1.0:
             self._history = np.append(self._history, np.int64(token))
         if self._constraint is not None:
             self._constraint.take(token)
-        return token

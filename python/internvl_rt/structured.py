@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from internvl_rt.engines.engine import Float32Array
 from internvl_rt.errors import InternVLError, PromptError
@@ -29,9 +30,19 @@ _EXCLUDED = np.float32(-np.inf)
 class Constraint:
     """The form of one answer that is being written. Not for several threads at once."""
 
-    def __init__(self, matcher: Any) -> None:
-        """Starts an answer; ``matcher`` is llguidance's, at its beginning, and not used elsewhere."""
+    def __init__(self, matcher: Any, tokens: Any, without_forcing: Callable[[], Any]) -> None:
+        """Starts an answer.
+
+        Args:
+            matcher: llguidance's, at its beginning, and not used elsewhere.
+            tokens: llguidance's tokenizer.
+            without_forcing: makes a matcher of the same form that is at its beginning and forces nothing.
+        """
         self._matcher = matcher
+        self._tokens = tokens
+        self._without_forcing = without_forcing
+        self._taken: list[int] = []
+        self._mask: npt.NDArray[np.uint8] | None = None
 
     @property
     def complete(self) -> bool:
@@ -44,10 +55,20 @@ class Constraint:
         Raises:
             PromptError: if no token can follow, or the grammar grew beyond llguidance's limits.
         """
-        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        bits = self._bits()
         self._check()
         allowed = np.unpackbits(bits, count=len(logits), bitorder="little").view(np.bool_)
         return np.where(allowed, logits, _EXCLUDED)
+
+    @property
+    def forced(self) -> int | None:
+        """The token that ``masked`` would leave in, where it is a single one.
+
+        It is asked of the mask instead of llguidance's list of forced tokens, since a mask may depend on what
+        was taken before. None if the form cannot be kept: ``masked`` says why.
+        """
+        token = _single(self._bits())
+        return None if self._matcher.is_error() else token
 
     def take(self, token: int) -> None:
         """Goes on with a token that ``masked`` left in.
@@ -55,8 +76,33 @@ class Constraint:
         Raises:
             PromptError: if the grammar grew beyond llguidance's limits.
         """
+        self._mask = None
+        self._taken.append(token)
         self._matcher.consume_token(token)
         self._check()
+
+    def _bits(self) -> npt.NDArray[np.uint8]:
+        """A bit for every token, the lowest first; computed once for each token of the answer."""
+        if self._mask is None:
+            self._mask = self._computed()
+            token = _single(self._mask)
+            if token is not None and self._misread(token):
+                self._matcher = self._without_forcing()
+                self._matcher.consume_tokens(self._taken)
+                self._mask = self._computed()
+        return self._mask
+
+    def _computed(self) -> npt.NDArray[np.uint8]:
+        return np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+
+    def _misread(self, token: int) -> bool:
+        """Whether a forced token stands for the text that it is written as, such as ``<|im_end|>``.
+
+        llguidance tokenises forced text as a whole, and a tokenizer finds special tokens in it. The form
+        allows none of them.
+        """
+        end = self._matcher.is_error() or self._matcher.is_accepting()
+        return not end and bool(self._tokens.is_special_token(token))
 
     def _check(self) -> None:
         if self._matcher.is_error():
@@ -84,6 +130,7 @@ class Constraints:
         if not settings.constrained:
             return [None] * answers
         library = _llguidance()
+        tokens = self._tokens(library)
         try:
             grammar = self._grammar(library, settings)
         except UnicodeEncodeError as error:
@@ -91,14 +138,19 @@ class Constraints:
                 f"{_name(settings)} holds {error.object[error.start : error.end]!r}, which is no character. "
                 "Decode the text as what it is encoded in, such as UTF-8."
             ) from error
-        matcher = library.LLMatcher(self._tokens(library), grammar, log_level=0)
+        matcher = library.LLMatcher(tokens, grammar, log_level=0)
         if not matcher.is_error():
             matcher.compute_bitmask()  # finds out whether anything satisfies it
         if matcher.is_error():
             raise PromptError(f"{_name(settings)} cannot be kept: {_reason(matcher.get_error())}.")
-        return [Constraint(matcher.deep_copy()) for _ in range(answers)]
 
-    def _grammar(self, library: Any, settings: GenerationSettings) -> Any:
+        def without_forcing() -> Any:
+            return library.LLMatcher(tokens, self._grammar(library, settings, forcing=False), log_level=0)
+
+        return [Constraint(matcher.deep_copy(), tokens, without_forcing) for _ in range(answers)]
+
+    def _grammar(self, library: Any, settings: GenerationSettings, *, forcing: bool = True) -> Any:
+        options = "" if forcing else '%llguidance {"no_forcing": true}\n'
         # A SentencePiece model may begin its answer with the space that stands for the beginning of a text,
         # and that is no part of the text. So a text that begins with a space of its own comes with two.
         space = bool(self._prompt_tokenizer.decoding.artificial_spaces)
@@ -106,19 +158,21 @@ class Constraints:
             assert isinstance(settings.schema, dict), "the settings made a dictionary of it"
             schema = json.dumps({**settings.schema, "x-guidance": _JSON_SEPARATORS})
             lark = f"start: {'/ ?/ answer' if space else 'answer'}\nanswer: %json {schema}"
-            return library.LLMatcher.grammar_from_lark(lark)
+            return library.LLMatcher.grammar_from_lark(options + lark)
         if settings.choices is not None:
             pattern = "|".join(_escaped(choice) for choice in settings.choices)
         else:
             assert settings.pattern is not None, "one of the three is given"
             pattern = settings.pattern
-        if not space:
+        if not space and forcing:
             return library.LLMatcher.grammar_from_regex(f"(?:{pattern})")
-        lark = (
-            f"start: WITH | WITHOUT\nWITH: {_lark_regex(f' (?:{pattern})')}\n"
-            f"WITHOUT: {_lark_regex(f'(?:{pattern})')} & ~{_lark_regex(' (?s:.)*')}\n"
-        )
-        return library.LLMatcher.grammar_from_lark(lark)
+        lark = f"start: {_lark_regex(f'(?:{pattern})')}\n"
+        if space:
+            lark = (
+                f"start: WITH | WITHOUT\nWITH: {_lark_regex(f' (?:{pattern})')}\n"
+                f"WITHOUT: {_lark_regex(f'(?:{pattern})')} & ~{_lark_regex(' (?s:.)*')}\n"
+            )
+        return library.LLMatcher.grammar_from_lark(options + lark)
 
     def _tokens(self, library: Any) -> Any:
         with self._lock:
@@ -127,6 +181,15 @@ class Constraints:
                     self._prompt_tokenizer.to_json(), n_vocab=self._vocab_size, eos_token=self._stop_ids
                 )
             return self._tokenizer
+
+
+def _single(bits: npt.NDArray[np.uint8]) -> int | None:
+    """The number of the bit that is set, where it is a single one."""
+    places = np.flatnonzero(bits)
+    if len(places) != 1:
+        return None
+    byte = int(bits[places[0]])
+    return int(places[0]) * 8 + byte.bit_length() - 1 if byte.bit_count() == 1 else None
 
 
 def _llguidance() -> Any:

@@ -155,6 +155,42 @@ TEST("prefill in chunks, decode and company give the same bits, for every weight
   }
 }
 
+TEST("runs of tokens give the bits that the same tokens give one by one, for every weight type") {
+  const std::size_t vocab = tiny_facts().vocab_size;
+  for (const DataType type : test::weight_types) {
+    const TinyWeights weights(type);
+    const auto decoder = decoder_of(weights, 4096, 32);  // so many rows of a run are computed at once
+    for (const std::vector<std::size_t>& counts :
+         {std::vector<std::size_t>{1, 5, 1, 1}, {70, 1, 40}, {3}, {32, 32}, {1, 1, 31, 65}}) {
+      std::vector<SequenceId> sequences;
+      std::vector<std::int64_t> tokens;
+      std::vector<float> wanted;
+      for (std::size_t i = 0; i < counts.size(); ++i) {
+        sequences.push_back(decoder->new_sequence());
+        prefilled(*decoder, sequences[i], embeddings_of(20 * i + 3, static_cast<unsigned>(i)));
+        const SequenceId alone = decoder->fork(sequences[i]);
+        std::vector<float> row;
+        for (std::size_t j = 0; j < counts[i]; ++j) {
+          tokens.push_back(static_cast<std::int64_t>((7 * i + 3 * j) % vocab));
+          row = decoded(*decoder, {alone}, {tokens.back()});
+        }
+        wanted.insert(wanted.end(), row.begin(), row.end());
+      }
+      std::vector<float> found(sequences.size() * vocab);
+      decoder->decode(sequences, tokens, counts, found.data());
+      CHECK(found == wanted);
+      // What they left in the cache is right too.
+      for (std::size_t i = 0; i < counts.size(); ++i) {
+        const SequenceId beside = sequences[i] + 1;
+        CHECK(decoder->length(sequences[i]) == 20 * i + 3 + counts[i]);
+        CHECK(decoded(*decoder, {sequences[i]}, {1}) == decoded(*decoder, {beside}, {1}));
+        decoder->drop(sequences[i]);
+        decoder->drop(beside);
+      }
+    }
+  }
+}
+
 TEST("a prefill that is ended between any two layers leaves its sequence as it was") {
   const TinyWeights weights(DataType::int8);
   const auto decoder = decoder_of(weights);
@@ -247,6 +283,7 @@ TEST("tokens, counts and sequences that do not fit are prompt errors and change 
   const TinyWeights weights(DataType::float32);
   const auto decoder = decoder_of(weights);
   const SequenceId sequence = decoder->new_sequence();
+  const SequenceId other = decoder->new_sequence();
   const auto vocab = static_cast<std::int64_t>(tiny_facts().vocab_size);
   for (const std::int64_t token : {std::int64_t{-1}, vocab, std::int64_t{1} << 40}) {
     CHECK_THROWS(PromptError, decoded(*decoder, {sequence}, {token}));
@@ -255,6 +292,15 @@ TEST("tokens, counts and sequences that do not fit are prompt errors and change 
   CHECK_THROWS(PromptError, decoded(*decoder, {sequence}, {1, 2}));
   CHECK_THROWS(PromptError, decoded(*decoder, {}, {}));
   CHECK_THROWS(PromptError, decoded(*decoder, {99}, {1}));
+  const std::vector<SequenceId> both{sequence, other};
+  const std::vector<std::int64_t> three{1, 2, 3};
+  std::vector<float> logits(2 * tiny_facts().vocab_size);
+  const std::size_t huge = ~std::size_t{0};
+  for (const std::vector<std::size_t>& counts :
+       {std::vector<std::size_t>{3}, {1, 1}, {2, 2}, {3, 0}, {0, 3}, {1, 1, 1}, {huge, 4}, {}}) {
+    CHECK_THROWS(PromptError, decoder->decode(both, three, counts, logits.data()));
+  }
+  CHECK(decoder->length(other) == 0);
   CHECK_THROWS(PromptError, prefilled(*decoder, 99, embeddings_of(1)));
   CHECK_THROWS(PromptError, prefilled(*decoder, sequence, {}));
   CHECK(decoder->length(sequence) == 0 && decoder->free_tokens() == decoder->cache_tokens());

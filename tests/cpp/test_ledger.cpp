@@ -160,6 +160,28 @@ TEST("sharers that append in one call copy one block fewer than they are") {
   for (const SequenceId sequence : all) CHECK(holds(cache, sequence, {1, 2, 3}));
 }
 
+TEST("sequences take room of different lengths in one call, or none of them any") {
+  Cache cache(6);
+  const SequenceId original = cache.ledger.new_sequence();
+  append(cache, original, {1, 2, 3});
+  const std::vector<SequenceId> all{original, cache.ledger.fork(original), cache.ledger.new_sequence()};
+  const std::size_t whole = block_tokens;
+  const std::vector<std::size_t> too_many{3 * whole, 2 * whole, 1};
+  CHECK_THROWS(CacheFullError, Ledger::Reservation(cache.ledger, all, too_many));
+  CHECK(cache.ledger.free_blocks() == 5);
+  const std::vector<std::size_t> counts{2 * whole - 3, 1, whole + 1};
+  {
+    Ledger::Reservation room(cache.ledger, all, counts);
+    cache.copy(room);
+    CHECK(room.copies().size() == 1);
+    CHECK(cache.ledger.blocks(all[0]).size() == 2 && cache.ledger.blocks(all[1]).size() == 1);
+    CHECK(cache.ledger.blocks(all[2]).size() == 2 && cache.ledger.free_blocks() == 1);
+    room.commit();
+  }
+  CHECK(cache.ledger.length(all[0]) == 2 * whole && cache.ledger.length(all[1]) == 4);
+  CHECK(cache.ledger.length(all[2]) == whole + 1 && cache.ledger.free_blocks() == 1);
+}
+
 TEST("a reservation holds its sequences") {
   Cache cache(4);
   const SequenceId sequence = cache.ledger.new_sequence();

@@ -66,6 +66,24 @@ TEST("a penalty counts once however often a token occurs") {
   CHECK(argmax(logits, 1.4F, history) == 1);
 }
 
+TEST("a token that was skipped takes the random number that drawing it would have taken") {
+  const std::vector<float> one{0.0F, -std::numeric_limits<float>::infinity()};
+  const std::vector<float> many(1000, 0.0F);
+  Sampler drawn(7);
+  Sampler skipped(7);
+  std::int64_t moved = 0;
+  for (int i = 0; i < 50; ++i) {
+    if (i % 3 == 0) {
+      CHECK(drawn.sample(one, {}, {}) == 0);
+      skipped.skip();
+    }
+    const std::int64_t token = drawn.sample(many, {}, {});
+    CHECK(skipped.sample(many, {}, {}) == token);
+    moved += token;
+  }
+  CHECK(moved > 0);
+}
+
 TEST("what is not a distribution is an error") {
   const std::vector<float> numbers{0.0F, 1.0F};
   const std::vector<float> not_numbers{0.0F, NAN};

@@ -14,6 +14,7 @@ import pytest
 from engines.native_bundles import manifest_of, write_bundle
 from internvl_rt import _core
 from internvl_rt.bundle.bundle import Bundle
+from internvl_rt.bundle.manifest import Rope
 from internvl_rt.engines.native import CacheType, load_decoder
 from parity.compare import BFLOAT16, INTEGERS, cosine
 
@@ -90,6 +91,35 @@ def test_company_changes_no_bit(bundle: Bundle) -> None:
         for sequence in sequences:
             decoder.drop(sequence)
     assert decoder.free_tokens == decoder.cache_tokens
+
+
+@pytest.mark.parametrize("rope", ["none", "dynamic", "longrope"])
+def test_runs_equal_their_tokens_one_by_one(tmp_path: Path, rope: str) -> None:
+    """Also where the rotary frequencies change with every token, or in the middle of a run."""
+    facts = {
+        "none": Rope(1e6, "none", 1.0, 4096),
+        "dynamic": Rope(1e6, "dynamic", 2.0, 50),
+        "longrope": Rope(
+            1e4, "longrope", 1.0, 4096, (1.0,) * 8, tuple(np.linspace(1, 9, 8)), 50, attention_factor=1.1
+        ),
+    }[rope]
+    made = write_bundle(tmp_path, manifest_of("qwen2", "int8", facts))
+    decoder = load_decoder(made, cache_tokens=2048)
+    starts, counts = [44, 3, 48, 60], [20, 90, 1, 5]
+    tokens = [[(11 * i + 5 * j) % 300 for j in range(count)] for i, count in enumerate(counts)]
+    sequences, wanted = [], []
+    for i, start in enumerate(starts):
+        sequences.append(decoder.new_sequence())
+        decoder.prefill(sequences[i], embeddings_of(made, start, i))
+        alone = decoder.fork(sequences[i])
+        wanted.append([decoder.decode([alone], [token])[0] for token in tokens[i]][-1])
+    found = decoder.decode(sequences, [token for run in tokens for token in run], counts)
+    np.testing.assert_array_equal(found, np.stack(wanted))
+    if rope != "none":
+        prefilled = decoder.new_sequence()
+        decoder.prefill(prefilled, embeddings_of(made, starts[0], 0))
+        at_once = decoder.prefill(prefilled, decoder.embed(tokens[0], None, -1))
+        assert not np.array_equal(at_once[0], wanted[0]), "a prefill has the frequencies of its end"
 
 
 def test_a_fork_continues_as_the_original_would(bundle: Bundle) -> None:

@@ -126,6 +126,35 @@ def test_decode_rows_are_independent(engine: OnnxEngine) -> None:
     assert [engine.length(s) for s in sequences] == [4, 301, 18]
 
 
+@pytest.mark.parametrize("chunk", [512, 16])
+def test_runs_agree_with_their_tokens_one_by_one(
+    engine: OnnxEngine, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    """The longest sequence grows beyond the trained 512 tokens, where every token has its frequencies."""
+    monkeypatch.setattr("internvl_rt.engines.onnxruntime.decoder.MAX_CHUNK", chunk)
+    counts = [1, 12, 40]
+    tokens = [[5 + i + j for j in range(count)] for i, count in enumerate(counts)]
+    together = [token for run in tokens for token in run]
+    prompts = [prompt(n, seed=n) for n in (9, 505, 3)]
+    wanted = []
+    for embeddings, run in zip(prompts, tokens, strict=True):
+        sequence = engine.new_sequence()
+        engine.prefill(sequence, embeddings)
+        wanted.append([engine.decode([sequence], [token])[0] for token in run][-1])
+        engine.drop(sequence)
+    sequences = [engine.new_sequence() for _ in prompts]
+    for sequence, embeddings in zip(sequences, prompts, strict=True):
+        engine.prefill(sequence, embeddings)
+    for counted in ([1, 12, 39], [1, 52], [0, 13, 40]):
+        with pytest.raises(PromptError, match="as many as its count says"):
+            engine.decode(sequences, together, counted)
+    with pytest.raises(CacheFullError, match="holds 600 tokens, 83 are free, 97 more are needed"):
+        engine.decode(sequences, list(range(97)), [1, 1, 95])
+    found = engine.decode(sequences, together, counts)
+    np.testing.assert_allclose(found, np.stack(wanted), rtol=0, atol=2e-5)
+    assert [engine.length(s) for s in sequences] == [10, 517, 43]
+
+
 def test_a_fork_goes_its_own_way(engine: OnnxEngine) -> None:
     origin = engine.new_sequence()
     engine.prefill(origin, prompt(20))

@@ -180,6 +180,22 @@ def test_two_sequences_as_the_native_engine(engine: TensorRtEngine, native: Nati
     assert [engine.length(s) for s in mine] == [136, 147]
 
 
+def test_runs_as_the_native_engine(engine: TensorRtEngine, native: NativeEngine) -> None:
+    mine = [engine.new_sequence() for _ in range(3)]
+    theirs = [native.new_sequence() for _ in range(3)]
+    for i, n in enumerate((30, 41, 2)):
+        engine.prefill(mine[i], prompt(n, i))
+        native.prefill(theirs[i], prompt(n, i))
+    tokens, counts = list(range(20, 76)), [5, 1, 50]
+    close(engine.decode(mine, tokens, counts), native.decode(theirs, tokens, counts))
+    close(engine.decode(mine, [1, 2, 3]), native.decode(theirs, [1, 2, 3]))
+    assert [engine.length(s) for s in mine] == [36, 43, 53]
+    with pytest.raises(CacheFullError, match="built for sequences of 192 tokens"):
+        engine.decode(mine[:2], [1] * 158, [1, 157])
+    with pytest.raises(PromptError, match="as many as its count says"):
+        engine.decode(mine[:2], [1, 2], [2, 1])
+
+
 def test_a_fork_goes_its_own_way(engine: TensorRtEngine, native: NativeEngine) -> None:
     origin = engine.new_sequence()
     engine.prefill(origin, prompt(30))

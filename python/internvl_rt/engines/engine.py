@@ -112,14 +112,24 @@ class Engine(Protocol):
             PromptError: if the shape or type of ``embeddings`` is another one.
         """
 
-    def decode(self, sequences: Sequence[int], tokens: Sequence[int]) -> Float32Array:
-        """Appends one token to each of several different sequences.
+    def decode(
+        self, sequences: Sequence[int], tokens: Sequence[int], counts: Sequence[int] | None = None
+    ) -> Float32Array:
+        """Appends a run of tokens to each of several different sequences.
+
+        A run has the rotary frequencies that its tokens get one by one.
+
+        Args:
+            sequences: the sequences to append to.
+            tokens: those of the first sequence, then those of the next, and so on.
+            counts: how many tokens each sequence gets, at least one; exactly one each where None.
 
         Returns:
-            float32 [len(sequences), vocab], the logits after each token. A row does not depend on the others.
+            float32 [len(sequences), vocab], the logits after each run. A row does not depend on the others.
 
         Raises:
-            CacheFullError: if the cache has no room for one more token per sequence.
+            CacheFullError: if the cache has no room for the tokens.
+            PromptError: if a sequence is named twice, or the counts do not add up.
         """
 
     def embed(self, token_ids: npt.NDArray[np.int64], features: Float32Array | None) -> Float32Array:

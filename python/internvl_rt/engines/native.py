@@ -161,14 +161,19 @@ class NativeEngine:
         """
         return self._open.prefill(sequence, _rows(embeddings, "embeddings"), all_logits, progress)
 
-    def decode(self, sequences: Sequence[int], tokens: Sequence[int]) -> Float32Array:
-        """Appends one token to each of several sequences, as one batch.
+    def decode(
+        self, sequences: Sequence[int], tokens: Sequence[int], counts: Sequence[int] | None = None
+    ) -> Float32Array:
+        """Appends a run of tokens to each of several sequences, as one batch.
+
+        The logits are the same bits as after the same tokens one by one.
 
         Raises:
-            CacheFullError: if the cache has no room for one more token per sequence.
-            PromptError: if a token is outside of the vocabulary or a sequence is named twice.
+            CacheFullError: if the cache has no room for the tokens.
+            PromptError: if a token is outside of the vocabulary, a sequence is named twice, or the counts do
+                not add up.
         """
-        return self._open.decode(np.asarray(sequences, np.int64), np.asarray(tokens, np.int64))
+        return self._open.decode(np.asarray(sequences, np.int64), np.asarray(tokens, np.int64), counts)
 
     def embed(self, token_ids: npt.NDArray[np.int64], features: Float32Array | None) -> Float32Array:
         """Looks up and splices, as :meth:`internvl_rt.engines.engine.Engine.embed`."""

@@ -30,6 +30,7 @@ from internvl_rt.engines.onnxruntime.cache import SequenceCache
 from internvl_rt.engines.onnxruntime.providers import PROVIDERS, Provider, choose_graph_set
 from internvl_rt.engines.onnxruntime.rotary import rotary_tables
 from internvl_rt.engines.onnxruntime.session import NUMPY_TYPE, Session, Tensor, contiguous
+from internvl_rt.engines.runs import check_runs, steps_together
 from internvl_rt.engines.turns import Turns
 from internvl_rt.errors import CacheFullError, InternVLError, PromptError
 
@@ -168,40 +169,60 @@ class OnnxDecoder:
             cache.appending = 0
         return logits.astype(np.float32, copy=False)
 
-    def decode(self, sequences: Sequence[int], embeddings: Float32Array) -> Float32Array:
-        """Appends row i of ``embeddings`` [len(sequences), hidden] to sequence i.
+    def decode(
+        self, sequences: Sequence[int], embeddings: Float32Array, counts: Sequence[int] | None = None
+    ) -> Float32Array:
+        """Appends the first ``counts[0]`` of ``embeddings`` [n, hidden] to the first sequence, and so on.
 
         The sequences are computed one after another, because ONNX Runtime's matrix products of several rows
-        differ in the last bits from those of one.
+        differ in the last bits from those of one. The rows of one sequence are computed together.
+
+        Args:
+            sequences: the sequences to append to.
+            embeddings: of the tokens.
+            counts: how many rows each sequence gets, at least one; exactly one each where None.
 
         Returns:
-            float32 [len(sequences), vocab].
+            float32 [len(sequences), vocab], the logits after the last row of each.
 
         Raises:
-            CacheFullError: if the cache has no room for one more token per sequence.
-            PromptError: if a sequence is named twice, or the counts differ.
+            CacheFullError: if the cache has no room for the tokens.
+            PromptError: if a sequence is named twice, or the counts do not add up.
         """
-        if len(set(sequences)) != len(sequences) or len(sequences) != len(embeddings):
-            raise PromptError(
-                f"decode takes one token for each of several different sequences; got the sequences "
-                f"{list(sequences)} and {len(embeddings)} tokens."
-            )
+        counts = check_runs(sequences, len(embeddings), counts)
         self._check(embeddings)
         embeddings = contiguous(embeddings)
         with self._turns.turn():
             caches = [self._idle(sequence) for sequence in sequences]
-            self._require_free(len(caches))
-            for cache in caches:
-                cache.make_room(cache.length + 1)
+            self._require_free(len(embeddings))
+            for cache, count in zip(caches, counts, strict=True):
+                cache.make_room(cache.length + count)
             logits = np.empty((len(caches), self._llm.vocab_size), self._dtype)
-            row = np.zeros(1, np.int64)
-            for i, cache in enumerate(caches):
-                self._run(
-                    cache, cache.length, cache.length + 1, embeddings[i : i + 1], row, logits[i : i + 1]
-                )
-            for cache in caches:
-                cache.length += 1
+            done = 0
+            for i, (cache, count) in enumerate(zip(caches, counts, strict=True)):
+                rows = embeddings[done : done + count]
+                self._run_steps(cache, rows, logits[i : i + 1])
+                done += count
+            for cache, count in zip(caches, counts, strict=True):
+                cache.length += count
             return logits.astype(np.float32, copy=False)
+
+    def _run_steps(self, cache: SequenceCache, embeddings: Float32Array, logits: npt.NDArray[Any]) -> None:
+        """Computes embeddings that follow a sequence as if each of them were a call of its own."""
+        for part in steps_together(
+            self._llm.rope, cache.length, len(embeddings), self._chunk(cache.capacity)
+        ):
+            last = part.stop == len(embeddings)
+            rows = np.array([part.stop - part.start - 1] if last else [], np.int64)
+            position, length = cache.length + part.start, cache.length + part.stop
+            self._run(
+                cache,
+                position,
+                length,
+                embeddings[part.start : part.stop],
+                rows,
+                logits if last else logits[:0],
+            )
 
     def _run(
         self,

@@ -103,10 +103,12 @@ class OnnxEngine:
         """Appends embeddings to a sequence."""
         return _open(self._decoder).prefill(sequence, embeddings, all_logits, progress)
 
-    def decode(self, sequences: Sequence[int], tokens: Sequence[int]) -> Float32Array:
-        """Appends one token to each of several different sequences."""
+    def decode(
+        self, sequences: Sequence[int], tokens: Sequence[int], counts: Sequence[int] | None = None
+    ) -> Float32Array:
+        """Appends a run of tokens to each of several different sequences."""
         embeddings = _open(self._embedding).look_up(np.asarray(tokens, np.int64))
-        return _open(self._decoder).decode(sequences, embeddings)
+        return _open(self._decoder).decode(sequences, embeddings, counts)
 
     def embed(self, token_ids: npt.NDArray[np.int64], features: Float32Array | None) -> Float32Array:
         """Looks up token embeddings and splices image features in."""

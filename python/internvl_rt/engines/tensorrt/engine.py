@@ -29,6 +29,7 @@ from internvl_rt.bundle.graph_sets import Compute
 from internvl_rt.engines.embedding import EmbeddingTable
 from internvl_rt.engines.engine import EncodedTiles, Float32Array, Progress
 from internvl_rt.engines.onnxruntime.rotary import rotary_tables
+from internvl_rt.engines.runs import check_runs, steps_together
 from internvl_rt.engines.tensorrt.device import Binding, Device, Program
 from internvl_rt.engines.tensorrt.profiles import ATTENDED, LOGIT_ROWS, Shape
 from internvl_rt.engines.tensorrt.store import Plan, built_plans, engine_file, find_engines
@@ -148,10 +149,13 @@ class TensorRtEngine:
         with self._open():
             return self._decoder.prefill(sequence, embeddings, all_logits, progress)
 
-    def decode(self, sequences: Sequence[int], tokens: Sequence[int]) -> Float32Array:
-        """Appends one token to each of several different sequences."""
+    def decode(
+        self, sequences: Sequence[int], tokens: Sequence[int], counts: Sequence[int] | None = None
+    ) -> Float32Array:
+        """Appends a run of tokens to each of several different sequences."""
         with self._open():
-            return self._decoder.decode(sequences, self._embedding.look_up(np.asarray(tokens, np.int64)))
+            embeddings = self._embedding.look_up(np.asarray(tokens, np.int64))
+            return self._decoder.decode(sequences, embeddings, counts)
 
     def embed(self, token_ids: npt.NDArray[np.int64], features: Float32Array | None) -> Float32Array:
         """Looks up token embeddings and splices image features in."""
@@ -279,7 +283,7 @@ class Decoder:
     def fork(self, sequence: int) -> int:
         """Starts a sequence with the same keys and values."""
         origin = self._sequence(sequence)
-        self._require_free(origin.length, 0)
+        self._require_free(origin.length, origin.length)
         copy = _Sequence()
         if origin.length:
             self._give_memory(copy)
@@ -309,7 +313,7 @@ class Decoder:
         """Appends embeddings, as :meth:`internvl_rt.engines.engine.Engine.prefill`."""
         self._check(embeddings)
         cache, n = self._sequence(sequence), len(embeddings)
-        self._require_free(n, cache.length)
+        self._require_free(n, cache.length + n)
         self._give_memory(cache)
         logits = np.empty((n if all_logits else 1, self._llm.vocab_size), self._dtype)
         chunk = min(LOGIT_ROWS, self._limits.prefill_chunk) if all_logits else self._limits.prefill_chunk
@@ -326,25 +330,28 @@ class Decoder:
         cache.length += n
         return logits.astype(np.float32)
 
-    def decode(self, sequences: Sequence[int], embeddings: Float32Array) -> Float32Array:
-        """Appends row i of ``embeddings`` [len(sequences), hidden] to sequence i."""
-        if len(set(sequences)) != len(sequences) or len(sequences) != len(embeddings):
-            raise PromptError(
-                f"decode takes one token for each of several different sequences; got the sequences "
-                f"{list(sequences)} and {len(embeddings)} tokens."
-            )
+    def decode(
+        self, sequences: Sequence[int], embeddings: Float32Array, counts: Sequence[int] | None = None
+    ) -> Float32Array:
+        """Appends the first ``counts[0]`` of ``embeddings`` [n, hidden] to the first sequence, and so on.
+
+        Each gets one row where there are no counts.
+        """
+        counts = check_runs(sequences, len(embeddings), counts)
         self._check(embeddings)
         caches = [self._sequence(sequence) for sequence in sequences]
-        self._require_free(len(caches), max(cache.length for cache in caches), each=1)
+        longest = max(cache.length + count for cache, count in zip(caches, counts, strict=True))
+        self._require_free(len(embeddings), longest)
         logits = np.empty((len(caches), self._llm.vocab_size), self._dtype)
         for cache in caches:
             self._give_memory(cache)
-        for i, cache in enumerate(caches):
-            row = np.zeros(1, np.int64)
-            self._run(DECODE, cache, cache.length, cache.length + 1, embeddings[i : i + 1], row)
+        done = 0
+        for i, (cache, count) in enumerate(zip(caches, counts, strict=True)):
+            self._run_steps(cache, embeddings[done : done + count])
             self._device.read(logits[i : i + 1], self._buffers[LOGITS])
-        for cache in caches:
-            cache.length += 1
+            done += count
+        for cache, count in zip(caches, counts, strict=True):
+            cache.length += count
         return logits.astype(np.float32)
 
     def close(self) -> None:
@@ -354,6 +361,19 @@ class Decoder:
         for address in (*self._spare, *self._buffers.values()):
             self._device.free(address)
         self._spare.clear()
+
+    def _run_steps(self, cache: _Sequence, embeddings: Float32Array) -> None:
+        """Computes embeddings that follow a sequence as if each of them were a call of its own."""
+        for part in steps_together(self._llm.rope, cache.length, len(embeddings), self._limits.prefill_chunk):
+            rows = embeddings[part.start : part.stop]
+            self._run(
+                DECODE if len(rows) == 1 else PREFILL,
+                cache,
+                cache.length + part.start,
+                cache.length + part.stop,
+                rows,
+                np.array([len(rows) - 1]),
+            )
 
     def _run(
         self,
@@ -404,7 +424,8 @@ class Decoder:
         self._device.clear(address, size)
         return address
 
-    def _require_free(self, tokens: int, length: int, each: int | None = None) -> None:
+    def _require_free(self, tokens: int, length: int) -> None:
+        """Raises unless so many more tokens fit, and a sequence of ``length`` tokens, the longest then."""
         free = self.cache_tokens - sum(cache.length for cache in self._sequences.values())
         if tokens > free:
             raise CacheFullError(
@@ -412,7 +433,7 @@ class Decoder:
                 "Shorten the prompt, or load the model with a larger cache_tokens."
             )
         most = self._limits.cache_tokens
-        if length + (tokens if each is None else each) > most:
+        if length > most:
             raise CacheFullError(
                 f"the engines were built for sequences of {most} tokens; this one would have more. Shorten "
                 "the prompt, or build them with a larger --cache-tokens."
