@@ -66,8 +66,8 @@ inline void expand_int4(const std::uint8_t* p, std::int8_t* out) {
   vst1q_s8(out + 16, odd);
 }
 
-// 32 elements of eight rows: of int4, sixteen times the even ones and the odd ones, since whoever shifts both halves
-// of a byte down waits for the one unit that shifts.
+// 32 elements of eight rows: of int4, sixteen times the even ones and the odd ones, since whoever shifts both
+// halves of a byte down waits for the one unit that shifts.
 struct Int4Columns {
   int8x16_t even[8];
   int8x16_t odd[8];
