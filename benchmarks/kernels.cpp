@@ -93,7 +93,8 @@ class Bench {
         }
       }
     }
-    for (const CacheType type : {CacheType::float32, CacheType::bfloat16, CacheType::int8}) {
+    for (const CacheType type :
+         {CacheType::float32, CacheType::float16, CacheType::bfloat16, CacheType::int8}) {
       for (const std::size_t tokens : {1024, 4096}) attention(type, tokens);
     }
     small_steps();
@@ -202,7 +203,8 @@ class Bench {
            static_cast<double>(bytes + scale_bytes));
   }
 
-  // One decoded token: 14 heads, 2 kv heads of 64, a layer after the other.
+  // 14 heads, 2 kv heads of 64, a layer after the other: one decoded token, and the last tokens of a prompt,
+  // a tile of them for every thread.
   void attention(CacheType type, std::size_t tokens) {
     constexpr std::size_t layers = 24;
     constexpr std::size_t kv_heads = 2;
@@ -210,42 +212,57 @@ class Bench {
     constexpr std::size_t d = 64;
     const std::size_t blocks = (tokens + cache_block - 1) / cache_block;
     KvStorage storage({type, layers, kv_heads * group, kv_heads, d, blocks});
-    const std::vector<float> row(d, 0.3F);
-    for (std::size_t i = 0; i < tokens; ++i) {
-      for (std::size_t layer = 0; layer < layers; ++layer) {
-        for (std::size_t head = 0; head < kv_heads; ++head) {
-          storage.write(static_cast<BlockId>(i / cache_block), i % cache_block, layer, head, row.data(),
-                        row.data());
-        }
+    const std::vector<float> rows(cache_block * d, 0.3F);
+    const TokenRows block{rows.data(), rows.data(), d, cache_block, d};
+    for (std::size_t layer = 0; layer < layers; ++layer) {
+      for (std::size_t i = 0; i < blocks * kv_heads; ++i) {
+        storage.write(static_cast<BlockId>(i / kv_heads), 0, layer, i % kv_heads, block);
       }
     }
-    const AttentionKernels& kernels = attention_kernels(features());
-    const AttentionKernels::Attend attends[] = {kernels.attend_float32, kernels.attend_float16,
-                                                kernels.attend_bfloat16, kernels.attend_int8};
-    const auto attend = attends[static_cast<int>(type)];
-    const std::vector<const float*> queries(group, row.data());
-    const std::vector<std::size_t> visible(group, tokens);
-    const QueryRows job{group, queries.data(), visible.data(), d, 0.125F};
     const std::size_t spans = (blocks + span_blocks - 1) / span_blocks;
-    const double time = median_time(seconds_, [&] {
+    const auto attend = [&](std::size_t positions, std::size_t layer, std::size_t head, std::size_t span) {
+      float state[attention_rows * (2 + d)];
+      const std::byte* places[span_blocks];
+      const std::size_t first = span * span_blocks;
+      const std::size_t count = std::min(span_blocks, blocks - first);
+      for (std::size_t b = 0; b < count; ++b) {
+        places[b] = storage.head(static_cast<BlockId>(first + b), layer, head);
+      }
+      const float* queries[attention_rows];
+      std::size_t visible[attention_rows];
+      for (std::size_t r = 0; r < positions * group; ++r) {
+        queries[r] = rows.data();
+        visible[r] = tokens;
+      }
+      const QueryRows job{positions * group, queries, visible, d, 0.125F};
+      storage.kernels().attend(job, places, first * cache_block, count,
+                               {state, state + attention_rows, state + 2 * attention_rows});
+    };
+    const char* names[] = {"float32", "float16", "bfloat16", "int8"};
+    const std::size_t element = type == CacheType::float32 ? 4 : type == CacheType::int8 ? 1 : 2;
+    const bool pairs = element < 4 && type != CacheType::float16 && attends_in_bfloat16(features());
+    const double peak = pairs ? peaks_.bfloat16 : peaks_.fp32;
+    const double elements = 2.0 * layers * kv_heads * d * static_cast<double>(tokens);
+    const std::string name = std::string(names[static_cast<int>(type)]) + " at " + std::to_string(tokens);
+    double time = median_time(seconds_, [&] {
       for (std::size_t layer = 0; layer < layers; ++layer) {
         team_.for_each_range(kv_heads * spans, 1, [&](std::size_t item, std::size_t) {
-          float state[group * (2 + d)];
-          const std::byte* places[span_blocks];
-          const std::size_t first = item / kv_heads * span_blocks;
-          const std::size_t count = std::min(span_blocks, blocks - first);
-          for (std::size_t b = 0; b < count; ++b) {
-            places[b] = storage.keys(static_cast<BlockId>(first + b), layer, item % kv_heads);
-          }
-          attend(job, places, first * cache_block, count, {state, state + group, state + 2 * group});
+          attend(1, layer, item % kv_heads, item / kv_heads);
         });
       }
     });
-    const char* names[] = {"float32", "float16", "bfloat16", "int8"};
-    const std::size_t element = type == CacheType::float32 ? 4 : type == CacheType::int8 ? 1 : 2;
-    const double elements = 2.0 * layers * kv_heads * d * static_cast<double>(tokens);
-    report("attention " + std::string(names[static_cast<int>(type)]) + " at " + std::to_string(tokens), time,
-           2 * elements * group, peaks_.fp32, elements * static_cast<double>(element));
+    report("attention " + name, time, 2 * elements * group, peak, elements * static_cast<double>(element));
+    constexpr std::size_t positions = attention_rows / group;
+    const auto threads = static_cast<std::size_t>(team_.size());
+    time = median_time(seconds_, [&] {
+      team_.for_each_range(layers * kv_heads * threads, 1, [&](std::size_t item, std::size_t) {
+        for (std::size_t span = 0; span < spans; ++span) {
+          attend(positions, item / threads / kv_heads, item / threads % kv_heads, span);
+        }
+      });
+    });
+    report("prompt attention " + name, time, 2 * elements * group * positions * static_cast<double>(threads),
+           peak, elements * static_cast<double>(element) * static_cast<double>(threads));
   }
 
   void small_steps() {

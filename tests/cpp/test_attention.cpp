@@ -7,12 +7,34 @@
 #include "kernels/attention/attention.h"
 #include "ops/cpu/kv_storage.h"
 #include "random_weights.h"
+#include "runtime/tile_unit.h"
 
 namespace internvl {
 namespace {
 
 constexpr CacheType cache_types[] = {CacheType::float32, CacheType::float16, CacheType::bfloat16,
                                      CacheType::int8};
+
+bool in_bfloat16(CacheType type) {
+  return (type == CacheType::bfloat16 || type == CacheType::int8) && attends_in_bfloat16(features());
+}
+
+float rounded_to_bfloat16(float x) {
+  if (x == 0) return 0;
+  const int unit = std::ilogb(x) - 7;
+  return static_cast<float>(std::ldexp(std::nearbyint(std::ldexp(static_cast<double>(x), -unit)), unit));
+}
+
+// Where elements lie in a block.
+std::size_t key_place(CacheType type, std::size_t token, std::size_t d) {
+  const bool pairs = type == CacheType::bfloat16 || type == CacheType::int8;
+  return pairs ? (d / 2 * cache_block + token) * 2 + d % 2 : d * cache_block + token;
+}
+std::size_t value_place(CacheType type, std::size_t token, std::size_t d, std::size_t head_dim) {
+  const bool pairs = type == CacheType::bfloat16 || type == CacheType::int8;
+  const std::size_t width = value_width(head_dim);
+  return head_dim * cache_block + (pairs ? (token / 2 * width + d) * 2 + token % 2 : token * width + d);
+}
 
 // Element i of a head's keys and values, in int8 times scale number `scale`.
 float stored(CacheType type, const std::byte* place, std::size_t d, std::size_t i, std::size_t scale) {
@@ -30,40 +52,45 @@ float stored(CacheType type, const std::byte* place, std::size_t d, std::size_t 
     case CacheType::int8:
       break;
   }
-  return static_cast<float>(read(std::int8_t{0}, i)) * read(0.0F, 2 * d * cache_block + 4 * scale);
+  return static_cast<float>(read(std::int8_t{0}, i)) * read(0.0F, attention_block_elements(d) + 4 * scale);
 }
 
 // Keys and values of one sequence in a cache of one layer, and the same numbers as plain rows.
 struct Context {
+  CacheType type;
   std::size_t head_dim, length;
   KvStorage storage;
   std::size_t blocks;
   std::vector<float> keys, values;  // [length, head_dim]
 
-  Context(CacheType type, std::size_t d, std::size_t n, float size = 1.0F)
-      : head_dim(d),
+  Context(CacheType kind, std::size_t d, std::size_t n, float size = 1.0F)
+      : type(kind),
+        head_dim(d),
         length(n),
-        storage({type, 1, 1, 1, d, (n + cache_block - 1) / cache_block}),
+        storage({kind, 1, 1, 1, d, (n + cache_block - 1) / cache_block}),
         blocks((n + cache_block - 1) / cache_block),
         keys(test::random_floats(n * d, 1, size)),
         values(test::random_floats(n * d, 2)) {
-    for (std::size_t i = 0; i < n; ++i) {
-      storage.write(block_of(i), i % cache_block, 0, 0, &keys[i * d], &values[i * d]);
+    // What lies behind the sequence must not matter.
+    const std::vector<float> poison(d, NAN);
+    for (std::size_t i = 0; i < blocks * cache_block; ++i) {
+      storage.write(block_of(i), i % cache_block, 0, 0, {poison.data(), poison.data(), d, 1, d});
+    }
+    // In pieces of every size.
+    for (std::size_t i = 0, piece = 1; i < n; piece = piece % 40 + 1) {
+      const std::size_t count = std::min({piece, n - i, cache_block - i % cache_block});
+      storage.write(block_of(i), i % cache_block, 0, 0, {&keys[i * d], &values[i * d], d, count, d});
+      i += count;
     }
     // The numbers that the cache holds, so that one reference serves every type; test_kv_storage.cpp says how
     // near they are.
     for (std::size_t i = 0; i < n; ++i) {
-      const std::byte* place = storage.keys(block_of(i), 0, 0);
+      const std::byte* place = storage.head(block_of(i), 0, 0);
       for (std::size_t j = 0; j < d; ++j) {
         const std::size_t slot = i % cache_block;
-        keys[i * d + j] = stored(type, place, d, j * cache_block + slot, slot);
-        values[i * d + j] = stored(type, place, d, d * cache_block + slot * d + j, cache_block + slot);
+        keys[i * d + j] = stored(type, place, d, key_place(type, slot, j), slot);
+        values[i * d + j] = stored(type, place, d, value_place(type, slot, j, d), cache_block + slot);
       }
-    }
-    // What lies behind the sequence must not matter.
-    for (std::size_t i = n; i % cache_block != 0; ++i) {
-      const std::vector<float> poison(d, NAN);
-      storage.write(block_of(i), i % cache_block, 0, 0, poison.data(), poison.data());
     }
   }
 
@@ -72,7 +99,7 @@ struct Context {
 
 struct State {
   std::vector<float> greatest, total, values;
-  State(std::size_t rows, std::size_t d) : greatest(rows), total(rows), values(rows * d) {}
+  State(std::size_t rows, std::size_t d) : greatest(rows), total(rows), values(rows * value_width(d), NAN) {}
   AttentionState view() { return {greatest.data(), total.data(), values.data()}; }
 };
 
@@ -94,13 +121,11 @@ std::vector<float> attended(const Context& context, const std::vector<float>& qu
   for (std::size_t first = 0; first < context.blocks; first += span_blocks) {
     std::vector<const std::byte*> span;
     for (std::size_t b = first; b < std::min(first + span_blocks, context.blocks); ++b) {
-      span.push_back(context.storage.keys(static_cast<BlockId>(b), 0, 0));
+      span.push_back(context.storage.head(static_cast<BlockId>(b), 0, 0));
     }
     State next(rows, d);
-    const AttentionKernels::Attend attends[] = {kernels.attend_float32, kernels.attend_float16,
-                                                kernels.attend_bfloat16, kernels.attend_int8};
-    attends[static_cast<int>(context.storage.type())](job, span.data(), first * cache_block, span.size(),
-                                                      (first == 0 ? state : next).view());
+    context.storage.kernels().attend(job, span.data(), first * cache_block, span.size(),
+                                     (first == 0 ? state : next).view());
     if (first > 0) kernels.merge(rows, d, state.view(), next.view());
   }
   kernels.finish(rows, d, state.view(), out_rows.data());
@@ -110,11 +135,16 @@ std::vector<float> attended(const Context& context, const std::vector<float>& qu
 // Holds `rows` queries over n keys against a softmax in fp64.
 void check_attention(CacheType type, std::size_t d, std::size_t n, std::size_t rows, float key_size) {
   const Context context(type, d, n, key_size);
-  const std::vector<float> queries = test::random_floats(rows * d, 3);
+  std::vector<float> queries = test::random_floats(rows * d, 3);
   std::vector<std::size_t> visible;
   for (std::size_t r = 0; r < rows; ++r) visible.push_back(n > rows ? n - rows + r + 1 : std::min(r + 1, n));
   const std::vector<float> out = attended(context, queries, visible);
   const double unit = std::ldexp(1.0, -24);
+  // Of a weight that is rounded to bf16, and of its exponential.
+  const double weight_unit = in_bfloat16(type) ? std::ldexp(1.0, -9) + std::ldexp(1.0, -17) : 0;
+  if (in_bfloat16(type)) {
+    for (float& query : queries) query = rounded_to_bfloat16(query);
+  }
   const double scale = 1 / std::sqrt(static_cast<double>(d));
   for (std::size_t r = 0; r < rows; ++r) {
     std::vector<double> weights;
@@ -138,7 +168,8 @@ void check_attention(CacheType type, std::size_t d, std::size_t n, std::size_t r
     // changes weights by a factor within exp(2 e), and the total as much; the sums over keys and blocks and
     // the exponentials add their own roundings.
     const double chain = 2.0 * cache_block + 8.0 * static_cast<double>(n / cache_block + 1) + 24;
-    const double bound = 2 * (2 * (2.0 * static_cast<double>(d) + 4) * unit * size + (chain + 2) * unit);
+    const double bound =
+        2 * (2 * (2.0 * static_cast<double>(d) + 6) * unit * size + (chain + 2) * unit + weight_unit);
     for (std::size_t j = 0; j < d; ++j) {
       double exact = 0;
       double sum = 0;
@@ -166,21 +197,55 @@ TEST("attention is within its rounding bound of a plain fp64 softmax") {
 }
 
 TEST("a query's result is the same bits whatever other queries are computed with it") {
-  const std::size_t d = 64;
-  const std::size_t n = 700;
-  const Context context(CacheType::float32, d, n);
-  const std::vector<float> queries = test::random_floats(32 * d, 3);
-  std::vector<std::size_t> visible;
-  for (std::size_t r = 0; r < 32; ++r) visible.push_back(490 + 2 * r);  // across blocks and a span
-  const std::vector<float> all = attended(context, queries, visible);
-  for (std::size_t r = 0; r < 32; ++r) {
-    const std::vector<float> one(queries.begin() + r * d, queries.begin() + (r + 1) * d);
-    const std::vector<float> alone = attended(context, one, {visible[r]});
-    for (std::size_t j = 0; j < d; ++j) CHECK(alone[j] == all[r * d + j]);
+  for (const CacheType type : cache_types) {
+    for (const std::size_t d : {24, 64}) {
+      const std::size_t n = 700;
+      const Context context(type, d, n, 3.0F);
+      const std::vector<float> queries = test::random_floats(attention_rows * d, 3);
+      std::vector<std::size_t> visible;
+      // Odd and even numbers of keys, across blocks and a span.
+      for (std::size_t r = 0; r < attention_rows; ++r) visible.push_back(470 + r + r * r / 8);
+      const std::vector<float> all = attended(context, queries, visible);
+      for (const std::size_t some : {1, 2, 5, 7, 13}) {
+        for (std::size_t r = 0; r + some <= attention_rows; r += some) {
+          const auto begin = queries.begin() + static_cast<std::ptrdiff_t>(r * d);
+          const auto first = visible.begin() + static_cast<std::ptrdiff_t>(r);
+          const std::vector<float> alone =
+              attended(context, {begin, begin + static_cast<std::ptrdiff_t>(some * d)},
+                       {first, first + static_cast<std::ptrdiff_t>(some)});
+          CHECK(std::memcmp(alone.data(), &all[r * d], some * d * sizeof(float)) == 0);
+        }
+      }
+    }
+  }
+}
+
+TEST("a NaN in one query stays in its row") {
+  for (const CacheType type : cache_types) {
+    const Context context(type, 64, 70);
+    std::vector<float> queries = test::random_floats(32 * 64, 3);
+    queries[5 * 64 + 63] = NAN;
+    const std::vector<float> found = attended(context, queries, std::vector<std::size_t>(32, 70));
+    for (std::size_t i = 0; i < found.size(); ++i) CHECK(std::isnan(found[i]) == (i / 64 == 5));
+  }
+}
+
+TEST("the tower attends in bf16 beside weights in bf16 and integers, where pairs of bf16 are multiplied") {
+  for (const std::string_view name : available_instruction_sets()) {
+    const Features features = *features_of(name);
+    const bool pairs = features.has(Feature::avx512_bf16);
+    CHECK(attends_in_bfloat16(DataType::bfloat16, features) == pairs);
+    CHECK(attends_in_bfloat16(DataType::int8, features) == pairs);
+    CHECK(!attends_in_bfloat16(DataType::float16, features));
+    CHECK(!attends_in_bfloat16(DataType::float32, features));
   }
 }
 
 }  // namespace
 }  // namespace internvl
 
-int main() { return internvl::test::run_all(); }
+int main() {
+  // Kernels are called directly, outside of a team's regions.
+  const internvl::TileRegion tiles;
+  return internvl::test::run_all();
+}

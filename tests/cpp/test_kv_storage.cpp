@@ -13,6 +13,11 @@ constexpr std::size_t layers = 2;
 constexpr std::size_t kv_heads = 2;
 constexpr std::size_t head_dim = 8;
 
+// Values of two neighbouring tokens lie beside each other.
+constexpr std::size_t width = value_width(head_dim);
+
+TokenRows row_of(const float* key, const float* value) { return {key, value, head_dim, 1, head_dim}; }
+
 KvStorage storage_of(CacheType type) { return KvStorage({type, layers, 4, kv_heads, head_dim, 2}); }
 
 TEST("every place of a block has keys and values of its own, and a copy has all of them") {
@@ -29,7 +34,7 @@ TEST("every place of a block has keys and values of its own, and a copy has all 
           key[d] = mark(slot, layer, head, d);
           value[d] = -key[d];
         }
-        storage.write(0, slot, layer, head, key, value);
+        storage.write(0, slot, layer, head, row_of(key, value));
       }
     }
   }
@@ -37,12 +42,12 @@ TEST("every place of a block has keys and values of its own, and a copy has all 
   for (const BlockId block : {0, 1}) {
     for (std::size_t layer = 0; layer < layers; ++layer) {
       for (std::size_t head = 0; head < kv_heads; ++head) {
-        const auto* keys = reinterpret_cast<const float*>(storage.keys(block, layer, head));
+        const auto* keys = reinterpret_cast<const float*>(storage.head(block, layer, head));
         const float* values = keys + head_dim * cache_block;
         for (std::size_t slot = 0; slot < cache_block; ++slot) {
           for (std::size_t d = 0; d < head_dim; ++d) {
             CHECK(keys[d * cache_block + slot] == mark(slot, layer, head, d));
-            CHECK(values[slot * head_dim + d] == -mark(slot, layer, head, d));
+            CHECK(values[slot * width + d] == -mark(slot, layer, head, d));
           }
         }
       }
@@ -62,10 +67,10 @@ TEST("bfloat16 rounds to the nearest, ties to even, and keeps NaN and infinity")
   const float key[head_dim] = {1.0F,     1.00390625F, 1.01171875F, 1.00390637F,
                                -3.0e38F, INFINITY,    NAN,         1.5e-38F};
   const float wanted[head_dim] = {1.0F, 1.0F, 1.015625F, 1.0078125F, -2.99e38F, INFINITY, NAN, 1.5e-38F};
-  storage.write(1, 0, 0, 0, key, key);
-  const auto* stored = reinterpret_cast<const std::uint16_t*>(storage.keys(1, 0, 0));
+  storage.write(1, 0, 0, 0, row_of(key, key));
+  const auto* stored = reinterpret_cast<const std::uint16_t*>(storage.head(1, 0, 0));
   for (std::size_t d = 0; d < head_dim; ++d) {
-    const std::uint32_t bits = static_cast<std::uint32_t>(stored[d * cache_block]) << 16;
+    const std::uint32_t bits = static_cast<std::uint32_t>(stored[d / 2 * cache_block * 2 + d % 2]) << 16;
     float value = 0;
     __builtin_memcpy(&value, &bits, sizeof(value));
     if (wanted[d] != wanted[d]) {
@@ -89,8 +94,8 @@ TEST("float16 rounds to the nearest, ties to even, and ends at its greatest numb
                                  6.1035156e-5F, 2049.0F,   2051.0F, -5.9604645e-8F};
   const std::uint16_t wanted_values[head_dim] = {0x7BFF, 0xFBFF, 0x8000, 0x3555,
                                                  0x0400, 0x6800, 0x6802, 0x8001};
-  storage.write(1, 0, 0, 0, key, value);
-  const auto* stored = reinterpret_cast<const std::uint16_t*>(storage.keys(1, 0, 0));
+  storage.write(1, 0, 0, 0, row_of(key, value));
+  const auto* stored = reinterpret_cast<const std::uint16_t*>(storage.head(1, 0, 0));
   for (std::size_t d = 0; d < head_dim; ++d) {
     CHECK(stored[d * cache_block] == wanted[d]);
     CHECK(stored[head_dim * cache_block + d] == wanted_values[d]);
@@ -103,28 +108,29 @@ TEST("int8 keys and values are within half a step of one scale for each token an
                                    {3e30F, 1e30F, -3e30F, 0, 0, 0, 1e28F, 2e28F},
                                    {0, 0, 0, 0, 0, 0, 0, 1e-38F}};
   const BlockId block = 1;
-  for (std::size_t slot = 0; slot < 3; ++slot) storage.write(block, slot, 1, 1, rows[slot], rows[2 - slot]);
-  const auto* keys = reinterpret_cast<const std::int8_t*>(storage.keys(block, 1, 1));
+  for (std::size_t slot = 0; slot < 3; ++slot)
+    storage.write(block, slot, 1, 1, row_of(rows[slot], rows[2 - slot]));
+  const auto* keys = reinterpret_cast<const std::int8_t*>(storage.head(block, 1, 1));
   const std::int8_t* values = keys + head_dim * cache_block;
-  const auto* scales = reinterpret_cast<const float*>(values + head_dim * cache_block);
+  const auto* scales = reinterpret_cast<const float*>(values + width * cache_block);
   for (std::size_t slot = 0; slot < 3; ++slot) {
     for (std::size_t d = 0; d < head_dim; ++d) {
       const float key = rows[slot][d];
       const float value = rows[2 - slot][d];
       const float key_scale = scales[slot];
       const float value_scale = scales[cache_block + slot];
-      CHECK(std::abs(static_cast<float>(keys[d * cache_block + slot]) * key_scale - key) <=
+      CHECK(std::abs(static_cast<float>(keys[(d / 2 * cache_block + slot) * 2 + d % 2]) * key_scale - key) <=
             0.50001F * key_scale + 0x1p-100F);
-      CHECK(std::abs(static_cast<float>(values[slot * head_dim + d]) * value_scale - value) <=
-            0.50001F * value_scale + 0x1p-100F);
+      CHECK(std::abs(static_cast<float>(values[(slot / 2 * width + d) * 2 + slot % 2]) * value_scale -
+                     value) <= 0.50001F * value_scale + 0x1p-100F);
     }
   }
-  CHECK(keys[cache_block] == -127 && scales[0] == 2.54F / 127.0F && scales[2] == 0.0F);
+  CHECK(keys[1] == -127 && scales[0] == 2.54F / 127.0F && scales[2] == 0.0F);
   float bad[head_dim] = {1, 2, 3, 4, 5, 6, 7, NAN};
-  storage.write(block, 0, 1, 1, bad, rows[0]);
+  storage.write(block, 0, 1, 1, row_of(bad, rows[0]));
   CHECK(std::isnan(scales[0]) && !std::isnan(scales[cache_block]));
   bad[7] = -INFINITY;
-  storage.write(block, 1, 1, 1, rows[0], bad);
+  storage.write(block, 1, 1, 1, row_of(rows[0], bad));
   CHECK(std::isnan(scales[cache_block + 1]) && !std::isnan(scales[1]));
 }
 

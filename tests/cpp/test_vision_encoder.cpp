@@ -17,7 +17,7 @@
 
 #include "check.h"
 #include "devices.h"
-#include "kernels/attention/bfloat16_attention.h"
+#include "kernels/attention/attention.h"
 #include "model/vision_encoder.h"
 #include "ops/cpu/linear.h"
 #include "random_weights.h"

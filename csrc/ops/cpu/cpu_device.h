@@ -15,7 +15,7 @@ namespace internvl {
 // or int4 weights they are quantised to int8 (QuantisedRows) and multiplied as integers; where they meet bf16
 // weights they are rounded to bf16 if the processor multiplies that (activations_for() in ops/cpu/linear.h),
 // and so is what the tower's attention computes from beside either (attends_in_bfloat16() in
-// kernels/attention/bfloat16_attention.h).
+// kernels/attention/attention.h).
 class CpuDevice : public Device {
  public:
   explicit CpuDevice(std::shared_ptr<ThreadTeam> team, Features features = internvl::features())

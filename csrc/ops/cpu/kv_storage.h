@@ -6,25 +6,33 @@
 #include <cstdlib>
 #include <memory>
 
+#include "kernels/attention/attention.h"
 #include "kv_cache/ledger.h"
 #include "ops/ops.h"
+#include "runtime/features.h"
 
 namespace internvl {
+
+// The kernels for blocks of that type.
+const BlockKernels& block_kernels(CacheType type, Features features);
 
 class KvStorage {
  public:
   // Throws BundleError if there are no kernels for heads of that size, DeviceError if there is no memory for
   // so many blocks.
-  explicit KvStorage(const CacheShape& shape);
+  explicit KvStorage(const CacheShape& shape, Features features = internvl::features());
 
-  CacheType type() const { return type_; }
-  // Where a block's keys [head_dim, cache_block] lie; its values [cache_block, head_dim] follow.
-  const std::byte* keys(BlockId block, std::size_t layer, std::size_t kv_head) const {
+  // What attends to its blocks.
+  const BlockKernels& kernels() const { return kernels_; }
+  // Keys and values of one head in one block, in the kernels' form.
+  const std::byte* head(BlockId block, std::size_t layer, std::size_t kv_head) const {
     return place(block) + (layer * kv_heads_ + kv_head) * head_bytes_;
   }
-  // Writes key and value [head_dim] of one token into place `slot` of a block.
-  void write(BlockId block, std::size_t slot, std::size_t layer, std::size_t kv_head, const float* key,
-             const float* value);
+  // Stores tokens in places `slot` and following of a block, which has room for them.
+  void write(BlockId block, std::size_t slot, std::size_t layer, std::size_t kv_head,
+             const TokenRows& tokens) {
+    kernels_.write(tokens, slot, place(block) + (layer * kv_heads_ + kv_head) * head_bytes_);
+  }
   void copy(const BlockCopy& copy);
 
  private:
@@ -34,9 +42,8 @@ class KvStorage {
 
   std::byte* place(BlockId block) const { return data_ + static_cast<std::size_t>(block) * block_bytes_; }
 
-  CacheType type_;
+  BlockKernels kernels_;
   std::size_t kv_heads_;
-  std::size_t head_dim_;
   std::size_t head_bytes_;  // keys and values of one head in one block
   std::size_t block_bytes_;
   std::unique_ptr<std::byte, Free> memory_;

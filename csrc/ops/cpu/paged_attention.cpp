@@ -3,11 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <iterator>
 
 #include "kernels/norm/norm.h"
 #include "kernels/rope/rope.h"
-#include "ops/cpu/matmul.h"
 
 namespace internvl {
 namespace {
@@ -15,21 +13,12 @@ namespace {
 constexpr std::size_t span_keys = span_blocks * cache_block;
 
 // Floats of the state of one tile of attention.
-constexpr std::size_t state_elements(std::size_t head_dim) { return attention_rows * (2 + head_dim); }
-
-AttentionKernels::Attend attend_for(const AttentionKernels& kernels, CacheType type) {
-  switch (type) {
-    case CacheType::float32:
-      return kernels.attend_float32;
-    case CacheType::float16:
-      return kernels.attend_float16;
-    case CacheType::bfloat16:
-      return kernels.attend_bfloat16;
-    case CacheType::int8:
-      break;
-  }
-  return kernels.attend_int8;
+constexpr std::size_t state_elements(std::size_t head_dim) {
+  return attention_rows * (2 + value_width(head_dim));
 }
+// Tokens whose keys and values are stored together: those of a part of a block.
+constexpr std::size_t append_grain = 16;
+static_assert(cache_block % append_grain == 0);
 
 AttentionState state_at(float* memory) {
   return {memory, memory + attention_rows, memory + 2 * attention_rows};
@@ -42,8 +31,16 @@ void PagedAttention::begin_step(std::span<const Run> runs, std::span<const float
   runs_.assign(runs.begin(), runs.end());
   cosines_ = cosines;
   sines_ = sines;
-  rows_ = runs.empty() ? 0 : runs.back().row + runs.back().count;
   planned_.reset();
+  appends_.clear();
+  for (std::size_t i = 0; i < runs_.size(); ++i) {
+    for (std::size_t offset = 0; offset < runs_[i].count;) {
+      const std::size_t room = append_grain - (runs_[i].position + offset) % append_grain;
+      const std::size_t count = std::min(room, runs_[i].count - offset);
+      appends_.push_back({i, offset, count});
+      offset += count;
+    }
+  }
 }
 
 void PagedAttention::rotate_and_append(float* qkv, std::size_t layer, const float* q_norm,
@@ -52,24 +49,23 @@ void PagedAttention::rotate_and_append(float* qkv, std::size_t layer, const floa
   const RopeKernels& rope = rope_kernels(features_);
   const std::size_t d = shape_.head_dim;
   const std::size_t rotated = shape_.heads + shape_.kv_heads;  // queries and keys lie side by side
-  team_.for_each_range(rows_, row_grain, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t row = begin; row < end; ++row) {
-      const Run& run = *std::prev(
-          std::upper_bound(runs_.begin(), runs_.end(), row,
-                           [](std::size_t wanted, const Run& other) { return wanted < other.row; }));
+  team_.for_each_range(appends_.size(), 1, [&](std::size_t begin, std::size_t) {
+    const Append& append = appends_[begin];
+    const Run& run = runs_[append.run];
+    const std::size_t first = run.row + append.offset;
+    for (std::size_t row = first; row < first + append.count; ++row) {
       float* heads = qkv + row * qkv_columns();
       for (std::size_t head = 0; head < rotated; ++head) {
         const float* weight = head < shape_.heads ? q_norm : k_norm;
         if (weight != nullptr) norms.rms_norm(heads + head * d, weight, d, eps, heads + head * d);
       }
       rope.rotate(heads, rotated, d, &cosines_[row * (d / 2)], &sines_[row * (d / 2)]);
-      const std::size_t position = run.position + (row - run.row);
-      const float* keys = heads + shape_.heads * d;
-      const float* values = heads + rotated * d;
-      for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
-        storage_.write(run.blocks[position / cache_block], position % cache_block, layer, head,
-                       keys + head * d, values + head * d);
-      }
+    }
+    const std::size_t position = run.position + append.offset;
+    const float* keys = qkv + first * qkv_columns() + shape_.heads * d;
+    for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+      storage_.write(run.blocks[position / cache_block], position % cache_block, layer, head,
+                     {keys + head * d, keys + (shape_.kv_heads + head) * d, qkv_columns(), append.count, d});
     }
   });
 }
@@ -116,11 +112,10 @@ void PagedAttention::attend_span(const float* qkv, std::size_t layer, const Tile
   std::array<const std::byte*, span_blocks> blocks{};
   const std::size_t first = span * span_blocks;
   const std::size_t count = std::min(span_blocks, run.blocks.size() - first);
-  for (std::size_t b = 0; b < count; ++b) blocks[b] = storage_.keys(run.blocks[first + b], layer, kv_head);
+  for (std::size_t b = 0; b < count; ++b) blocks[b] = storage_.head(run.blocks[first + b], layer, kv_head);
   const QueryRows job{rows, queries.data(), visible.data(), shape_.head_dim,
                       1.0F / std::sqrt(static_cast<float>(shape_.head_dim))};
-  attend_for(attention_kernels(features_), storage_.type())(job, blocks.data(), first * cache_block, count,
-                                                            state);
+  storage_.kernels().attend(job, blocks.data(), first * cache_block, count, state);
 }
 
 void PagedAttention::finish_tile(const Tile& tile, const AttentionState& state, float* out) const {

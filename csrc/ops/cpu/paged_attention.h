@@ -28,6 +28,13 @@ class PagedAttention {
   void attend(const float* qkv, std::size_t layer, std::size_t first, float* out);
 
  private:
+  // Tokens whose keys and values one thread stores: neighbours in one block.
+  struct Append {
+    std::size_t run;
+    std::size_t offset;  // of the first token, in the run
+    std::size_t count;
+  };
+
   // Query rows that one call of the attention kernel takes: heads of one group at neighbouring positions.
   struct Tile {
     std::size_t run;
@@ -53,7 +60,7 @@ class PagedAttention {
   std::vector<Run> runs_;
   std::span<const float> cosines_;  // [rows, head_dim / 2]
   std::span<const float> sines_;
-  std::size_t rows_ = 0;
+  std::vector<Append> appends_;
   std::optional<std::size_t> planned_;  // the `first` that tiles_ are for
   std::vector<Tile> tiles_;
   std::size_t spans_ = 0;           // of all tiles

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "kernels/attention/attention.h"
-#include "kernels/attention/bfloat16_attention.h"
 #include "runtime/error.h"
 
 namespace internvl {
@@ -28,52 +27,42 @@ TowerShape checked(const TowerShape& shape) {
 
 std::size_t blocks_of(std::size_t tokens) { return (tokens + cache_block - 1) / cache_block; }
 
-// Floats that hold the keys and values of one head of one tile, in fp32 or in bf16.
-std::size_t elements_of_a_head(const TowerShape& shape) {
-  return std::max(blocks_of(shape.tokens) * attention_block_elements(shape.head_dim),
-                  bfloat16_attention_elements(shape.tokens, shape.head_dim) / 2);
-}
-
 }  // namespace
 
 TowerAttention::TowerAttention(const TowerShape& shape, ThreadTeam& team, Features features)
     : shape_(checked(shape)),
       team_(team),
       features_(features),
-      head_elements_(elements_of_a_head(shape)),
-      heads_(static_cast<std::size_t>(team.size()) * head_elements_) {}
+      block_elements_((attention_block_elements(shape.head_dim) + 15) / 16 * 16),
+      heads_(static_cast<std::size_t>(team.size()) * blocks_of(shape.tokens) * block_elements_) {}
 
 void TowerAttention::attend(const float* qkv, std::size_t tiles, DataType weights, float* out) {
-  const bool rounded = attends_in_bfloat16(weights, features_);
-  const std::size_t group = rounded ? bfloat16_attention_rows : attention_rows;
+  // Blocks of bf16 take half the memory of those of fp32.
+  const AttentionKernels& kernels = attention_kernels(features_);
+  const BlockKernels& blocks = attends_in_bfloat16(weights, features_) ? kernels.bfloat16 : kernels.float32;
   const std::size_t d = shape_.head_dim;
   const std::size_t tokens = shape_.tokens;
   // A piece is some rows of one head of one tile. Whoever takes it lays the head's keys and values out for
   // itself, so that they are in its cache: a hundredth of the work of a whole head.
   const std::size_t heads = std::max(tiles * shape_.heads, std::size_t{1});
   const auto threads = static_cast<std::size_t>(team_.size());
-  const std::size_t groups = (tokens + group - 1) / group;
+  const std::size_t groups = (tokens + attention_rows - 1) / attention_rows;
   const std::size_t parts =
       std::clamp((pieces_per_thread * threads + heads - 1) / heads, std::size_t{1}, groups);
-  const std::size_t part_rows = (groups + parts - 1) / parts * group;
+  const std::size_t part_rows = (groups + parts - 1) / parts * attention_rows;
   team_.share(heads * parts, 1, [&](int thread, std::size_t piece, std::size_t) {
     const std::size_t first = piece % parts * part_rows;
     if (first >= tokens) return;
     const std::size_t tile = piece / parts / shape_.heads;
     const std::size_t head = piece / parts % shape_.heads;
-    const HeadRows rows{qkv + tile * tokens * stride() + head * d, out + tile * tokens * hidden() + head * d,
-                        first, std::min(first + part_rows, tokens)};
-    float* memory = heads_.data() + static_cast<std::size_t>(thread) * head_elements_;
-    if (rounded) {
-      attend_rounded(rows, memory);
-    } else {
-      attend_exact(rows, memory);
-    }
+    attend(blocks,
+           {qkv + tile * tokens * stride() + head * d, out + tile * tokens * hidden() + head * d, first,
+            std::min(first + part_rows, tokens)},
+           heads_.data() + static_cast<std::size_t>(thread) * blocks_of(tokens) * block_elements_);
   });
 }
 
-void TowerAttention::attend_exact(const HeadRows& head, float* memory) const {
-  const AttentionKernels& kernels = attention_kernels(features_);
+void TowerAttention::attend(const BlockKernels& kernels, const HeadRows& head, float* memory) const {
   const std::size_t d = shape_.head_dim;
   const std::size_t tokens = shape_.tokens;
   const float* keys = head.queries + hidden();
@@ -81,12 +70,13 @@ void TowerAttention::attend_exact(const HeadRows& head, float* memory) const {
   std::vector<const std::byte*> blocks(blocks_of(tokens));
   for (std::size_t b = 0; b < blocks.size(); ++b) {
     const std::size_t key = b * cache_block;
-    float* place = memory + b * attention_block_elements(d);
-    kernels.pack(keys + key * stride(), values + key * stride(), stride(),
-                 std::min(cache_block, tokens - key), d, place);
-    blocks[b] = reinterpret_cast<const std::byte*>(place);
+    auto* place = reinterpret_cast<std::byte*>(memory + b * block_elements_);
+    kernels.write(
+        {keys + key * stride(), values + key * stride(), stride(), std::min(cache_block, tokens - key), d}, 0,
+        place);
+    blocks[b] = place;
   }
-  std::vector<float> state_memory(attention_rows * (2 + d));
+  std::vector<float> state_memory(attention_rows * (2 + value_width(d)));
   const AttentionState state{state_memory.data(), &state_memory[attention_rows],
                              &state_memory[2 * attention_rows]};
   std::array<std::size_t, attention_rows> visible{};
@@ -100,21 +90,8 @@ void TowerAttention::attend_exact(const HeadRows& head, float* memory) const {
       out[r] = head.out + (row + r) * hidden();
     }
     const QueryRows job{rows, queries.data(), visible.data(), d, 1.0F / std::sqrt(static_cast<float>(d))};
-    kernels.attend_float32(job, blocks.data(), 0, blocks.size(), state);
-    kernels.finish(rows, d, state, out.data());
-  }
-}
-
-void TowerAttention::attend_rounded(const HeadRows& head, float* memory) const {
-  const BFloat16AttentionKernels& kernels = bfloat16_attention_kernels(features_);
-  const std::size_t d = shape_.head_dim;
-  const float* keys = head.queries + hidden();
-  auto* packed = reinterpret_cast<BFloat16*>(memory);
-  kernels.pack(keys, keys + hidden(), stride(), shape_.tokens, d, packed);
-  for (std::size_t row = head.first; row < head.last; row += bfloat16_attention_rows) {
-    kernels.attend(head.queries + row * stride(), stride(),
-                   std::min(bfloat16_attention_rows, head.last - row), packed, shape_.tokens, d,
-                   1.0F / std::sqrt(static_cast<float>(d)), head.out + row * hidden(), hidden());
+    kernels.attend(job, blocks.data(), 0, blocks.size(), state);
+    attention_kernels(features_).finish(rows, d, state, out.data());
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 
+#include "kernels/attention/attention.h"
 #include "ops/ops.h"
 #include "runtime/aligned_array.h"
 #include "runtime/features.h"
@@ -29,16 +30,15 @@ class TowerAttention {
   };
 
   // `memory`: keys and values of one head of one tile, in blocks.
-  void attend_exact(const HeadRows& head, float* memory) const;
-  void attend_rounded(const HeadRows& head, float* memory) const;
+  void attend(const BlockKernels& kernels, const HeadRows& head, float* memory) const;
   std::size_t hidden() const { return shape_.heads * shape_.head_dim; }
   std::size_t stride() const { return 3 * hidden(); }
 
   TowerShape shape_;
   ThreadTeam& team_;
   Features features_;
-  std::size_t head_elements_;
-  AlignedArray<float> heads_;  // [threads, head_elements_]; not touched before it is used
+  std::size_t block_elements_;  // floats of a block, in whole cache lines
+  AlignedArray<float> heads_;   // [threads, blocks, block_elements_]; not touched before it is used
 };
 
 }  // namespace internvl
