@@ -179,6 +179,14 @@ def _core_facts(findings: list[Finding]) -> _CoreFacts:
     except Exception as error:
         findings.append(Finding("problem", str(error)))
         chosen = None
+    if _core.tile_unit() == "refused":
+        findings.append(
+            Finding(
+                "note",
+                "The CPU has AMX, but the system does not let this process use it (Linux does from 5.16 on; "
+                "sandboxes and small signal stacks may forbid it). The kernels use AVX-512 instead.",
+            )
+        )
     sets = tuple(_core.available_instruction_sets())
     return _CoreFacts(sets, chosen, _core.usable_cores(), _core.total_memory(), _core.usable_memory())
 

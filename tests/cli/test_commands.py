@@ -402,6 +402,17 @@ def test_build_tells_the_folder_as_json(
     assert (plain.out, plain.err) == ("building vit\n", "")
 
 
+@pytest.mark.parametrize("unit", ["absent", "refused", "usable"])
+def test_doctor_says_where_the_system_refuses_amx(
+    run: Run, monkeypatch: pytest.MonkeyPatch, unit: str
+) -> None:
+    from internvl_rt import _core
+
+    monkeypatch.setattr(_core, "tile_unit", lambda: unit)
+    notes = [found["text"] for found in run("doctor", "--json").document["findings"]]
+    assert any("AMX" in note and "AVX-512 instead" in note for note in notes) == (unit == "refused")
+
+
 def test_doctor_on_a_machine_that_lacks_something(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib import metadata
 

@@ -7,6 +7,7 @@
 #include "kernels/attention/attention.h"
 #include "ops/cpu/kv_storage.h"
 #include "random_weights.h"
+#include "runtime/tile_unit.h"
 
 namespace internvl {
 namespace {
@@ -248,4 +249,8 @@ TEST("the tower attends in bf16 beside weights in bf16 and integers, where pairs
 }  // namespace
 }  // namespace internvl
 
-int main() { return internvl::test::run_all(); }
+int main() {
+  // Kernels are called directly, outside of a team's regions.
+  const internvl::TileRegion tiles;
+  return internvl::test::run_all();
+}

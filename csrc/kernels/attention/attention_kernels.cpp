@@ -3,7 +3,9 @@
 #include "kernels/attention/float_arithmetic.h"
 #include "kernels/attention/online_softmax.h"
 #include "kernels/vector/with_count.h"
-#if defined(INTERNVL_AVX512_BF16)
+#if defined(INTERNVL_AMX_BF16)
+#include "kernels/attention/tile_arithmetic.h"
+#elif defined(INTERNVL_AVX512_BF16)
 #include "kernels/attention/pair_arithmetic.h"
 #endif
 
@@ -129,7 +131,10 @@ void finish(std::size_t rows, std::size_t head_dim, const AttentionState& state,
 }
 
 // Of what is stored as pairs.
-#if defined(INTERNVL_AVX512_BF16)
+#if defined(INTERNVL_AMX_BF16)
+template <class T>
+using OfPairs = TileArithmetic<PairBlock<T>>;
+#elif defined(INTERNVL_AVX512_BF16)
 template <class T>
 using OfPairs = PairArithmetic<PairBlock<T>>;
 #else

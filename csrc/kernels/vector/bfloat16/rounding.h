@@ -42,6 +42,7 @@ inline void store_rounded(BFloat16* p, FloatVector v, std::size_t remaining) {
   store_rounded(all, v);
   for (std::size_t i = 0; i < lanes && i < remaining; ++i) p[i] = all[i];
 }
+
 #if defined(INTERNVL_AVX512_BF16)
 inline void store_rounded(BFloat16* p, WideVector v) {
 #if defined(INTERNVL_EMULATED_AVX512)
