@@ -28,6 +28,8 @@ TowerShape checked(const TowerShape& shape) {
 
 std::size_t blocks_of(std::size_t tokens) { return (tokens + cache_block - 1) / cache_block; }
 
+static_assert(bfloat16_attention_rows <= attention_rows);
+
 // Floats that hold the keys and values of one head of one tile, in fp32 or in bf16.
 std::size_t elements_of_a_head(const TowerShape& shape) {
   return std::max(blocks_of(shape.tokens) * attention_block_elements(shape.head_dim),
@@ -43,7 +45,8 @@ TowerAttention::TowerAttention(const TowerShape& shape, ThreadTeam& team, Featur
       head_elements_(elements_of_a_head(shape)),
       heads_(static_cast<std::size_t>(team.size()) * head_elements_) {}
 
-void TowerAttention::attend(const float* qkv, std::size_t tiles, DataType weights, float* out) {
+void TowerAttention::attend(const float* qkv, std::size_t tiles, DataType weights,
+                            const AttentionOutput& out) {
   const bool rounded = attends_in_bfloat16(weights, features_);
   const std::size_t group = rounded ? bfloat16_attention_rows : attention_rows;
   const std::size_t d = shape_.head_dim;
@@ -61,7 +64,7 @@ void TowerAttention::attend(const float* qkv, std::size_t tiles, DataType weight
     if (first >= tokens) return;
     const std::size_t tile = piece / parts / shape_.heads;
     const std::size_t head = piece / parts % shape_.heads;
-    const HeadRows rows{qkv + tile * tokens * stride() + head * d, out + tile * tokens * hidden() + head * d,
+    const HeadRows rows{qkv + tile * tokens * stride() + head * d, out, tile * tokens * out.stride + head * d,
                         first, std::min(first + part_rows, tokens)};
     float* memory = heads_.data() + static_cast<std::size_t>(thread) * head_elements_;
     if (rounded) {
@@ -94,14 +97,15 @@ void TowerAttention::attend_exact(const HeadRows& head, float* memory) const {
   for (std::size_t row = head.first; row < head.last; row += attention_rows) {
     const std::size_t rows = std::min(attention_rows, head.last - row);
     std::array<const float*, attention_rows> queries{};
-    std::array<float*, attention_rows> out{};
+    std::array<std::size_t, attention_rows> begins{};
     for (std::size_t r = 0; r < rows; ++r) {
       queries[r] = head.queries + (row + r) * stride();
-      out[r] = head.out + (row + r) * hidden();
+      begins[r] = head.out_begin + (row + r) * head.out.stride;
     }
     const QueryRows job{rows, queries.data(), visible.data(), d, 1.0F / std::sqrt(static_cast<float>(d))};
     kernels.attend_float32(job, blocks.data(), 0, blocks.size(), state);
-    kernels.finish(rows, d, state, out.data());
+    head.out.finish({begins.data(), rows}, d, features_,
+                    [&](float* const* out) { kernels.finish(rows, d, state, out); });
   }
 }
 
@@ -112,9 +116,14 @@ void TowerAttention::attend_rounded(const HeadRows& head, float* memory) const {
   auto* packed = reinterpret_cast<BFloat16*>(memory);
   kernels.pack(keys, keys + hidden(), stride(), shape_.tokens, d, packed);
   for (std::size_t row = head.first; row < head.last; row += bfloat16_attention_rows) {
-    kernels.attend(head.queries + row * stride(), stride(),
-                   std::min(bfloat16_attention_rows, head.last - row), packed, shape_.tokens, d,
-                   1.0F / std::sqrt(static_cast<float>(d)), head.out + row * hidden(), hidden());
+    const std::size_t rows = std::min(bfloat16_attention_rows, head.last - row);
+    std::array<std::size_t, bfloat16_attention_rows> begins{};
+    for (std::size_t r = 0; r < rows; ++r) begins[r] = head.out_begin + (row + r) * head.out.stride;
+    head.out.finish({begins.data(), rows}, d, features_, [&](float* const* out) {
+      kernels.attend(head.queries + row * stride(), stride(), rows, packed, shape_.tokens, d,
+                     1.0F / std::sqrt(static_cast<float>(d)), out[0],
+                     head.out.rounded == nullptr ? head.out.stride : d);
+    });
   }
 }
 
