@@ -271,8 +271,9 @@ void Decoder::forward(Workspace& space, std::span<const Run> runs, std::size_t r
     const std::size_t first = i + 1 == layers_.size() ? needed : 0;
     if (first == rows) return;
     const RowRange kept{first, rows - first};
-    ops.attend(space.qkv, i, first, space.attention);
-    ops.linear(space.attention, kept, layer.o_proj, {.accumulate = true}, space.stream);
+    const Buffer attended = ops.operand(space.attention, rows, space.attention.columns, layer.o_proj.weight);
+    ops.attend(space.qkv, i, first, attended);
+    ops.linear(attended, kept, layer.o_proj, {.accumulate = true}, space.stream);
     if (has_experts()) {
       ops.mixture(space.stream, kept, layer.mlp_norm, layer.mixture);
     } else {

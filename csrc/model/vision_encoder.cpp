@@ -210,9 +210,9 @@ void VisionEncoder::forward(const Layer& layer, std::size_t tiles) {
   const RowRange rows{0, tiles * facts_.tokens()};
   ops_->norm_linear(stream_, rows, layer.norm1, layer.qkv, {}, qkv_);
   if (facts_.qk_norm) ops_->norm_queries_and_keys(qkv_, rows, layer.q_norm, layer.k_norm);
-  ops_->attend_tiles(qkv_, tiles, layer.qkv.weight.type, attention_);
-  ops_->linear(attention_, rows, layer.proj, {.layer_scale = layer.layer_scale1, .accumulate = true},
-               stream_);
+  const Buffer attended = ops_->operand(attention_, rows.count, facts_.hidden_size, layer.proj.weight);
+  ops_->attend_tiles(qkv_, tiles, layer.qkv.weight.type, attended);
+  ops_->linear(attended, rows, layer.proj, {.layer_scale = layer.layer_scale1, .accumulate = true}, stream_);
   const Buffer inner = ops_->operand(wide_, rows.count, facts_.intermediate_size, layer.fc2.weight);
   ops_->norm_linear(stream_, rows, layer.norm2, layer.fc1, {.gelu = true}, inner);
   ops_->linear(inner, rows, layer.fc2, {.layer_scale = layer.layer_scale2, .accumulate = true}, stream_);

@@ -582,6 +582,60 @@ TEST("attention from a later row on computes those rows alone, and a copied bloc
   }
 }
 
+TEST("what attention writes for one matrix gives the same bits in whichever form the device keeps it") {
+  const AttentionCase c;
+  const std::size_t width = c.heads * c.head_dim;
+  constexpr std::size_t count = 30;
+  const std::vector<float> tokens = test::random_floats(count * c.columns, 3);
+  const std::vector<float> tile = test::random_floats(count * 3 * width, 4);
+  const std::vector<float> waste(count * width, std::nanf(""));
+  for (const DataType type : test::weight_types) {
+    if (type == DataType::int4 && width % int4_block != 0) continue;
+    const test::RandomWeights w(type, outer, width, 5);
+    on_every_device([&](const Device& device) {
+      const auto model = device.model();
+      const Linear linear{model->load(w.matrix), {}};
+      model->allocate_cache({CacheType::float16, 1, c.heads, c.kv_heads, c.head_dim, 1});
+      const auto ops = model->operations({count, count * width, TowerShape{count, c.heads, c.head_dim}});
+      const Buffer causal = ops->buffer(count, c.columns);
+      const Buffer vision = ops->buffer(count, 3 * width);
+      const Buffer memory = ops->buffer(count, width);
+      const Buffer out = ops->buffer(count, outer);
+      const BlockId block = 0;
+      const Run run{{&block, 1}, 0, count, 0};
+      std::vector<float> cosines(count * c.head_dim / 2);
+      std::vector<float> sines(cosines.size());
+      for (std::size_t i = 0; i < count; ++i)
+        c.fill(i, &cosines[i * c.head_dim / 2], &sines[i * c.head_dim / 2]);
+      ops->write(tokens, causal, 0);
+      ops->write(tile, vision, 0);
+      ops->begin_step({&run, 1}, cosines, sines);
+      ops->rotate_and_append(causal, 0, {}, {});
+      const auto through = [&](const Buffer& rows) {
+        std::vector<float> found;
+        const auto add = [&](std::size_t first) {
+          std::vector<float> values((count - first) * outer);
+          ops->linear(rows, {first, count - first}, linear, {}, out);
+          ops->read(out, {first, count - first}, values);
+          found.insert(found.end(), values.begin(), values.end());
+        };
+        for (const std::size_t first : {std::size_t{0}, std::size_t{11}}) {
+          ops->write(waste, memory, 0);
+          ops->attend(causal, 0, first, rows);
+          add(first);
+        }
+        ops->write(waste, memory, 0);
+        ops->attend_tiles(vision, 1, type, rows);
+        add(0);
+        return found;
+      };
+      std::vector<float> found = through(ops->operand(memory, count, width, linear.weight));
+      CHECK(found == through(ops->view(memory, count, width)));
+      return found;
+    });
+  }
+}
+
 TEST("logits are the output matrix times the normalised rows") {
   const std::vector<float> weight = test::random_floats(hidden, 1);
   for (const DataType type : test::weight_types) {

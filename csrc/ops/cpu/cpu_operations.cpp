@@ -82,11 +82,22 @@ LinearRows CpuOperations::job_into(const Buffer& y, RowRange rows, const Linear&
   }
   job.rounded_y = rounded_row(y, rows.first);
   job.y_stride = rounded_stride(y.columns);
-  const std::size_t zeros = rounded_row_elements(y.columns) - y.columns;
-  for (std::size_t r = 0; r < rows.count && zeros > 0; ++r) {
-    std::fill_n(job.rounded_y + r * job.y_stride + y.columns, zeros, BFloat16{0});
-  }
+  fill_up(y, rows);
   return job;
+}
+
+void CpuOperations::fill_up(const Buffer& y, RowRange rows) const {
+  const std::size_t missing = rounded_row_elements(y.columns) - y.columns;
+  if (missing == 0) return;
+  for (std::size_t r = rows.first; r < rows.first + rows.count; ++r) {
+    std::fill_n(rounded_row(y, r) + y.columns, missing, BFloat16{0});
+  }
+}
+
+AttentionOutput CpuOperations::output(const Buffer& y, RowRange rows) const {
+  if (y.form == float32_form) return {row(y, 0), nullptr, y.columns};
+  fill_up(y, rows);
+  return {nullptr, rounded_row(y, 0), rounded_stride(y.columns)};
 }
 
 void CpuOperations::normalise(const Norm& norm, const float* x, std::size_t n, float* out) const {
@@ -151,7 +162,7 @@ void CpuOperations::rotate_and_append(const Buffer& qkv, std::size_t layer, cons
 }
 
 void CpuOperations::attend(const Buffer& qkv, std::size_t layer, std::size_t first, const Buffer& out) {
-  attention_->attend(row(qkv, 0), layer, first, row(out, 0));
+  attention_->attend(row(qkv, 0), layer, first, output(out, {first, out.rows - first}));
 }
 
 void CpuOperations::gated_mlp(const Buffer& stream, RowRange rows, const Norm& norm, const Matrix& gate_up,
@@ -230,7 +241,7 @@ void CpuOperations::norm_queries_and_keys(const Buffer& qkv, RowRange rows, cons
 }
 
 void CpuOperations::attend_tiles(const Buffer& qkv, std::size_t tiles, DataType weights, const Buffer& out) {
-  tower_->attend(row(qkv, 0), tiles, weights, row(out, 0));
+  tower_->attend(row(qkv, 0), tiles, weights, output(out, {0, out.rows}));
 }
 
 void CpuOperations::shuffle_norm_linear(const Buffer& x, const PixelShuffleShape& shape,

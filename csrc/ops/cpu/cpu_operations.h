@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "ops/cpu/attention_output.h"
 #include "ops/cpu/cpu_model.h"
 #include "ops/cpu/experts.h"
 #include "ops/cpu/matmul.h"
@@ -72,6 +73,10 @@ class CpuOperations : public Operations {
   }
   // A job whose result goes into rows of a buffer, whatever their form.
   LinearRows job_into(const Buffer& y, RowRange rows, const Linear& linear, const LinearEnd& end) const;
+  // The same for attention.
+  AttentionOutput output(const Buffer& y, RowRange rows) const;
+  // Ends rows of rounded_form in zeros.
+  void fill_up(const Buffer& y, RowRange rows) const;
   const WeightMatrix& weight(const Matrix& matrix) const { return model_.weight(matrix); }
   const float* values(const Vector& vector) const { return model_.values(vector); }
   // out [n] = norm(x [n]); `out` may be `x`.

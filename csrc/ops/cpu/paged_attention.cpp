@@ -118,19 +118,23 @@ void PagedAttention::attend_span(const float* qkv, std::size_t layer, const Tile
   storage_.kernels().attend(job, blocks.data(), first * cache_block, count, state);
 }
 
-void PagedAttention::finish_tile(const Tile& tile, const AttentionState& state, float* out) const {
-  std::array<float*, attention_rows> rows{};
+void PagedAttention::finish_tile(const Tile& tile, const AttentionState& state,
+                                 const AttentionOutput& out) const {
+  std::array<std::size_t, attention_rows> begins{};
   std::size_t count = 0;
   for (std::size_t p = 0; p < tile.positions; ++p) {
     const std::size_t row = runs_[tile.run].row + tile.offset + p;
     for (std::size_t h = 0; h < tile.heads; ++h) {
-      rows[count++] = out + (row * shape_.heads + tile.head + h) * shape_.head_dim;
+      begins[count++] = row * out.stride + (tile.head + h) * shape_.head_dim;
     }
   }
-  attention_kernels(features_).finish(count, shape_.head_dim, state, rows.data());
+  out.finish({begins.data(), count}, shape_.head_dim, features_, [&](float* const* rows) {
+    attention_kernels(features_).finish(count, shape_.head_dim, state, rows);
+  });
 }
 
-void PagedAttention::attend(const float* qkv, std::size_t layer, std::size_t first, float* out) {
+void PagedAttention::attend(const float* qkv, std::size_t layer, std::size_t first,
+                            const AttentionOutput& out) {
   plan(first);
   const AttentionKernels& kernels = attention_kernels(features_);
   const std::size_t elements = state_elements(shape_.head_dim);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/attention/attention.h"
+#include "ops/cpu/attention_output.h"
 #include "ops/cpu/kv_storage.h"
 #include "ops/ops.h"
 #include "runtime/features.h"
@@ -25,7 +26,7 @@ class PagedAttention {
   // qkv [rows, (heads + 2 kv_heads) * head_dim]. Norm weights [head_dim] are null without.
   void rotate_and_append(float* qkv, std::size_t layer, const float* q_norm, const float* k_norm, float eps);
   // out [rows, heads * head_dim]: the step's rows from `first` on.
-  void attend(const float* qkv, std::size_t layer, std::size_t first, float* out);
+  void attend(const float* qkv, std::size_t layer, std::size_t first, const AttentionOutput& out);
 
  private:
   // Tokens whose keys and values one thread stores: neighbours in one block.
@@ -49,7 +50,7 @@ class PagedAttention {
   void plan(std::size_t first);
   void attend_span(const float* qkv, std::size_t layer, const Tile& tile, std::size_t span,
                    const AttentionState& state) const;
-  void finish_tile(const Tile& tile, const AttentionState& state, float* out) const;
+  void finish_tile(const Tile& tile, const AttentionState& state, const AttentionOutput& out) const;
   std::size_t qkv_columns() const { return (shape_.heads + 2 * shape_.kv_heads) * shape_.head_dim; }
 
   CacheShape shape_;

@@ -36,7 +36,8 @@ TowerAttention::TowerAttention(const TowerShape& shape, ThreadTeam& team, Featur
       block_elements_((attention_block_elements(shape.head_dim) + 15) / 16 * 16),
       heads_(static_cast<std::size_t>(team.size()) * blocks_of(shape.tokens) * block_elements_) {}
 
-void TowerAttention::attend(const float* qkv, std::size_t tiles, DataType weights, float* out) {
+void TowerAttention::attend(const float* qkv, std::size_t tiles, DataType weights,
+                            const AttentionOutput& out) {
   // Blocks of bf16 take half the memory of those of fp32.
   const AttentionKernels& kernels = attention_kernels(features_);
   const BlockKernels& blocks = attends_in_bfloat16(weights, features_) ? kernels.bfloat16 : kernels.float32;
@@ -56,7 +57,7 @@ void TowerAttention::attend(const float* qkv, std::size_t tiles, DataType weight
     const std::size_t tile = piece / parts / shape_.heads;
     const std::size_t head = piece / parts % shape_.heads;
     attend(blocks,
-           {qkv + tile * tokens * stride() + head * d, out + tile * tokens * hidden() + head * d, first,
+           {qkv + tile * tokens * stride() + head * d, out, tile * tokens * out.stride + head * d, first,
             std::min(first + part_rows, tokens)},
            heads_.data() + static_cast<std::size_t>(thread) * blocks_of(tokens) * block_elements_);
   });
@@ -84,14 +85,15 @@ void TowerAttention::attend(const BlockKernels& kernels, const HeadRows& head, f
   for (std::size_t row = head.first; row < head.last; row += attention_rows) {
     const std::size_t rows = std::min(attention_rows, head.last - row);
     std::array<const float*, attention_rows> queries{};
-    std::array<float*, attention_rows> out{};
+    std::array<std::size_t, attention_rows> begins{};
     for (std::size_t r = 0; r < rows; ++r) {
       queries[r] = head.queries + (row + r) * stride();
-      out[r] = head.out + (row + r) * hidden();
+      begins[r] = head.out_begin + (row + r) * head.out.stride;
     }
     const QueryRows job{rows, queries.data(), visible.data(), d, 1.0F / std::sqrt(static_cast<float>(d))};
     kernels.attend(job, blocks.data(), 0, blocks.size(), state);
-    attention_kernels(features_).finish(rows, d, state, out.data());
+    head.out.finish({begins.data(), rows}, d, features_,
+                    [&](float* const* out) { attention_kernels(features_).finish(rows, d, state, out); });
   }
 }
 

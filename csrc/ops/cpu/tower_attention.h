@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "kernels/attention/attention.h"
+#include "ops/cpu/attention_output.h"
 #include "ops/ops.h"
 #include "runtime/aligned_array.h"
 #include "runtime/features.h"
@@ -19,13 +20,14 @@ class TowerAttention {
 
   // qkv [tiles * tokens, 3 * heads * head_dim] to out [tiles * tokens, heads * head_dim]; with queries, keys
   // and values rounded to bf16 where `weights` around it suit that.
-  void attend(const float* qkv, std::size_t tiles, DataType weights, float* out);
+  void attend(const float* qkv, std::size_t tiles, DataType weights, const AttentionOutput& out);
 
  private:
   // Some rows of one head of one tile.
   struct HeadRows {
-    const float* queries;     // the tile's first, at a distance of stride(); keys and values beside it
-    float* out;               // alike, at a distance of hidden()
+    const float* queries;  // the tile's first, at a distance of stride(); keys and values beside it
+    const AttentionOutput& out;
+    std::size_t out_begin;    // where the tile's first row goes
     std::size_t first, last;  // of the tile's rows
   };
 
