@@ -141,7 +141,7 @@ def test_files_of_the_user_beside_a_bundle(
     with pytest.raises(SystemExit) as ended:
         main(["export", str(tmp_path / "in"), str(out), "--overwrite"])
     assert ended.value.code == 1
-    assert f"none of its files: {named}" in capsys.readouterr().err
+    assert f"holds more than a bundle: {named}" in capsys.readouterr().err
     after = {path: path.lstat() for path in out.rglob("*")}
     assert {p: (s.st_ino, s.st_size) for p, s in after.items()} == {
         p: (s.st_ino, s.st_size) for p, s in before.items()
@@ -245,7 +245,7 @@ def test_without_permission(tmp_path: Path) -> None:
 def test_a_mount_point(tmp_path: Path) -> None:
     """Found before anything is read or written; a folder cannot take its place."""
     write_checkpoint(tmp_path / "in", TINY_QWEN2)
-    with pytest.raises(BundleError, match=r"/proc: is a mount point.*inside of it"):
+    with pytest.raises(BundleError, match=r"/proc: is a mount point.*inside it"):
         export(tmp_path / "in", "/proc", overwrite=True)
 
 
