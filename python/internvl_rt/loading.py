@@ -210,8 +210,8 @@ def start_engine(
     if providers is not None:
         if engine != "onnxruntime":
             raise DeviceError(
-                f"providers={providers!r} are ONNX Runtime's, and engine={engine!r} has none. Leave them "
-                "out, or use engine='onnxruntime'."
+                f"providers={providers!r}: only engine='onnxruntime' has providers, not engine={engine!r}. "
+                "Leave them out, or use engine='onnxruntime'."
             )
         options["providers"] = providers
     if engine == "native":

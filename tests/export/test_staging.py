@@ -256,6 +256,15 @@ def test_folders_above_a_bundle_that_failed_are_gone(tmp_path: Path) -> None:
     assert names(tmp_path / "there") == []
 
 
+@pytest.mark.parametrize("below", ["out", "a/out"])
+def test_a_file_above_a_bundle(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(BundleError, match="lies where a folder is needed"):
+        write_tiny(tmp_path / "file" / below)
+    assert (tmp_path / "file").read_text() == "mine"
+    assert names(tmp_path) == ["file"]
+
+
 # ------------------------------------------------------------------ one export at a time
 
 
