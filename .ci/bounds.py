@@ -3,9 +3,8 @@
 usage: python .ci/bounds.py oldest|newest
 
 ``oldest`` pins every dependency of the package and its extras to the first release that pyproject.toml
-allows;
-``newest`` leaves all bounds open above. Both add what the tests need, in any release, but not what pins other
-packages: torch and transformers.
+allows; ``newest`` leaves all bounds open above. Both add what the tests need, in any release, but not what
+pins other packages: torch and transformers.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Which class computes a checkpoint: those that compute something else than InternVL are refused by name.
+"""Which class computes a checkpoint: those that compute something other than InternVL are refused by name.
 
 ``architectures`` says the class that saved the weights, ``auto_map`` the file of Python code beside them
 that defines it, as ``FILE.CLASS`` or ``REPOSITORY--FILE.CLASS``. Other models keep the tensors and the

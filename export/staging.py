@@ -1,12 +1,13 @@
 """Where a bundle is written until it is whole, and how it takes its name.
 
-Beside the bundle NAME lies, while it is exported, the hidden folder ``.NAME.exporting``. One export at a time
-works in it. It holds ``new``, the bundle in the making, and ``old`` for as long as a bundle that is replaced
-has no name. The names change in one step where the file system can exchange two folders (ext4, XFS, Btrfs,
-tmpfs), and else in two, between which a kill leaves no bundle: the next export puts the old one back.
+While the bundle NAME is exported, the hidden folder ``.NAME.exporting`` lies beside it. One export at a time
+works in it. It holds ``new``, the bundle in the making, and ``old``, a bundle that is being replaced and has
+no name. The names change in one step where the file system can exchange two folders (ext4, XFS, Btrfs,
+tmpfs). Elsewhere they change in two, and a kill between them leaves no bundle: the next export puts the old
+one back.
 
-Whatever a killed export leaves is in that folder, and the next one to the same place removes it. Nothing is
-ever removed that is not a file of a bundle: what else there is, a person put there.
+Whatever a killed export leaves is in that folder, and the next export to the same place removes it. Nothing
+but the files of a bundle is ever removed: whatever else lies there, a person put there.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _MOST_NAMED = 5
 
 @contextlib.contextmanager
 def staged(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A new folder that takes the name ``out`` when the block ends well, and else is removed.
+    """A new folder that takes the name ``out`` when the block ends well, and is removed otherwise.
 
     Raises:
         BundleError: if :func:`check_out` refuses ``out``, before the block or at its end; if another export
@@ -69,7 +70,7 @@ def check_out(out: Path, overwrite: bool) -> None:
     """Raises BundleError unless a bundle may take the name ``out``.
 
     That is if there is nothing, an empty folder or, with ``overwrite``, a bundle: a folder with a manifest in
-    which every file is one that the manifest lists. Links and folders inside of it are none.
+    which every file is one that the manifest lists. Links and folders inside it are not.
     """
     try:
         _check_out(out, overwrite)
@@ -81,10 +82,10 @@ def _check_out(out: Path, overwrite: bool) -> None:
     if not out.exists():
         return
     if not out.is_dir():
-        raise BundleError(f"{out}: is there and is not a folder. Choose another place for the bundle.")
+        raise BundleError(f"{out}: exists and is not a folder. Choose another place for the bundle.")
     if os.path.ismount(out):
         raise BundleError(
-            f"{out}: is a mount point, which nothing can take the place of. Name a folder inside of it."
+            f"{out}: is a mount point, which nothing can take the place of. Name a folder inside it."
         )
     entries = {entry.name: entry.is_file(follow_symlinks=False) for entry in os.scandir(out)}
     if not entries:
@@ -102,14 +103,13 @@ def _check_out(out: Path, overwrite: bool) -> None:
     if foreign:
         more = f" and {len(foreign) - _MOST_NAMED} more" if len(foreign) > _MOST_NAMED else ""
         raise BundleError(
-            f"{out}: holds, beside a bundle, what is none of its files: {', '.join(foreign[:_MOST_NAMED])}"
-            f"{more}. Overwriting replaces a bundle and nothing else: move them away, or choose another "
-            "place."
+            f"{out}: holds more than a bundle: {', '.join(foreign[:_MOST_NAMED])}{more}. Overwriting "
+            "replaces a bundle and nothing else: move the rest elsewhere, or choose another place."
         )
 
 
 def _files_of_bundle(folder: Path) -> frozenset[str] | None:
-    """The names of a bundle's files by its manifest, of any version; None for a folder that is no bundle."""
+    """The names of a bundle's files by its manifest, of any version; None where there is no bundle."""
     path = folder / MANIFEST_FILE
     if not path.is_file() or path.stat().st_size > MAX_MANIFEST_BYTES:
         return None

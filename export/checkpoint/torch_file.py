@@ -295,7 +295,7 @@ def _call(function: Any, arguments: Any) -> Any:
                     # A call of itself inside would nest without a bound.
                     if (kind.module, kind.name) in _TENSOR_TYPES and inner != function:
                         return _call(inner, given)
-    raise _RefusedError("calls something else than the rebuilding of a tensor")
+    raise _RefusedError("calls something other than the rebuilding of a tensor")
 
 
 def _rebuild(arguments: tuple[Any, ...]) -> _Tensor:

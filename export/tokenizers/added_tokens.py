@@ -37,7 +37,7 @@ def read_added_tokens(checkpoint: Path, settings: TokenizerSettings) -> AddedTok
     by_id: dict[int, AddedToken] = {}
     for key, entry in settings.added_tokens_decoder.items():
         if not (key.isascii() and key.isdigit() and int(key) < MAX_ID):
-            raise CheckpointError(f"{path}: {key!r} in 'added_tokens_decoder' is no token id.")
+            raise CheckpointError(f"{path}: {key!r} in 'added_tokens_decoder' is not a token id.")
         content = entry.get("content") if isinstance(entry, dict) else None
         if not isinstance(content, str) or not content:
             raise CheckpointError(f"{path}: the token {key} in 'added_tokens_decoder' has no 'content'.")

@@ -144,8 +144,7 @@ class VisionFacts:
 DEFAULT_ACTIVATION_BYTES: int
 
 # (tiles at once, bytes of their activations). `floats`: some matrices of layers or projector are fp32 or
-# fp16.
-# `integers`: some are int8. `bfloat16_columns`: of the widest in bf16.
+# fp16; `integers`: some are int8; `bfloat16_columns`: of the widest in bf16.
 def vision_batch(
     facts: VisionFacts,
     *,

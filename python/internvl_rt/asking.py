@@ -69,7 +69,7 @@ class PictureRules:
     """How pictures are read.
 
     Raises:
-        ImageError: if ``orientation`` is none of the two.
+        ImageError: if ``orientation`` is neither of the two.
         PromptError: if another value is of another type or out of range.
     """
 
@@ -80,7 +80,7 @@ class PictureRules:
     def __post_init__(self) -> None:
         checked_orientation(self.orientation)
         if not isinstance(self.allow_paths, bool):
-            raise PromptError(f"allow_paths is True or False, not {self.allow_paths!r:.100}.")
+            raise PromptError(f"allow_paths must be True or False, not {self.allow_paths!r:.100}.")
         checked_integer("max_pixels", self.max_pixels, 1)
 
     def overridden(self, orientation: Orientation | None, allow_paths: bool | None) -> PictureRules:

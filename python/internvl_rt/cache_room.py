@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from time import perf_counter
 
+from internvl_rt.engines.turns import WATCH_S
 from internvl_rt.errors import CacheFullError
-
-WATCH_S = 0.05
-"""How often a call that waits looks whether it was cancelled, or the model was closed."""
 
 
 class _Share:

@@ -6,16 +6,17 @@ from internvl_rt import _core
 from internvl_rt.bundle.manifest import WEIGHTS_FILE, LanguageModel, Manifest
 from internvl_rt.engines.native import CacheType, default_cache_type
 from internvl_rt.errors import DeviceError
+from internvl_rt.sizes import readable_size
 
 KV_ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 """Of a key's or value's element; int8 has a float32 scale for each key and value of a head beside it."""
 
 MOST_DEFAULT_TOKENS = 32768
-"""What the published models are trained for, most of them: more is asked for."""
+"""What most of the published models are trained for; a larger cache has to be asked for."""
 LEAST_DEFAULT_TOKENS = 4096
 """Room for a picture of 12 tiles and an answer."""
 WITHOUT_KNOWLEDGE_TOKENS = 8192
-"""Where the system does not tell how much memory there is, or the cache lies on a GPU."""
+"""Where the system does not say how much memory there is, or the cache lies on a GPU."""
 _ROUNDED_TO = 1024
 
 
@@ -62,11 +63,7 @@ def check_memory(llm: LanguageModel, stored: CacheType | None, cache_tokens: int
     fits = left // per_token // _core.CACHE_BLOCK * _core.CACHE_BLOCK
     advice = f"Load the model with cache_tokens={fits} or fewer" if fits else "Close other programs"
     raise DeviceError(
-        f"a KV cache of {cache_tokens} tokens takes {_size(needed)}, and this process can have "
-        f"{_size(left)} of memory: {_size(needed - left)} are missing. {advice}, or choose a cache_type that "
-        "takes less."
+        f"a KV cache of {cache_tokens} tokens takes {readable_size(needed)}, and this process can have "
+        f"{readable_size(left)} of memory: {readable_size(needed - left)} are missing. {advice}, or choose a "
+        "cache_type that takes less."
     )
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

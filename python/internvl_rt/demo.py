@@ -17,7 +17,7 @@ from internvl_rt.errors import BundleError, InternVLError
 from internvl_rt.tabletop import checkpoint_folder, draw, make_scene
 
 NOTE = (
-    "A small model, trained on drawn table tops alone. For pictures of the world: "
+    "A small model, trained on drawn table tops alone. For real photographs: "
     "internvl-rt export CHECKPOINT OUT, with a checkpoint of the InternVL family."
 )
 QUESTIONS = (
@@ -45,8 +45,8 @@ def demo_bundle(warn: Callable[[str], None]) -> Iterator[Path]:
         reason = getattr(error, "strerror", None) or error
         with _temporary_folder(str(reason)) as folder:
             warn(
-                f"the cache folder cannot be used ({reason}), so that the demo's model is made again every "
-                "time. Set XDG_CACHE_HOME to a folder that can be written."
+                f"the cache folder cannot be used ({reason}), so the demo's model is made again every time. "
+                "Set XDG_CACHE_HOME to a folder that can be written to."
             )
             yield _made(folder / "demo")
     else:
@@ -72,7 +72,7 @@ def _temporary_folder(reason: str) -> Iterator[Path]:
     except OSError as error:
         raise BundleError(
             f"the demo's model has no place: the cache folder cannot be used ({reason}), and no temporary "
-            f"folder can be made ({error.strerror}). Set XDG_CACHE_HOME to a folder that can be written."
+            f"folder can be made ({error.strerror}). Set XDG_CACHE_HOME to a folder that can be written to."
         ) from error
     with made as folder:
         yield Path(folder)

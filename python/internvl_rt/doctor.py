@@ -154,7 +154,7 @@ def cpu_name() -> str:
 
 @dataclass(frozen=True)
 class _CoreFacts:
-    """What the C++ extension tells of this machine."""
+    """What the C++ extension says of this machine."""
 
     instruction_sets: tuple[str, ...]
     instruction_set: str | None

@@ -7,10 +7,14 @@ from pathlib import Path
 
 _NO_PERMISSION = "This user has no permission: `ls -ld` shows who has, for the file and the folders above."
 
+_NO_FOLDER = "A file or a link lies where a folder is needed: check the path."
+
 _ADVICE = {
     errno.EACCES: _NO_PERMISSION,
     errno.EPERM: _NO_PERMISSION,
-    errno.EBUSY: "The folder is in use, as a mount point for example: name one inside of it.",
+    errno.EEXIST: _NO_FOLDER,
+    errno.ENOTDIR: _NO_FOLDER,
+    errno.EBUSY: "The folder is in use, as a mount point for example: name one inside it.",
     errno.EROFS: "The file system is read-only: choose a place on another one.",
     errno.ENAMETOOLONG: "The path is longer than the file system takes: choose a shorter one.",
     errno.ELOOP: "Symbolic links lead back to themselves: name the folder itself.",

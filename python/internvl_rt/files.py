@@ -45,8 +45,8 @@ def open_regular_file(
         raise error(f"{path} does not exist; expected {expected}. Check the path.") from missing
     except PermissionError as denied:
         raise error(
-            f"{path} may not be read ({denied.strerror}); expected {expected}. Change its permissions, or "
-            "run as a user that may read it."
+            f"{path} cannot be read ({denied.strerror}); expected {expected}. Change its permissions, or "
+            "run as a user who may read it."
         ) from denied
     except (OSError, ValueError, TypeError) as failed:  # ValueError: a null character in the path
         reason = getattr(failed, "strerror", None) or failed
@@ -103,5 +103,5 @@ def _read_up_to(file: BinaryIO, most: int, size: int) -> bytes:
 def _check_kind(found: os.stat_result, name: Path, expected: str, error: type[InternVLError]) -> None:
     if stat.S_ISREG(found.st_mode):
         return
-    kind = next((words for is_kind, words in _KINDS if is_kind(found.st_mode)), "no file")
+    kind = next((words for is_kind, words in _KINDS if is_kind(found.st_mode)), "not a file")
     raise error(f"{name} is {kind}; expected {expected}, a regular file. Give one, or pass its content.")

@@ -244,7 +244,7 @@ def _prefill(
     try:
         go_on(0)
         embeddings = engine.embed(question.input_ids, question.features)
-        # In one call: its length may decide over the rotary frequencies of all its positions.
+        # In one call: its length may decide the rotary frequencies of all its positions.
         logits: Float32Array = engine.prefill(sequence, embeddings, progress=go_on)[-1]
     except _CancelledError:
         return None

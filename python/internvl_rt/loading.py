@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +19,7 @@ from internvl_rt.images import MAX_PIXELS, Orientation
 from internvl_rt.model import Model
 from internvl_rt.prompts.render import PromptRenderer
 from internvl_rt.prompts.tokenizer import PromptTokenizer
+from internvl_rt.settings import checked_integer
 
 ENGINES = {"native": "NativeEngine", "onnxruntime": "OnnxEngine", "tensorrt": "TensorRtEngine"}
 """The modules of ``internvl_rt.engines``, and the engine's class in each."""
@@ -81,8 +81,9 @@ def load(
         PromptError: if a number is out of range.
         ImageError: if there is no such orientation.
     """
-    _check_device(device, engine)
+    check_engine(engine)
     check_cache_type(engine, cache_type)
+    _check_device(device, engine)
     max_wait_s = _seconds("max_wait_s", max_wait_s)
     bundle = open_bundle(path, verify=verify)
     stored = stored_type(engine, bundle.manifest, cache_type)
@@ -121,11 +122,11 @@ def assemble(
 
     Raises:
         BundleError: if the tokenizer does not fit the manifest, or the engine does not take the bundle.
-        DeviceError: if this release has no such engine, or the machine too little memory for the cache.
+        DeviceError: if this release has no such engine, or the machine has too little memory for the cache.
         PromptError: if ``threads`` is out of range.
     """
     if threads is not None:
-        threads = _positive("threads", threads, 1024)
+        threads = checked_integer("threads", threads, 1, 1024)
     tokenizer = PromptTokenizer.from_bundle(bundle.folder, bundle.manifest.prompt)
     try:
         renderer = PromptRenderer(tokenizer, bundle.manifest.prompt, bundle.manifest.tokens_per_tile)
@@ -165,7 +166,7 @@ def context_of(
     """
     rope = manifest.llm.rope
     if max_context is not None:
-        max_context = _positive("max_context", max_context, MOST_CACHE_TOKENS)
+        max_context = checked_integer("max_context", max_context, 1, MOST_CACHE_TOKENS)
         if max_context > rope.longest_context:
             raise PromptError(
                 f"max_context={max_context}: this model is made for contexts of up to {rope.longest_context} "
@@ -175,7 +176,7 @@ def context_of(
         cache_tokens = default_cache_tokens(manifest, stored, _core.usable_memory())
         cache_tokens = max(cache_tokens, max_context or 0)
     else:
-        cache_tokens = _positive("cache_tokens", cache_tokens, MOST_CACHE_TOKENS)
+        cache_tokens = checked_integer("cache_tokens", cache_tokens, 1, MOST_CACHE_TOKENS)
     if max_context is None:
         return cache_tokens, min(cache_tokens, rope.max_position_embeddings)
     if max_context > cache_tokens:
@@ -197,8 +198,8 @@ def start_engine(
     """Loads a bundle into the engine of that name.
 
     Raises:
-        DeviceError: if this release has no such engine, this machine not the providers or too little memory,
-            or the engine no choice of cache types.
+        DeviceError: if this release has no such engine, this machine lacks the providers or the memory, or
+            the engine has no choice of cache types.
         PromptError: if there is no such cache type.
     """
     check_engine(engine)
@@ -209,8 +210,8 @@ def start_engine(
     if providers is not None:
         if engine != "onnxruntime":
             raise DeviceError(
-                f"providers={providers!r} are ONNX Runtime's, and engine={engine!r} has none. Leave them "
-                "out, or use engine='onnxruntime'."
+                f"providers={providers!r}: only engine='onnxruntime' has providers, not engine={engine!r}. "
+                "Leave them out, or use engine='onnxruntime'."
             )
         options["providers"] = providers
     if engine == "native":
@@ -249,7 +250,6 @@ def check_cache_type(engine: str, cache_type: CacheType | None) -> None:
 
 
 def _check_device(device: str, engine: str) -> None:
-    check_engine(engine)
     if device not in DEVICES:
         raise DeviceError(
             f"device={device!r}: this release has the devices 'auto' and 'cpu'. Use device='auto'; "
@@ -272,15 +272,3 @@ def _seconds(name: str, value: Any) -> float:
     if not 0.0 <= seconds <= 1e9:
         raise PromptError(f"{name} must be a number of seconds, 0 or more, not {value!r}.")
     return seconds
-
-
-def _positive(name: str, value: Any, most: int) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise PromptError(f"{name} must be an integer of at least 1, not {value!r}.") from None
-    if not 1 <= number <= most:
-        raise PromptError(f"{name} must be from 1 to {most}, not {number}.")
-    return number

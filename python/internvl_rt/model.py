@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -108,7 +108,7 @@ class Model:
 
     @property
     def engine(self) -> str:
-        """The name of the engine that computes: ``native`` or ``onnxruntime``."""
+        """The name of the engine that computes: ``native``, ``onnxruntime`` or ``tensorrt``."""
         return self._engine.name
 
     @property
@@ -179,11 +179,9 @@ class Model:
             CacheFullError: if other calls kept the room that this one needs for longer than ``max_wait_s``.
         """
         asked = ask(question, images, arguments, self._rules)
-        never = threading.Event()
         writers = self._writers(asked.settings, num_return_sequences)
-        if num_return_sequences is None:
-            return _finish(self._pieces(asked, writers[0], never))
-        return self._all_answers(self._read(asked), writers, never)
+        answers = self._all_answers(self._read(asked), writers, threading.Event())
+        return answers[0] if num_return_sequences is None else answers
 
     def stream(
         self,
@@ -237,9 +235,8 @@ class Model:
         form = reasoning_of(reasoning, arguments)
         find = extractor(form, extract)
         asked = question if form is None else with_reasoning(question, form)
-        samples = self.chat(
-            asked, images, num_return_sequences=checked_sequences(n, "n"), **sampled(arguments)
-        )
+        n = checked_sequences(n, "n")
+        samples = self.chat(asked, images, num_return_sequences=n, **sampled(arguments, n))
         return count_votes(samples, find)
 
     def best_of(
@@ -284,12 +281,11 @@ class Model:
             )
             arguments = {**arguments, "video": frames, "num_frames": None}
         prompt = question if form is None else with_reasoning(question, form)
-        asked = ask(prompt, images, sampled(arguments), self._rules)
+        asked = ask(prompt, images, sampled(arguments, n), self._rules)
         settings = [asked.settings] * n
         settings[0] = replace(asked.settings, do_sample=False)
-        never = threading.Event()
         writers = self._writers_of(settings)
-        samples = self._all_answers(self._read(asked), writers, never)
+        samples = self._all_answers(self._read(asked), writers, threading.Event())
         if not isinstance(score, Model):
             return pick_best(samples, [score(sample) for sample in samples])
         judgements = score.judge(
@@ -980,11 +976,3 @@ def _as_array(given: Any) -> npt.NDArray[Any]:
         return np.asarray(given)
     except ValueError:  # rows of different lengths
         return np.asarray(None)
-
-
-def _finish(pieces: Iterable[Piece]) -> Answer:
-    result = None
-    for piece in pieces:
-        result = piece.result
-    assert result is not None, "the last piece carries the result"
-    return result

@@ -187,11 +187,8 @@ class _Rule:
     end: float | None = None
 
     def __post_init__(self) -> None:
-        number = self.num_frames
-        if number is not None and (
-            isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MOST_FRAMES
-        ):
-            raise PromptError(f"num_frames must be an integer from 1 to {MOST_FRAMES}, not {number!r}.")
+        if self.num_frames is not None:
+            checked_integer("num_frames", self.num_frames, 1, MOST_FRAMES)
         if self.frames_per_second is not None:
             _positive("frames_per_second", self.frames_per_second)
         if self.start is not None:

@@ -1,6 +1,6 @@
 """The program that decodes a video file, in a process of its own.
 
-Where a file is made for that, FFmpeg stays inside of one call for minutes, takes all memory, or crashes. A
+On a file that is made for that, FFmpeg stays in one call for minutes, takes all memory, or crashes. A
 process can be ended at any time. ``video_process`` starts this one and talks with it. It is given an open
 file, and opens no other one and no connection. It imports nothing of this package, so that it starts fast,
 and runs with Python's ``-I``, so that nothing of the user's folder is imported either.

@@ -135,9 +135,18 @@ def reasoning_of(reasoning: AnyReasoning, arguments: AskArguments) -> Reasoning 
     return reasoning
 
 
-def sampled(arguments: AskArguments) -> AskArguments:
-    """The arguments, drawn as candidates are where they do not say how."""
-    return cast("AskArguments", {**SAMPLING, **arguments})
+def sampled(arguments: AskArguments, n: int) -> AskArguments:
+    """The arguments of ``n`` candidates, drawn as those are where they do not say how.
+
+    Raises:
+        PromptError: if several candidates would not be sampled.
+    """
+    drawn = cast("AskArguments", {**SAMPLING, **arguments})
+    if n > 1 and not (drawn["do_sample"] and drawn["temperature"]):
+        raise PromptError(
+            f"n={n} answers are all the same without sampling. Set do_sample=True, and a temperature above 0."
+        )
+    return drawn
 
 
 def extractor(reasoning: Reasoning | None, extract: Extract | None) -> Extract:

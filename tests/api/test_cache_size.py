@@ -64,7 +64,7 @@ def test_a_cache_that_the_memory_does_not_hold_says_what_is_missing_and_what_fit
     per_token = kv_bytes_per_token(llm, "float16")
     check_memory(llm, "float16", 10_000, int(10_000 * per_token * 16 / 15) + 1)
     with pytest.raises(
-        DeviceError, match=r"of 100000 tokens takes 13\.11 GB.* 3\.73 GB are missing"
+        DeviceError, match=r"of 100000 tokens takes 12\.21 GiB.* 3\.48 GiB are missing"
     ) as caught:
         check_memory(llm, "float16", 100_000, 10 * GB)
     fits = int(str(caught.value).split("cache_tokens=")[1].split(" ")[0])

@@ -183,7 +183,7 @@ def test_everything_else_is_taken_where_paths_are_off(
 
 
 def test_what_allow_paths_and_max_pixels_may_be(tiny_bundle: Path, native_model: ivl.Model) -> None:
-    with pytest.raises(PromptError, match="allow_paths is True or False, not 'no'"):
+    with pytest.raises(PromptError, match="allow_paths must be True or False, not 'no'"):
         native_model.chat("Hi", allow_paths="no")  # type: ignore[arg-type]
     for value in (0, -1, 1.5, "many"):
         with pytest.raises(PromptError, match="max_pixels must be an integer"):

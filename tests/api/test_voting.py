@@ -97,6 +97,16 @@ def test_a_vote_among_choices(roomy: ivl.Model) -> None:
     assert vote.samples[0].usage.prompt_tokens == len(prompt), "a form leaves no room for reasoning"
 
 
+@pytest.mark.parametrize("greedy", [{"temperature": 0}, {"do_sample": False}], ids=str)
+def test_candidates_that_would_all_be_the_same_are_refused(roomy: ivl.Model, greedy: dict[str, Any]) -> None:
+    with pytest.raises(PromptError, match="n=3 answers are all the same without sampling"):
+        roomy.vote("Which?", n=3, **greedy)
+    with pytest.raises(PromptError, match="n=2 answers are all the same without sampling"):
+        roomy.best_of("Which?", n=2, score=lambda answer: 1.0, **greedy)
+    (sample,) = roomy.vote("Which?", n=1, reasoning=None, max_new_tokens=4, **greedy).samples
+    assert sample.token_ids == roomy.chat("Which?", max_new_tokens=4).token_ids
+
+
 def test_a_vote_with_a_way_of_its_own_to_find_the_answer(roomy: ivl.Model) -> None:
     vote = roomy.vote(
         "Hi", n=3, reasoning=None, extract=lambda text: "same", system="", max_new_tokens=2, seed=1

@@ -60,6 +60,8 @@ def test_truncated_weights(bundle: Path) -> None:
 
 
 def test_missing_folder_and_missing_files(tmp_path: Path, bundle: Path) -> None:
+    with pytest.raises(BundleError, match=r"test_open_bundle.py: is not a folder. Make a bundle"):
+        open_bundle(__file__)
     with pytest.raises(BundleError, match="no such folder"):
         open_bundle(tmp_path / "nothing")
     (bundle / WEIGHTS_FILE).unlink()

@@ -98,7 +98,7 @@ def test_a_question_through_standard_input(
     right = run("chat", tiny_bundle, "Wie groß?\nSag es.", "--max-new-tokens", 4, "--json").document
     for data in ("Wie groß?\nSag es.".encode(), "Wie groß?\nSag es.\n".encode("utf-8-sig")):
         assert asked(data).document["token_ids"] == right["token_ids"]
-    assert "no UTF-8 text (byte 2)" in asked(b"ab\xff", status=1).err
+    assert "not UTF-8 text (byte 2)" in asked(b"ab\xff", status=1).err
     assert "more than 1 MB" in asked(b"a" * 1_000_001, status=1).err
 
 
@@ -159,7 +159,7 @@ def test_commands_of_a_conversation(
         assert word in done.err
     assert "there is no command /hlep; /help lists them" in done.err
     assert "/image needs the name of a file" in done.err
-    assert done.err.count("1 tiles in") == 2
+    assert done.err.count("1 tile in") == 2
     assert "~nobody-of-that-name/a.png does not exist" in done.err
 
 
@@ -205,9 +205,9 @@ def test_a_conversation(
     assert len(answers) == 4
     assert answers[0] == answers[3], "/new starts over"
     assert "nothing.png does not exist" in done.err
-    assert f"[{photo_file}: 1 tiles" in done.err
+    assert f"[{photo_file}: 1 tile " in done.err
     used = [line for line in done.err.splitlines() if "prompt tokens" in line]
-    assert [line.split(" tiles")[0] for line in used] == ["[0", "[1", "[1", "[0"]
+    assert [line.split(", ")[0] for line in used] == ["[0 tiles", "[1 tile", "[1 tile", "[0 tiles"]
 
 
 def test_a_conversation_says_what_chat_says(
@@ -347,9 +347,10 @@ def test_inspect(run: Run, tiny_bundle: Path) -> None:
     assert 0 < stored <= document["weights_bytes"] == (tiny_bundle / "weights.safetensors").stat().st_size
     assert document["weights_bytes"] - stored < 16384, "header and padding are all that is not a part"
     assert document["manifest"]["llm"]["vocab_size"] == 331
-    # 17 tokens of 64 channels: the residual stream and its normalised copy; and 16 patches of 14x14 RGB.
+    # 17 tokens of 64 channels: the residual stream, its normalised copy and what attention makes of that; and
+    # 16 patches of 14x14 RGB.
     assert document["batch_tiles"] == 64
-    assert document["activation_bytes"] == 64 * (2 * 17 * 64 + 16 * 3 * 14 * 14) * 4
+    assert document["activation_bytes"] == 64 * (3 * 17 * 64 + 16 * 3 * 14 * 14) * 4
 
 
 def test_doctor(run: Run) -> None:
@@ -515,8 +516,8 @@ def test_bench_as_a_table(run: Run, tiny_bundle: Path, photo_file: Path) -> None
         (("--image-size", "99999x99999"), "200000000 pixels at most"),
         (("--prompt-tokens", 100_000), "lower --prompt-tokens and --cache-fill, or raise --cache-tokens"),
         (("--engine", "magic"), "this release has the engines"),
-        (("--cache-tokens", 0), "--cache-tokens must be from 1"),
-        ((*SHORT, "--threads", 0), "--threads must be from 1"),
+        (("--cache-tokens", 0), "--cache-tokens must be an integer from 1"),
+        ((*SHORT, "--threads", 0), "--threads must be an integer from 1"),
         (("--image", "nothing.jpg"), "nothing.jpg does not exist"),
         (("--plot", "picture.bmp2"), "name ends in one of"),
         (("--plot", "/nowhere/at/all.png"), "there is no folder"),
@@ -613,7 +614,7 @@ def test_demo_without_a_cache_folder(
         monkeypatch.setattr(exporting, "export", full)
     done = run("demo", "Where is the red ball?", "--out", tmp_path / "boxes.png")
     assert "1 boxes drawn" in done.out
-    assert "Set XDG_CACHE_HOME to a folder that can be written." in done.err
+    assert "Set XDG_CACHE_HOME to a folder that can be written to." in done.err
     assert list((tmp_path / "temporary").iterdir()) == [], "it is gone"
     assert run("eval", "--every", 500, "--json").document["asked"] == 1
 
@@ -638,7 +639,7 @@ def test_demo_says_what_is_wrong_with_its_files(
         (("inspect", "/nowhere"), "internvl-rt export"),
         (("bench", "/nowhere"), "there is no such folder"),
         (("export", "/nowhere", "/tmp/unused-bundle"), "/nowhere"),
-        (("chat", "/dev/null", "Hello"), "there is no such folder"),
+        (("chat", "/dev/null", "Hello"), "is not a folder"),
         (("export", "--synthetic", "InternVL9-1B", "/tmp/unused-bundle"), "InternVL9-1B"),
     ],
 )

@@ -141,7 +141,7 @@ def test_files_of_the_user_beside_a_bundle(
     with pytest.raises(SystemExit) as ended:
         main(["export", str(tmp_path / "in"), str(out), "--overwrite"])
     assert ended.value.code == 1
-    assert f"none of its files: {named}" in capsys.readouterr().err
+    assert f"holds more than a bundle: {named}" in capsys.readouterr().err
     after = {path: path.lstat() for path in out.rglob("*")}
     assert {p: (s.st_ino, s.st_size) for p, s in after.items()} == {
         p: (s.st_ino, s.st_size) for p, s in before.items()
@@ -245,7 +245,7 @@ def test_without_permission(tmp_path: Path) -> None:
 def test_a_mount_point(tmp_path: Path) -> None:
     """Found before anything is read or written; a folder cannot take its place."""
     write_checkpoint(tmp_path / "in", TINY_QWEN2)
-    with pytest.raises(BundleError, match=r"/proc: is a mount point.*inside of it"):
+    with pytest.raises(BundleError, match=r"/proc: is a mount point.*inside it"):
         export(tmp_path / "in", "/proc", overwrite=True)
 
 
@@ -254,6 +254,15 @@ def test_folders_above_a_bundle_that_failed_are_gone(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="too long"):
         write_tiny(tmp_path / "there" / "a" / "b" / ("x" * 256))
     assert names(tmp_path / "there") == []
+
+
+@pytest.mark.parametrize("below", ["out", "a/out"])
+def test_a_file_above_a_bundle(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(BundleError, match="lies where a folder is needed"):
+        write_tiny(tmp_path / "file" / below)
+    assert (tmp_path / "file").read_text() == "mine"
+    assert names(tmp_path) == ["file"]
 
 
 # ------------------------------------------------------------------ one export at a time

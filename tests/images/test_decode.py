@@ -173,7 +173,7 @@ def errors(tmp_path: Path) -> dict[str, tuple[Any, str]]:
         "a vector": (np.zeros(3, np.uint8), r"shape \(3,\)"),
         "generator": ((i for i in [1]), "generator.*Make a list"),
         "URL": ("https://example.com/a.jpg", "'https://example.com/a.jpg' is on the network.*Download it"),
-        "path of a URL": (Path("https://example.com/a.jpg"), "on the network"),
+        "path of a URL": (Path("https://example.com/a.jpg"), "'https://example.com/a.jpg' is on the network"),
         "bucket": ("s3://bucket/a.jpg", "on the network"),
         "pipe": (fifo, "is a named pipe"),
         "device": ("/dev/zero", "is a device"),

@@ -64,13 +64,13 @@ def bench(
 
 
 _WORKER = "import sys; sys.path[:] = sys.argv[1:]; from internvl_rt.bench import worker; worker.main()"
-"""Not ``-m``, which looks for every module in the folder that the user is in, first of all."""
+"""Not ``-m``, which looks for every module in the user's current folder first."""
 
 
 def _module_folders() -> list[str]:
     """Where this process looks for modules, and the worker will.
 
-    Not in the folder that the user is in, unless PYTHONPATH names it.
+    Not in the user's current folder, unless PYTHONPATH names it.
     """
     here = Path.cwd()
     named = [Path(part) for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]

@@ -1,4 +1,4 @@
-"""The process that measures one engine and tells ``bench.run`` by lines of JSON.
+"""The process that measures one engine, and reports to ``bench.run`` in lines of JSON.
 
 It reads a line from stdin, one JSON object (bundle, engine, options), and writes objects with ``progress``,
 then one with ``report`` or with ``error``. When its stdin ends, whoever started it is gone, and it ends too.

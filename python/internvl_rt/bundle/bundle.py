@@ -72,9 +72,8 @@ def open_bundle(path: str | Path, *, verify: bool = False) -> Bundle:
     except OSError as error:
         raise unreadable(folder, error) from error
     if not there:
-        raise BundleError(
-            f"{folder}: there is no such folder. Make a bundle with `internvl-rt export CHECKPOINT OUT`."
-        )
+        found = "is not a folder" if folder.exists() else "there is no such folder"
+        raise BundleError(f"{folder}: {found}. Make a bundle with `internvl-rt export CHECKPOINT OUT`.")
     manifest = read_manifest(folder)
     if WEIGHTS_FILE not in manifest.files:
         raise BundleError(f"{folder}: its manifest does not list {WEIGHTS_FILE}. Export the bundle again.")

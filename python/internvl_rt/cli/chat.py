@@ -89,7 +89,7 @@ def command(
         **look.arguments(),
         **form.arguments(),
     }
-    images = look.images if question is not None else []
+    images = look.images() if question is not None else []
     with options.load(bundle) as model, tile_progress(quiet=as_json) as progress:
         arguments["progress"] = progress
         if question is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from internvl_rt.asking import AskArguments
-from internvl_rt.cli.answers import print_summary, write
+from internvl_rt.cli.answers import counted, print_summary, write
 from internvl_rt.cli.wording import one_line
 from internvl_rt.errors import InternVLError
 from internvl_rt.model import Model
@@ -17,7 +17,7 @@ from internvl_rt.results import Answer, ImageFeatures
 COMMANDS = """/image FILE  add a picture to the next question
 /new         start over, without what was said and shown
 /help        this list
-/quit        leave, as does the end of the input
+/quit        leave; the end of the input does so too
 //...        a question that begins with a slash"""
 
 
@@ -134,4 +134,4 @@ def _path(name: str) -> Path:
 def _show(talk: Talk, picture: Path) -> None:
     features = talk.add_image(picture)
     seconds = features.timings.total / 1000
-    print(f"[{picture}: {features.tiles} tiles in {seconds:.2f} s]", file=sys.stderr)
+    print(f"[{picture}: {counted(features.tiles, 'tile')} in {seconds:.2f} s]", file=sys.stderr)

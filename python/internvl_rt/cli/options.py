@@ -232,9 +232,8 @@ class PictureOptions:
         """Whether a picture is to be read from there."""
         return STANDARD_INPUT in (self.image or ())
 
-    @property
     def images(self) -> list[Path | bytes]:
-        """The pictures that are named; the bytes of one that comes through standard input.
+        """The pictures that are named; of one that comes through standard input, its bytes, read now.
 
         Raises:
             BadParameter: if more than one is to come from there.

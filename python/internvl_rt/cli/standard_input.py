@@ -20,7 +20,7 @@ def read_question() -> str:
         return data.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise PromptError(
-            f"standard input is no UTF-8 text (byte {error.start}); expected a question. A picture is given "
+            f"standard input is not UTF-8 text (byte {error.start}); expected a question. A picture is given "
             "with --image -."
         ) from error
 

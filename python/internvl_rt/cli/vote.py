@@ -94,7 +94,7 @@ def vote(
 
     question = question_of(question, look.on_standard_input)
     arguments: AskArguments = {**candidates.arguments(), **look.arguments(), **form.arguments()}
-    images = look.images
+    images = look.images()
     with options.load(bundle) as model, tile_progress(quiet=as_json) as progress:
         arguments["progress"] = progress
         won = model.vote(question, images, n=candidates.number, reasoning=candidates.form, **arguments)
@@ -129,7 +129,7 @@ def best_of(
     """Answer several times, and take the answer that a critic model likes best."""
     question = question_of(question, look.on_standard_input)
     arguments: AskArguments = {**candidates.arguments(), **look.arguments()}
-    images = look.images
+    images = look.images()
     with (
         options.load(bundle) as model,
         options.load(critic) as judge,

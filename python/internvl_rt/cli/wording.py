@@ -1,7 +1,7 @@
 """Messages of the Python API in the words of the command line.
 
-An error names arguments: ``cache_tokens``, ``engine='native'``. Who typed a command knows options:
-``--cache-tokens``, ``--engine native``; and where the command has no such option, plain words.
+An error names arguments: ``cache_tokens``, ``engine='native'``. People who type commands know options:
+``--cache-tokens``, ``--engine native``. Where the command has no such option, plain words stand there.
 """
 
 from __future__ import annotations

@@ -170,9 +170,9 @@ def _advice_on_type(array: npt.NDArray[Any]) -> str:
     if array.dtype.kind not in "iuf" or array.size == 0 or array.size > 3 * MAX_PIXELS:
         return convert
     least, most = float(array.min()), float(array.max())
-    seen = f"Its values lie between {least:.4g} and {most:.4g}"
     if not (np.isfinite(least) and np.isfinite(most)):
-        return f"{seen}: it holds NaN or infinite values. Check how it was computed."
+        return "It holds NaN or infinite values: check how it was computed."
+    seen = f"Its values lie between {least:.4g} and {most:.4g}"
     if least < 0:
         return f"{seen}: if they were normalised, undo that. {convert}"
     if most <= 1 and array.dtype.kind == "f":
@@ -190,7 +190,8 @@ def _check_size(width: int, height: int, what: str, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"{what} is {width}x{height}, {width * height / 1e6:.0f} million pixels; at most "
-            f"{max_pixels / 1e6:g} million are decoded. Shrink it, or give `load` a larger max_pixels."
+            f"{max_pixels / 1e6:g} million are decoded. Shrink it, or in Python give `load` a larger "
+            "max_pixels."
         )
     if max(width, height) > MAX_SIDE:
         raise ImageError(f"{what} is {width}x{height}; expected at most {MAX_SIDE} pixels a side. Crop it.")
@@ -293,7 +294,7 @@ class _Reading:
             raise ImageError(
                 f"{what} is {image.width}x{image.height} and takes {needed / 1e6:.0f} MB while it is "
                 f"decoded; at most {self.most_bytes / 1e6:.0f} MB are given to a picture. Shrink it, save it "
-                "as a JPEG that is not progressive, or give `load` a larger max_pixels."
+                "as a JPEG that is not progressive, or in Python give `load` a larger max_pixels."
             )
         if pixels * container.scans > _SCAN_LIMIT * self.max_pixels:
             raise ImageError(

@@ -39,11 +39,13 @@ def source_of(text: str, *, allow_paths: bool = True) -> bytes | Path:
         return decode_base64(text)
     scheme = _SCHEME.match(text)
     kind = scheme[1].lower() if scheme else ""
+    place = text[len(kind) + 1 :]
     # A path that was made of a URL has lost one of its slashes.
-    if kind in ("http", "https") or (kind not in ("", "file") and text[len(kind) + 1 :].startswith("//")):
+    if kind in ("http", "https") or (kind not in ("", "file") and place.startswith("//")):
+        address = f"{kind}://{place.lstrip('/')}"
         raise ImageError(
-            f"{text[:_SHOWN]!r} is on the network, and nothing is fetched from there. Download it and pass "
-            "the file or its bytes."
+            f"{address[:_SHOWN]!r} is on the network, and nothing is fetched from there. Download it, and "
+            "pass the file or its bytes."
         )
     if not allow_paths:
         raise ImageError(f"{text[:_SHOWN]!r} is a path: {PATHS_ARE_OFF}")

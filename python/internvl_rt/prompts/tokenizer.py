@@ -70,8 +70,8 @@ class PromptTokenizer:
         for token_id in task:
             if token_id not in special or steers(self._added[token_id].content):
                 raise BundleError(
-                    f"prompt.task_ids of the manifest has the id {token_id}, which is no special token that "
-                    "text may become. Export the bundle again."
+                    f"prompt.task_ids of the manifest has the id {token_id}, which is not a special token "
+                    "that text may become. Export the bundle again."
                 )
         self._visible: dict[KeepTokens, frozenset[int]] = {
             "none": frozenset(),
