@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "kernels/attention/attention.h"
 #include "runtime/features.h"
 #include "runtime/thread_team.h"
 #include "runtime/tile_unit.h"
@@ -32,6 +33,7 @@ void register_runtime(py::module_& module) {
     }
     return "usable";
   });
+  module.def("attends_in_bfloat16", [] { return attends_in_bfloat16(features()); });
   module.def("usable_cores", &usable_cores, py::arg("root") = "/");
   module.def("usable_memory", &usable_memory, py::arg("root") = "/");
   module.def("total_memory", &total_memory, py::arg("root") = "/");

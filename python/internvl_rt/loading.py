@@ -59,7 +59,8 @@ def load(
             ``max_context`` if that is more.
         cache_type: of ``engine="native"``, how keys and values are stored: ``float32``, ``float16`` or
             ``bfloat16`` in half of the memory, ``int8`` in about a quarter. Where None, ``float32`` for a
-            language model in fp32, and ``float16``, which rounds less than their weights, for others.
+            language model in fp32; for others ``bfloat16`` where the processor multiplies it (AVX-512 BF16)
+            and the weights are not fp16, else ``float16``.
         max_context: the most tokens that one prompt and its answer may have together; the smaller of
             ``cache_tokens`` and the trained length where None. More than the trained length is for models
             with dynamic rope scaling, up to its factor times as many.

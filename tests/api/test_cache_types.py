@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 import internvl_rt as ivl
 from bundle.tiny import write_tiny
+from internvl_rt import _core
+from internvl_rt.engines.native import CacheType
 from internvl_rt.errors import DeviceError, PromptError
 from internvl_rt.tabletop import KINDS, checkpoint_folder, held_out_questions
 
@@ -27,16 +29,17 @@ def test_every_type_is_used(tiny_bundle: Path) -> None:
     assert found["float16"] < found["int8"] < 1.0
 
 
-def test_the_default_rounds_less_than_the_weights(tmp_path: Path) -> None:
+def test_the_default_suits_the_weights_and_the_processor(tmp_path: Path) -> None:
     ids = list(range(65, 91))
-    for weights, expected in (("fp32", "float32"), ("bf16", "float16"), ("int4", "float16")):
+    half: CacheType = "bfloat16" if _core.attends_in_bfloat16() else "float16"
+    defaults: dict[str, CacheType] = {"fp32": "float32", "fp16": "float16", "bf16": half, "int4": half}
+    for weights, expected in defaults.items():
         folder = write_tiny(tmp_path / weights, weights=weights)
-        logits = []
-        for cache_type in (None, "float32", "float16"):
-            with ivl.load(folder, cache_tokens=64, cache_type=cache_type) as model:  # type: ignore[arg-type]
-                logits.append(model.logits(ids))
-        assert (logits[0] == logits[1 if expected == "float32" else 2]).all()
-        assert (logits[1] != logits[2]).any()
+        with ivl.load(folder, cache_tokens=64) as model:
+            logits = model.logits(ids)
+        for cache_type in get_args(CacheType):
+            with ivl.load(folder, cache_tokens=64, cache_type=cache_type) as model:
+                assert (model.logits(ids) == logits).all() == (cache_type == expected)
 
 
 @pytest.mark.parametrize("wrong", ["float64", "", 16, ["int8"]])
@@ -51,12 +54,14 @@ def test_engines_without_a_choice_say_so(tiny_bundle: Path, engine: str) -> None
         ivl.load(tiny_bundle, engine=engine, cache_type="float16")
 
 
-def test_float16_changes_no_answer_of_the_trained_model(tmp_path: Path) -> None:
-    bundle = ivl.export(checkpoint_folder(), tmp_path / "out", progress=False)
+@pytest.mark.parametrize("weights", ["fp32", "bf16"])
+def test_sixteen_bits_change_no_answer_of_the_trained_model(tmp_path: Path, weights: Any) -> None:
+    bundle = ivl.export(checkpoint_folder(), tmp_path / "out", weights=weights, progress=False)
     asked = [[q for q in held_out_questions() if q.kind == kind][:3] for kind in KINDS]
     questions = [question for kind in asked for question in kind]
     written = []
-    for cache_type in ("float32", "float16"):
+    kinds: tuple[CacheType, ...] = ("float32", "float16", "bfloat16")
+    for cache_type in kinds:
         with ivl.load(bundle, cache_tokens=2048, cache_type=cache_type) as model:
             written.append(
                 [
@@ -64,5 +69,5 @@ def test_float16_changes_no_answer_of_the_trained_model(tmp_path: Path) -> None:
                     for q in questions
                 ]
             )
-    assert written[0] == written[1]
+    assert written[0] == written[1] == written[2]
     assert len(set(written[0])) > 10

@@ -13,7 +13,7 @@ from internvl_rt._core import Decoder
 from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.bundle.manifest import Rope
 from internvl_rt.engines.native import CacheType, load_decoder
-from parity.compare import assert_rounded_agrees, rounding
+from parity.compare import BFLOAT16, assert_rounded_agrees, cosine, rounding
 from reference.stored import reference_of_bundle
 
 IMAGE = 7
@@ -128,3 +128,19 @@ def test_a_smaller_cache_is_close(tmp_path: Path, cache_type: CacheType, bound: 
         first = decoder.prefill(sequence, decoder.embed(ids, features, IMAGE), True)
         logits.append(np.concatenate([first, decoder.decode([sequence], [9])]))
     assert 1e-6 < relative(logits[1], logits[0]) < bound
+
+
+@pytest.mark.parametrize("cache_type", ["float16", "bfloat16"])
+def test_beside_bf16_weights_sixteen_bits_in_the_cache_keep_the_cosine(
+    tmp_path: Path, cache_type: CacheType
+) -> None:
+    bundle = write_bundle(tmp_path, manifest_of("qwen2", "bf16"))
+    ids, features = prompt(bundle, 500)
+    logits = []
+    kinds: tuple[CacheType, CacheType] = ("float32", cache_type)
+    for kind in kinds:
+        decoder = load_decoder(bundle, cache_tokens=512, cache_type=kind)
+        sequence = decoder.new_sequence()
+        first = decoder.prefill(sequence, decoder.embed(ids, features, IMAGE), True)
+        logits.append(np.concatenate([first, decoder.decode([sequence], [9])]))
+    assert cosine(logits[1], logits[0]) >= BFLOAT16.cosine

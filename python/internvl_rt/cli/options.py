@@ -51,8 +51,8 @@ CacheTypeOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--cache-type",
-        help="Of the native engine, how the KV cache is stored: float32 (fp32 models, if not given), float16 "
-        "(others), bfloat16 or int8.",
+        help="Of the native engine, how the KV cache is stored: float32 (fp32 models, if not given), "
+        "bfloat16 (others, with AVX-512 BF16), float16 (others) or int8.",
         show_default=False,
     ),
 ]

@@ -28,9 +28,14 @@ PREFILL_CHUNK = 256
 def default_cache_type(manifest: Manifest) -> CacheType:
     """How keys and values are stored where the user does not say.
 
-    float16 rounds to 11 bits, bf16 weights to 8; it halves what a step reads of the cache.
+    Half of float32's bytes is half of what a step reads. float16 rounds to 11 bits and is multiplied in fp32;
+    bfloat16 rounds to 8, as bf16 weights and integers do anyway, and is multiplied as it is stored, twice as
+    fast, by processors that can.
     """
-    return "float32" if manifest.precision.llm == "fp32" else "float16"
+    precision = manifest.precision.llm
+    if precision == "fp32":
+        return "float32"
+    return "bfloat16" if precision != "fp16" and _core.attends_in_bfloat16() else "float16"
 
 
 class NativeEngine:
