@@ -120,10 +120,13 @@ struct PatchEmbedding {
 // What one set of operations computes at most.
 struct Workload {
   std::size_t rows;
-  std::size_t
-      made_elements;  // of the rows that operations make on their way from a norm or a gate to a matrix
+  // Of the rows that operations make on their way from a norm or a gate to a matrix.
+  std::size_t made_elements;
+  // Their {} let the members be left out of an initialiser, in the eyes of GCC.
+  // NOLINTBEGIN(readability-redundant-member-init)
   std::optional<TowerShape> tower{};
   std::optional<MixtureShape> mixture{};
+  // NOLINTEND(readability-redundant-member-init)
 };
 
 // Operations over the weights and the cache of one model, with activations of their own: several sets of

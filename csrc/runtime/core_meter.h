@@ -22,8 +22,8 @@ class CoreMeter {
   Clock::duration end(Clock::time_point now);
 
  private:
-  Clock::time_point begun_{};
-  Clock::time_point read_at_{};  // the clock, at the last reading of
+  Clock::time_point begun_;
+  Clock::time_point read_at_;  // the clock, at the last reading of
   Clock::duration used_{};       // the thread's processor time
 };
 

@@ -30,7 +30,7 @@ class TeamWidth {
   Clock::duration taken_{};  // in the window
   Clock::duration lost_{};
   Clock::duration hold_ = shortest_hold / 2;
-  Clock::time_point narrow_until_{};
+  Clock::time_point narrow_until_;
 
  public:
   // Work that is judged together, and how long threads are left out. A window in vain takes twice its time at

@@ -76,7 +76,7 @@ class ThreadTeam {
   // What a worker tells of the last piece of work that it took part in.
   struct alignas(64) Seat {
     unsigned generation = 0;
-    Clock::time_point ended{};
+    Clock::time_point ended;
     Clock::duration lost{};
   };
 
