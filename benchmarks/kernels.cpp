@@ -82,10 +82,12 @@ class Bench {
         peaks_.fp32 * 1e-9, peaks_.bfloat16 * 1e-9, peaks_.int8 * 1e-9, peaks_.bytes * 1e-9,
         fork_and_join() * 1e6);
     std::printf("%-34s %9s %9s %7s %8s %7s\n", "", "us", "GFLOP/s", "of peak", "GB/s", "of peak");
-    const struct {
+    struct Shape {
       const char* name;
       std::size_t n, k;
-    } shapes[] = {{"qkv", 1152, 896}, {"gate_up", 9728, 896}, {"down", 896, 4864}, {"lm_head", 151674, 896}};
+    };
+    constexpr Shape shapes[] = {
+        {"qkv", 1152, 896}, {"gate_up", 9728, 896}, {"down", 896, 4864}, {"lm_head", 151674, 896}};
     for (const DataType type : {DataType::int4, DataType::int8, DataType::bfloat16, DataType::float32}) {
       for (const auto& shape : shapes) {
         for (const std::size_t m : {1, 4, 8, 16, 256}) {
@@ -94,6 +96,11 @@ class Bench {
         }
       }
     }
+    // One layer of the vision tower, a tile of it.
+    constexpr Shape tower[] = {
+        {"tower qkv", 3072, 1024}, {"proj", 1024, 1024}, {"fc1", 4096, 1024}, {"fc2", 1024, 4096}};
+    for (const Shape& shape : tower)
+      matrix(shape.name, DataType::int8, 1025, shape.n, shape.k, ScaleGroup::row);
     for (const CacheType type :
          {CacheType::float32, CacheType::float16, CacheType::bfloat16, CacheType::int8}) {
       for (const std::size_t tokens : {1024, 4096}) attention(type, tokens);
@@ -168,7 +175,8 @@ class Bench {
     return p;
   }
 
-  void matrix(const char* name, DataType type, std::size_t m, std::size_t n, std::size_t k) {
+  void matrix(const char* name, DataType type, std::size_t m, std::size_t n, std::size_t k,
+              ScaleGroup activations = ScaleGroup::block) {
     const std::size_t bytes = byte_size(type, n * k);
     if (bytes > arena_.size()) return;
     const std::vector<float> x(m * k, 0.37F);
@@ -189,7 +197,7 @@ class Bench {
       scale_bytes = 2 * n * k / 32;
     }
     const double time = median_time(seconds_, [&] {
-      const WeightMatrix w{type, next(bytes), static_cast<const std::byte*>(scales), n, k};
+      const WeightMatrix w{type, next(bytes), static_cast<const std::byte*>(scales), n, k, activations};
       LinearRows job{x.data(), k, m, nullptr, false, y.data(), n};
       if (integer) {
         team_.for_each_range(m, 8, [&](std::size_t begin, std::size_t end) {

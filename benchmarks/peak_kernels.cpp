@@ -60,22 +60,20 @@ double int8(std::size_t rounds, std::int32_t* sink, std::index_sequence<Chain...
     asm volatile("" : "+m"(bytes));  // or the products would be computed once
     ((sums[Chain] = dot(sums[Chain], weights, load_int8(bytes + step * Chain))), ...);
   }
-  ((*sink += sum_of_lanes(sums[Chain]) & 1), ...);
+  std::int32_t lanes_of_sum[sum_lanes];
+  ((store_sums(lanes_of_sum, sums[Chain]), *sink += lanes_of_sum[0] & 1), ...);
   return 2.0 * sizeof...(Chain) * (4 / panel_element_bytes) * sum_lanes * static_cast<double>(rounds);
 }
 double int8(std::size_t rounds, std::int32_t* sink) { return int8(rounds, sink, Chains()); }
 
 void read(const std::byte* data, std::size_t bytes, std::int32_t* sink) {
-  const auto* p = reinterpret_cast<const std::int8_t*>(data);
-  Int32Vector sums[4];
-  for (Int32Vector& sum : sums) sum = zero_sums();
-  const Int8Vector ones = broadcast_four(reinterpret_cast<const std::int8_t*>("\1\1\1\1"));
-  constexpr std::size_t step = 4 * sum_lanes;
-  for (std::size_t i = 0; i < bytes; i += 4 * step) {
-    for (std::size_t j = 0; j < 4; ++j)
-      sums[j] = dot(sums[j], int8_weights(load_int8(p + i + j * step)), ones);
+  const auto* p = reinterpret_cast<const float*>(data);
+  FloatVector greatest[4];
+  for (FloatVector& part : greatest) part = broadcast(0.0F);
+  for (std::size_t i = 0; i < bytes / sizeof(float); i += 4 * lanes) {
+    for (std::size_t j = 0; j < 4; ++j) greatest[j] = max(greatest[j], load(p + i + j * lanes));
   }
-  for (const Int32Vector& sum : sums) *sink += sum_of_lanes(sum) & 1;
+  for (const FloatVector& part : greatest) *sink += reduce_max(part) > 1.0F ? 1 : 0;
 }
 
 }  // namespace

@@ -24,7 +24,7 @@ class CoreMeter {
  private:
   Clock::time_point begun_;
   Clock::time_point read_at_;  // the clock, at the last reading of
-  Clock::duration used_{};       // the thread's processor time
+  Clock::duration used_{};     // the thread's processor time
 };
 
 }  // namespace internvl

@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 from internvl_rt.bundle.graph_ports import COS, LAST_POSITIONS, SIN, TOTAL_LENGTH, cache_ports
 from internvl_rt.bundle.manifest import LanguageModel, NormType, Vision
-from internvl_rt.bundle.tensors import INT4_BLOCK, SCALES_SUFFIX, llm_layer
+from internvl_rt.bundle.tensors import INT4_BLOCK, SCALES_SUFFIX, llm_layer, of_language_model
 from internvl_rt.export.graphs.dialect import Dialect
 from internvl_rt.export.graphs.graph import MICROSOFT, Shape
 
@@ -18,8 +18,9 @@ INT8_ACCURACY = 4
 """MatMulNBits rounds activations to int8, one scale for each block of a row, and multiplies integers."""
 
 LARGEST_BLOCK = 128
-"""Elements of an int8 row that MatMulNBits is told share a scale: longer blocks save scales, and activations
-are rounded by blocks of the same length."""
+"""Elements of an int8 row of a tower that MatMulNBits is told share a scale: longer blocks save scales, and
+activations are rounded by blocks of the same length. The rows of a language model, whose activations have
+channels far above the others, have INT4_BLOCK: a block loses what stands beside such a channel."""
 SMALLEST_BLOCK = 16
 
 
@@ -42,7 +43,8 @@ class Ort(Dialect):
         rows_columns = self.graph.stored_shape(weight)
         if stored == "int4":
             return self._integer_product(x, weight, name, bias, bits=4, block=INT4_BLOCK)
-        if stored == "int8" and (block := _block_of(rows_columns[1])):
+        longest = INT4_BLOCK if of_language_model(weight) else LARGEST_BLOCK
+        if stored == "int8" and (block := _block_of(rows_columns[1], longest)):
             return self._integer_product(x, weight, name, bias, bits=8, block=block)
         return super().project(x, weight, name, bias)
 
@@ -160,9 +162,9 @@ class Ort(Dialect):
         )
 
 
-def _block_of(columns: int) -> int:
-    """The longest block that divides a row, or 0."""
-    block = LARGEST_BLOCK
+def _block_of(columns: int, longest: int) -> int:
+    """The longest block that divides a row and is at most ``longest``, or 0."""
+    block = longest
     while block >= SMALLEST_BLOCK:
         if columns % block == 0:
             return block

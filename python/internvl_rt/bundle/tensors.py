@@ -72,6 +72,11 @@ def llm_layer(layer: int, name: str) -> str:
     return f"llm.layers.{layer}.{name}"
 
 
+def of_language_model(name: str) -> bool:
+    """Whether a tensor is one of the language model's, its embedding table among them."""
+    return name.startswith("llm.")
+
+
 def tensor_specs(manifest: Manifest) -> Iterator[TensorSpec]:
     """Every logical tensor of a model, in the order in which it is computed with."""
     yield from _vit_specs(manifest.vision)
