@@ -40,7 +40,9 @@ inline WideVector wide_of(FloatVector low, FloatVector high) {
   return {_mm512_insertf32x8(_mm512_castps256_ps512(low.value), high.value, 1)};
 }
 inline FloatVector low_half(WideVector v) { return {_mm512_castps512_ps256(v.value)}; }
-inline FloatVector high_half(WideVector v) { return {_mm512_extractf32x8_ps(v.value, 1)}; }
+inline FloatVector high_half(WideVector v) {
+  return {_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v.value), 1))};
+}
 
 inline WideVector load_wide(const Float16* p) {
 #if defined(INTERNVL_EMULATED_AVX512)
