@@ -38,7 +38,7 @@ void multiply(float* scores, std::size_t rows, std::size_t keys, const float* sc
 template <class Arithmetic, class Block>
 void attend(const QueryRows& job, const std::byte* const* blocks, std::size_t first_key, std::size_t count,
             const AttentionState& state) {
-  using Weight = typename Arithmetic::Weight;
+  using Weight = Arithmetic::Weight;
   constexpr std::size_t element = sizeof(typename Block::Element);
   constexpr std::size_t most_rows = Arithmetic::rows_at_once;
   static_assert(most_rows <= 2 * wide_lanes);

@@ -116,8 +116,9 @@ struct PairArithmetic {
     }
     if (count % 2 != 0) {
       // The second value of the last pair may be anything.
-      BFloat16 last[Vectors * 2 * pair_lanes];
-      for (std::size_t i = 0; i < Vectors * 2 * pair_lanes; i += 2) {
+      constexpr std::size_t elements = std::size_t{2} * Vectors * pair_lanes;
+      BFloat16 last[elements];
+      for (std::size_t i = 0; i < elements; i += 2) {
         last[i] = words[i];
         last[i + 1] = {0};
       }

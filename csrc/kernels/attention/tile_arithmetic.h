@@ -18,7 +18,7 @@ inline void store_weights(BFloat16* p, WideVector v) { store_rounded(p, v); }
 template <class Stored>
 struct TileArithmetic {
   using Weight = BFloat16;
-  using Element = typename Stored::Element;
+  using Element = Stored::Element;
   static constexpr int rows_at_once = tile_side;
   static constexpr int exponent_degree = 4;  // weights keep 8 bits
   static constexpr bool converts = !__is_same(Element, BFloat16);

@@ -42,7 +42,7 @@ Vector CpuModel::load(std::span<const float> values) {
 }
 
 void CpuModel::allocate_cache(const CacheShape& shape) {
-  storage_.emplace(shape, *team_, features_);
+  storage_ = std::make_unique<KvStorage>(shape, *team_, features_);
   cache_shape_ = shape;
 }
 

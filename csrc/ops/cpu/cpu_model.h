@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -33,8 +32,8 @@ class CpuModel : public DeviceModel {
   const RowNeeds& needs() const { return needs_; }
   const WeightMatrix& weight(const Matrix& matrix) const { return matrices_[matrix.id]; }
   const float* values(const Vector& vector) const { return vector ? vectors_[vector.id] : nullptr; }
-  const CacheShape& cache_shape() const { return *cache_shape_; }
-  KvStorage* storage() { return storage_ ? &*storage_ : nullptr; }
+  const CacheShape& cache_shape() const { return cache_shape_; }
+  KvStorage* storage() { return storage_.get(); }
 
  private:
   std::shared_ptr<ThreadTeam> team_;
@@ -42,8 +41,8 @@ class CpuModel : public DeviceModel {
   RowNeeds needs_;
   std::vector<WeightMatrix> matrices_;
   std::vector<const float*> vectors_;
-  std::optional<CacheShape> cache_shape_;
-  std::optional<KvStorage> storage_;
+  CacheShape cache_shape_{};
+  std::unique_ptr<KvStorage> storage_;  // none without a language model
 };
 
 }  // namespace internvl

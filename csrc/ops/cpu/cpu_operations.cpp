@@ -36,10 +36,11 @@ CpuOperations::CpuOperations(CpuModel& model, const Workload& workload)
       team_(model.team()),
       features_(model.features()),
       matmul_(team_, features_, workload, model.needs()) {
-  if (KvStorage* storage = model.storage())
-    attention_.emplace(model.cache_shape(), *storage, team_, features_);
-  if (workload.tower) tower_.emplace(*workload.tower, team_, features_);
-  if (workload.mixture) mixture_.emplace(*workload.mixture, workload.rows);
+  if (KvStorage* storage = model.storage()) {
+    attention_ = std::make_unique<PagedAttention>(model.cache_shape(), *storage, team_, features_);
+  }
+  if (workload.tower) tower_ = std::make_unique<TowerAttention>(*workload.tower, team_, features_);
+  if (workload.mixture) mixture_ = std::make_unique<ExpertMixture>(*workload.mixture, workload.rows);
 }
 
 Buffer CpuOperations::buffer(std::size_t rows, std::size_t columns) {

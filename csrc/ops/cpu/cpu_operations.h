@@ -3,7 +3,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <vector>
 
@@ -93,9 +92,9 @@ class CpuOperations : public Operations {
   std::vector<AlignedArray<float>> buffers_;  // not touched before they are used: a model that sees no
                                               // pictures does not pay for those of the tower
   Matmul matmul_;
-  std::optional<PagedAttention> attention_;  // of a model with a cache
-  std::optional<TowerAttention> tower_;
-  std::optional<ExpertMixture> mixture_;
+  std::unique_ptr<PagedAttention> attention_;  // of a model with a cache
+  std::unique_ptr<TowerAttention> tower_;
+  std::unique_ptr<ExpertMixture> mixture_;
 };
 
 }  // namespace internvl

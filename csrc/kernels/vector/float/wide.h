@@ -155,11 +155,11 @@ inline WideVector load_seconds(const std::int8_t* p) {
 #else
 template <class T>
 inline WideVector load_firsts(const T* p) {
-  return each_lane([=](int i) { return widen(p[2 * i]); });
+  return each_lane([=](int i) { return widen(p[std::ptrdiff_t{2} * i]); });
 }
 template <class T>
 inline WideVector load_seconds(const T* p) {
-  return each_lane([=](int i) { return widen(p[2 * i + 1]); });
+  return each_lane([=](int i) { return widen(p[std::ptrdiff_t{2} * i + 1]); });
 }
 #endif
 
