@@ -140,7 +140,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
         Calls(collections.OrderedDict, [("a", Calls(eval, "1"))]),
         r"builtin(s|__)\.eval",
     ),
-    "OrderedDict with arguments": (Calls(collections.OrderedDict, [("a", 1)]), "calls something else"),
+    "OrderedDict with arguments": (Calls(collections.OrderedDict, [("a", 1)]), "calls something other"),
     "an object of a class": (Sets(), "Sets|copyreg|copy_reg"),
     "torch.load": (Calls(torch.load, "x"), r"torch\.serialization\.load"),
     "a set": ({"a": {1, 2}}, r"EMPTY_SET|__builtin__\.set"),
