@@ -2,7 +2,6 @@
 // multiplied, and every row of x meets them there. Included by the kernel source only.
 #pragma once
 
-#include "kernels/matmul/bfloat16_words.h"
 #include "kernels/matmul/gemm.h"
 #include "kernels/matmul/pair_tile.h"
 #include "kernels/vector/prefetch.h"
@@ -35,7 +34,12 @@ void pack(const BFloat16* w, std::size_t w_stride, std::size_t n, std::size_t co
         store_words(from, w_stride, to, 2 * columns);
         continue;
       }
-      store_edge_words(from, w_stride, c < n ? n - c : 0, depth - k, to, 2 * columns);
+      BFloat16 edge[pair_lanes][word_row_elements] = {};
+      for (std::size_t row = 0; row < pair_lanes && c + row < n; ++row) {
+        for (std::size_t i = 0; i < word_row_elements && k + i < depth; ++i)
+          edge[row][i] = from[row * w_stride + i];
+      }
+      store_words(edge[0], word_row_elements, to, 2 * columns);
     }
   }
 }

@@ -3,9 +3,9 @@
 // the same order either way. Included by the kernel source only.
 #pragma once
 
-#include "kernels/matmul/bfloat16_words.h"
 #include "kernels/matmul/gemm.h"
 #include "kernels/matmul/tile_product.h"
+#include "kernels/vector/bfloat16/vector.h"
 #include "kernels/vector/prefetch.h"
 
 namespace internvl::INTERNVL_ISA {
@@ -27,6 +27,16 @@ static_assert(near_depth % tile_elements == 0 && panel_depth % near_depth == 0);
 static_assert(panel_columns * panel_depth * sizeof(BFloat16) <= panel_elements * sizeof(float));
 
 constexpr std::size_t steps_of(std::size_t depth) { return (depth + tile_elements - 1) / tile_elements; }
+
+// store_words() of the first `rows` rows and `elements` elements of each; the others are 0.
+void store_edge_words(const BFloat16* from, std::size_t stride, std::size_t rows, std::size_t elements,
+                      BFloat16* out, std::size_t out_stride) {
+  BFloat16 edge[pair_lanes][word_row_elements] = {};
+  for (std::size_t row = 0; row < pair_lanes && row < rows; ++row) {
+    for (std::size_t i = 0; i < word_row_elements && i < elements; ++i) edge[row][i] = from[row * stride + i];
+  }
+  store_words(edge[0], word_row_elements, out, out_stride);
+}
 
 // Tiles of words of n rows of W: panel [n / 16, steps, 16, 16, 2]. What W does not have is 0.
 void pack_tiles(const BFloat16* w, std::size_t w_stride, std::size_t n, std::size_t depth, BFloat16* panel) {
