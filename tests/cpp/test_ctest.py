@@ -1,4 +1,4 @@
-"""The C++ unit tests are part of the test suite; .ci/run runs them once more under the sanitizers, on 64-bit
+"""The C++ unit tests are part of the test suite; .ci/full runs them once more under the sanitizers, on 64-bit
 Arm, on emulated AVX-512, AVX-VNNI and AMX, and with the instructions of AVX-VNNI as AVX-512 encodes them."""
 
 import os
