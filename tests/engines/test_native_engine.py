@@ -386,7 +386,7 @@ def test_sequences_and_tokens_that_do_not_fit(engine: NativeEngine) -> None:
     sequence = engine.new_sequence()
     with pytest.raises(PromptError, match="named twice"):
         engine.decode([sequence, sequence], [1, 2])
-    with pytest.raises(PromptError, match="one token for each"):
+    with pytest.raises(PromptError, match="as many tokens as its count says"):
         engine.decode([sequence], [1, 2])
     with pytest.raises(PromptError, match="no sequence 99"):
         engine.decode([99], [1])
