@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -107,8 +108,8 @@ void EmulatedTiles::add_bfloat16_products(int c, int a, int b) {
       float even = 0;
       float odd = 0;
       for (int k = 0; k < shapes_.rows[b]; ++k) {
-        const std::uint8_t* x = data_[a][m] + 4 * k;
-        const std::uint8_t* w = data_[b][k] + 4 * n;
+        const std::uint8_t* x = data_[a][m] + std::ptrdiff_t{4} * k;
+        const std::uint8_t* w = data_[b][k] + std::ptrdiff_t{4} * n;
         even = flushed(std::fma(wide(x), wide(w), even));
         odd = flushed(std::fma(wide(x + 2), wide(w + 2), odd));
       }
