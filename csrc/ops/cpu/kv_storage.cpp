@@ -7,6 +7,7 @@
 
 #include "kernels/attention/attention.h"
 #include "kernels/vector/storage.h"
+#include "ops/cpu/head_dim.h"
 #include "runtime/error.h"
 
 namespace internvl {
@@ -15,11 +16,7 @@ namespace {
 constexpr std::size_t cache_line = 64;
 
 CacheShape checked(const CacheShape& shape) {
-  if (shape.head_dim == 0 || shape.head_dim % 8 != 0 || shape.head_dim > most_head_dim) {
-    throw BundleError("the language model's head_dim is " + std::to_string(shape.head_dim) +
-                      "; the native engine takes multiples of 8 up to " + std::to_string(most_head_dim) +
-                      ". Use engine=\"onnxruntime\".");
-  }
+  require_head_dim(shape.head_dim, "language model");
   return shape;
 }
 

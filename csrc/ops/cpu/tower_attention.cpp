@@ -4,10 +4,10 @@
 #include <array>
 #include <atomic>
 #include <cmath>
-#include <string>
 #include <vector>
 
 #include "kernels/attention/attention.h"
+#include "ops/cpu/head_dim.h"
 #include "runtime/error.h"
 
 namespace internvl {
@@ -17,11 +17,7 @@ namespace {
 constexpr std::size_t pieces_per_thread = 4;
 
 TowerShape checked(const TowerShape& shape) {
-  if (shape.head_dim == 0 || shape.head_dim % 8 != 0 || shape.head_dim > most_head_dim) {
-    throw BundleError("the vision tower's head_dim is " + std::to_string(shape.head_dim) +
-                      "; the native engine takes multiples of 8 up to " + std::to_string(most_head_dim) +
-                      ". Use engine=\"onnxruntime\".");
-  }
+  require_head_dim(shape.head_dim, "vision tower");
   return shape;
 }
 
