@@ -11,6 +11,7 @@
 #include "image/resample_filter.h"
 #include "runtime/error.h"
 #include "runtime/function_ref.h"
+#include "runtime/rounding.h"
 
 namespace internvl {
 namespace {
@@ -28,10 +29,6 @@ struct Band {
   std::size_t begin;
   std::size_t end;
 };
-
-std::size_t round_up(std::size_t value, std::size_t granule) {
-  return (value + granule - 1) / granule * granule;
-}
 
 // A horizontal pass writes rows in whole runs of pixels, a vertical pass reads them in whole vectors.
 std::size_t row_bytes(const Resize& resize) {
@@ -142,7 +139,7 @@ void for_each_row(std::span<const Resize> resizes, ThreadTeam& team, RowSink sin
   std::vector<Band> bands;
   for (const Resize& resize : resizes) {
     const std::size_t pieces = threads == 1 ? 1 : 4 * threads;
-    add_bands(resize, (resize.vertical.outputs() + pieces - 1) / pieces, bands);
+    add_bands(resize, divide_up(resize.vertical.outputs(), pieces), bands);
   }
   std::atomic<std::size_t> next{0};
   team.run([&](int) {

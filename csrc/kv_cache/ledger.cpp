@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "runtime/error.h"
+#include "runtime/rounding.h"
 
 namespace internvl {
 
@@ -31,7 +32,7 @@ void BlockPool::release(BlockId block) {
 }
 
 Ledger::Ledger(std::size_t tokens, std::size_t block_tokens)
-    : block_tokens_(block_tokens), pool_((tokens + block_tokens - 1) / block_tokens) {}
+    : block_tokens_(block_tokens), pool_(divide_up(tokens, block_tokens)) {}
 
 const Ledger::Sequence& Ledger::find(SequenceId sequence) const {
   const auto found = sequences_.find(sequence);

@@ -9,6 +9,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "runtime/rounding.h"
 #include "runtime/turn_lock.h"
 
 namespace internvl {
@@ -107,7 +108,7 @@ class Ledger {
     bool held = false;
   };
 
-  std::size_t blocks_for(std::size_t tokens) const { return (tokens + block_tokens_ - 1) / block_tokens_; }
+  std::size_t blocks_for(std::size_t tokens) const { return divide_up(tokens, block_tokens_); }
   // The owner of a turn calls these.
   const Sequence& find(SequenceId sequence) const;
   Sequence& find_idle(SequenceId sequence);

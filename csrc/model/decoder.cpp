@@ -8,6 +8,7 @@
 
 #include "ops/weights.h"
 #include "runtime/error.h"
+#include "runtime/rounding.h"
 
 namespace internvl {
 namespace {
@@ -69,7 +70,7 @@ Decoder::Workspace::Workspace(Decoder& decoder, std::size_t most_rows)
 Ledger Decoder::allocate_cache(const DecoderOptions& options) {
   const std::size_t block = device_->block_tokens();
   model_->allocate_cache({options.cache_type, facts_.layers, facts_.heads, facts_.kv_heads, facts_.head_dim,
-                          (options.cache_tokens + block - 1) / block});
+                          divide_up(options.cache_tokens, block)});
   return {options.cache_tokens, block};
 }
 

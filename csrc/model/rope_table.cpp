@@ -5,6 +5,7 @@
 #include <string>
 
 #include "runtime/error.h"
+#include "runtime/rounding.h"
 
 namespace internvl {
 namespace {
@@ -53,7 +54,7 @@ void RopeTable::fill(std::size_t first, std::size_t count, std::size_t length, f
   Known& table = is_long ? long_ : short_;
   const std::size_t known = table.cosines.size() / half;
   if (first + count > known) {
-    const std::size_t positions = (first + count + growth - 1) / growth * growth;
+    const std::size_t positions = round_up(first + count, growth);
     table.cosines.resize(positions * half);
     table.sines.resize(positions * half);
     compute(known, positions - known, facts_.theta, is_long ? facts_.long_factors : facts_.short_factors,

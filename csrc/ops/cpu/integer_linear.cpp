@@ -5,6 +5,7 @@
 
 #include "kernels/matmul/integer_gemv.h"
 #include "kernels/quantise/quantise.h"
+#include "runtime/rounding.h"
 
 namespace internvl {
 namespace {
@@ -17,11 +18,9 @@ constexpr std::size_t panel_scales = integer_panel_columns * integer_panel_depth
 constexpr std::size_t gemv_bytes = 32768;
 constexpr std::size_t gemv_group = 8;
 
-std::size_t rounded_up(std::size_t n, std::size_t step) { return (n + step - 1) / step * step; }
-
 // Bytes of values in a row of that many columns, and its groups where they are smallest.
-std::size_t row_values(std::size_t columns) { return spread_stride(rounded_up(columns, quantised_step)); }
-std::size_t blocks_of(std::size_t columns) { return (columns + quantised_block - 1) / quantised_block; }
+std::size_t row_values(std::size_t columns) { return spread_stride(round_up(columns, quantised_step)); }
+std::size_t blocks_of(std::size_t columns) { return divide_up(columns, quantised_block); }
 std::size_t most_groups(std::size_t columns) { return std::max<std::size_t>(blocks_of(columns), 1); }
 
 std::size_t groups_of(std::size_t columns, RowForm form) {
@@ -31,7 +30,7 @@ std::size_t groups_of(std::size_t columns, RowForm form) {
 }  // namespace
 
 QuantisedBuffer::QuantisedBuffer(std::size_t most_rows, std::size_t most_columns)
-    : rows_(rounded_up(most_rows, most_row_group)),
+    : rows_(round_up(most_rows, most_row_group)),
       bytes_(rows_ * row_bytes(most_columns)),
       values_(rows_ * row_values(most_columns)),
       scales_(rows_ * most_groups(most_columns)),
@@ -63,7 +62,7 @@ QuantisedRows QuantisedBuffer::rows(std::size_t rows, std::size_t columns, RowFo
 std::size_t QuantisedBuffer::bytes() const { return bytes_; }
 
 IntegerWorkspace::IntegerWorkspace(const ThreadTeam& team, std::size_t most_rows)
-    : sums_(rounded_up(std::min(most_rows, integer_gemm_rows), most_row_group) * integer_panel_columns),
+    : sums_(round_up(std::min(most_rows, integer_gemm_rows), most_row_group) * integer_panel_columns),
       weights_(static_cast<std::size_t>(team.size()) * panel_bytes),
       scales_(static_cast<std::size_t>(team.size()) * panel_scales),
       row_sums_(static_cast<std::size_t>(team.size()) * sums_),
@@ -87,7 +86,7 @@ void linear(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w
     const IntegerGemvKernels& kernels = integer_gemv_kernels(features);
     const std::size_t row_bytes =
         std::max<std::size_t>(w.type == DataType::int4 ? w.columns / 2 : w.columns, 1);
-    const std::size_t grain = rounded_up(std::max<std::size_t>(gemv_bytes / row_bytes, 1), gemv_group);
+    const std::size_t grain = round_up(std::max<std::size_t>(gemv_bytes / row_bytes, 1), gemv_group);
     team.for_each_range(w.rows, grain,
                         [&](std::size_t begin, std::size_t end) { kernels.multiply(x, job, w, begin, end); });
     return;

@@ -9,6 +9,7 @@
 #include "kernels/vector/storage.h"
 #include "ops/cpu/head_dim.h"
 #include "runtime/error.h"
+#include "runtime/rounding.h"
 
 namespace internvl {
 namespace {
@@ -64,7 +65,7 @@ KvStorage::KvStorage(const CacheShape& shape, ThreadTeam& team, Features feature
     : kernels_(block_kernels(checked(shape).type, features)),
       kv_heads_(shape.kv_heads),
       head_bytes_(block_head_bytes(shape.type, shape.head_dim)),
-      block_bytes_((shape.layers * shape.kv_heads * head_bytes_ + cache_line - 1) / cache_line * cache_line),
+      block_bytes_(round_up(shape.layers * shape.kv_heads * head_bytes_, cache_line)),
       memory_(bytes_of(shape.blocks, block_bytes_), team, "a KV cache") {}
 
 void KvStorage::copy(const BlockCopy& copy) { std::memcpy(place(copy.to), place(copy.from), block_bytes_); }

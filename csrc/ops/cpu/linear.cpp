@@ -5,11 +5,10 @@
 
 #include "kernels/matmul/bfloat16_gemm.h"
 #include "kernels/matmul/gemm.h"
+#include "runtime/rounding.h"
 
 namespace internvl {
 namespace {
-
-std::size_t rounded_up(std::size_t n, std::size_t step) { return (n + step - 1) / step * step; }
 
 // Rows of x whose sums a thread has memory for, in panels of panel_rows.
 std::size_t sum_rows(std::size_t most_rows) {
@@ -45,8 +44,8 @@ void multiply_panels(const LinearRows& job, const WeightMatrix& w, ThreadTeam& t
                      const PanelShape& shape, Multiply multiply) {
   const GemmKernels& kernels = gemm_kernels(features);
   const std::size_t piece = rows_of_a_piece(job.rows, shape.rows);
-  const std::size_t panels = (w.rows + shape.width - 1) / shape.width;
-  const std::size_t pieces = (job.rows + piece - 1) / piece;
+  const std::size_t panels = divide_up(w.rows, shape.width);
+  const std::size_t pieces = divide_up(job.rows, piece);
   std::atomic<std::size_t> next{0};
   team.run([&](int thread) {
     float* panel = workspace.panel(thread);
@@ -87,13 +86,13 @@ LinearWorkspace::LinearWorkspace(const ThreadTeam& team, std::size_t most_rows, 
       panels_(static_cast<std::size_t>(team.size()) * thread_elements_),
       rows_(rounded_row_memory(most_rows) * most_row_bytes) {}
 
-std::size_t rounded_row_elements(std::size_t columns) { return rounded_up(columns, bfloat16_row_step); }
+std::size_t rounded_row_elements(std::size_t columns) { return round_up(columns, bfloat16_row_step); }
 
 std::size_t rounded_stride(std::size_t columns) {
   return spread_stride(rounded_row_elements(columns) * sizeof(BFloat16)) / sizeof(BFloat16);
 }
 
-std::size_t rounded_row_memory(std::size_t rows) { return rounded_up(rows, bfloat16_row_group); }
+std::size_t rounded_row_memory(std::size_t rows) { return round_up(rows, bfloat16_row_group); }
 
 std::size_t LinearWorkspace::row_bytes(const WeightMatrix& w, Activations activations) {
   const bool rounds = w.type == DataType::bfloat16 && activations == Activations::bfloat16;

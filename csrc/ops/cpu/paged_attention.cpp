@@ -6,6 +6,7 @@
 
 #include "kernels/norm/norm.h"
 #include "kernels/rope/rope.h"
+#include "runtime/rounding.h"
 
 namespace internvl {
 namespace {
@@ -86,7 +87,7 @@ void PagedAttention::plan(std::size_t first) {
       for (std::size_t kv_head = 0; kv_head < shape_.kv_heads; ++kv_head) {
         for (std::size_t head = 0; head < group; head += heads_at_once) {
           tiles_.push_back({i, offset, positions, kv_head * group + head,
-                            std::min(heads_at_once, group - head), (seen + span_keys - 1) / span_keys});
+                            std::min(heads_at_once, group - head), divide_up(seen, span_keys)});
           spans_ += tiles_.back().spans;
         }
       }

@@ -8,7 +8,7 @@
 
 #include "kernels/attention/attention.h"
 #include "ops/cpu/head_dim.h"
-#include "runtime/error.h"
+#include "runtime/rounding.h"
 
 namespace internvl {
 namespace {
@@ -21,7 +21,7 @@ TowerShape checked(const TowerShape& shape) {
   return shape;
 }
 
-std::size_t blocks_of(std::size_t tokens) { return (tokens + cache_block - 1) / cache_block; }
+std::size_t blocks_of(std::size_t tokens) { return divide_up(tokens, cache_block); }
 
 }  // namespace
 
@@ -29,7 +29,7 @@ TowerAttention::TowerAttention(const TowerShape& shape, ThreadTeam& team, Featur
     : shape_(checked(shape)),
       team_(team),
       features_(features),
-      block_elements_((attention_block_elements(shape.head_dim) + 15) / 16 * 16),
+      block_elements_(round_up(attention_block_elements(shape.head_dim), 16)),
       heads_(static_cast<std::size_t>(team.size()) * blocks_of(shape.tokens) * block_elements_) {}
 
 void TowerAttention::attend(const float* qkv, std::size_t tiles, DataType weights,
@@ -43,10 +43,9 @@ void TowerAttention::attend(const float* qkv, std::size_t tiles, DataType weight
   // itself, so that they are in its cache: a hundredth of the work of a whole head.
   const std::size_t heads = std::max(tiles * shape_.heads, std::size_t{1});
   const auto threads = static_cast<std::size_t>(team_.size());
-  const std::size_t groups = (tokens + attention_rows - 1) / attention_rows;
-  const std::size_t parts =
-      std::clamp((pieces_per_thread * threads + heads - 1) / heads, std::size_t{1}, groups);
-  const std::size_t part_rows = (groups + parts - 1) / parts * attention_rows;
+  const std::size_t groups = divide_up(tokens, attention_rows);
+  const std::size_t parts = std::clamp(divide_up(pieces_per_thread * threads, heads), std::size_t{1}, groups);
+  const std::size_t part_rows = divide_up(groups, parts) * attention_rows;
   team_.share(heads * parts, 1, [&](int thread, std::size_t piece, std::size_t) {
     const std::size_t first = piece % parts * part_rows;
     if (first >= tokens) return;
