@@ -54,13 +54,15 @@ void check_unused(const json::Value& document) {
   }
 }
 
-const json::Value& checked_kind(const json::Value& document) {
+json::Value vocabulary_of(const json::Value& document) {
   const auto type = document.find("type");
   const std::string_view kind = type && !type->is_null() ? type->text() : "BPE";
-  if (kind != "BPE")
+  if (kind != "BPE") {
     throw BundleError("the tokenizer's model " + std::string(kind.substr(0, 40)) + " is not known.");
-  if (!document.find("vocab")) fail("it has no model.vocab");
-  return document;
+  }
+  const auto vocabulary = document.find("vocab");
+  if (!vocabulary) fail("it has no model.vocab");
+  return *vocabulary;
 }
 
 // Whether a text has a marked space behind anything but a marked space.
@@ -75,7 +77,7 @@ bool crosses_spaces(std::string_view text) {
 }  // namespace
 
 BytePairModel::BytePairModel(const json::Value& document, bool byte_level)
-    : byte_level_(byte_level), vocabulary_(*checked_kind(document).find("vocab"), byte_level) {
+    : byte_level_(byte_level), vocabulary_(vocabulary_of(document), byte_level) {
   check_unused(document);
   byte_fallback_ = flag(document, "byte_fallback");
   fuse_unknown_ = flag(document, "fuse_unk");
@@ -84,7 +86,7 @@ BytePairModel::BytePairModel(const json::Value& document, bool byte_level)
     throw BundleError("the tokenizer's model has byte_fallback beside ByteLevel, which is not known.");
   }
   if (const auto unknown = document.find("unk_token"); unknown && !unknown->is_null()) {
-    unknown_ = unknown->string() ? vocabulary_.find_name(*unknown->string()) : -1;
+    unknown_ = vocabulary_.find_name(unknown->string().value_or(""));
     if (unknown_ < 0)
       fail("model.unk_token " + std::string(unknown->text().substr(0, 40)) + " is not in model.vocab");
   }

@@ -28,7 +28,7 @@ Detokeniser::Detokeniser(std::shared_ptr<const Tokenizer> tokenizer, const Detok
 std::string Detokeniser::push(std::int64_t id) {
   if (stopped_) return {};
   std::string bytes = tokenizer_->token_bytes(id, keep_, false);
-  if (artificial_spaces_ > 0 && !bytes.empty()) bytes = at_start(id, std::move(bytes));
+  if (artificial_spaces_ > 0 && !bytes.empty()) bytes = at_start(id, bytes);
   std::string text;
   characters_.push(bytes, text);
   if (cleaner_) text = cleaner_->push(std::move(text));
@@ -47,7 +47,7 @@ std::string Detokeniser::finish() {
 }
 
 // A token without its artificial space, while nothing but such spaces came before it.
-std::string Detokeniser::at_start(std::int64_t id, std::string bytes) {
+std::string Detokeniser::at_start(std::int64_t id, const std::string& bytes) {
   std::string stripped = tokenizer_->token_bytes(id, keep_, true);
   if (stripped != bytes) --artificial_spaces_;
   if (!stripped.empty()) artificial_spaces_ = 0;

@@ -48,7 +48,7 @@ class Detokeniser {
     std::size_t matched = 0;
   };
 
-  std::string at_start(std::int64_t id, std::string bytes);
+  std::string at_start(std::int64_t id, const std::string& bytes);
   std::string release(const std::string& text, bool final);
 
   std::shared_ptr<const Tokenizer> tokenizer_;

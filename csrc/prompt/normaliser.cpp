@@ -82,8 +82,7 @@ std::string replaced(std::string_view text, std::string_view old_text, std::stri
 Normaliser::Normaliser(const json::Value& document) { read(document); }
 
 void Normaliser::read(const json::Value& document) {
-  const auto type = document.find("type");
-  const std::string_view kind = type ? type->string().value_or("") : "";
+  const std::string_view kind = document.find_string("type").value_or("");
   if (kind == "Sequence") {
     if (const auto parts = document.find("normalizers"); parts && parts->is_array()) {
       parts->each_item([&](const json::Value& part) { read(part); });
@@ -95,23 +94,20 @@ void Normaliser::read(const json::Value& document) {
     return;
   }
   if (kind == "Prepend") {
-    if (const auto text = document.find("prepend"); text && text->string()) {
-      steps_.emplace_back(Prepend{std::string(*text->string())});
+    if (const auto text = document.find_string("prepend")) {
+      steps_.emplace_back(Prepend{std::string(*text)});
       return;
     }
   }
   if (kind == "Replace") {
     const auto pattern = document.find("pattern");
-    const auto content = document.find("content");
-    if (pattern && content && content->string()) {
-      const std::string_view new_text = *content->string();
-      if (const auto old_text = pattern->find("String");
-          old_text && !old_text->string().value_or("").empty()) {
-        steps_.emplace_back(Replace{std::string(*old_text->string()), std::string(new_text)});
+    const auto new_text = document.find_string("content");
+    if (pattern && new_text) {
+      if (const std::string_view old_text = pattern->find_string("String").value_or(""); !old_text.empty()) {
+        steps_.emplace_back(Replace{std::string(old_text), std::string(*new_text)});
         return;
       }
-      const auto regex = pattern->find("Regex");
-      if (auto step = replacement(regex ? regex->string().value_or("") : "", new_text)) {
+      if (auto step = replacement(pattern->find_string("Regex").value_or(""), *new_text)) {
         steps_.push_back(std::move(*step));
         return;
       }

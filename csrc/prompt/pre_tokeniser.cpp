@@ -17,8 +17,7 @@ bool flag(const json::Value& document, std::string_view name, bool otherwise) {
 }
 
 std::string_view string(const json::Value& document, std::string_view name) {
-  const auto value = document.find(name);
-  return value ? value->string().value_or("") : "";
+  return document.find_string(name).value_or("");
 }
 
 // Digits together or one by one, and what is between them.
@@ -127,8 +126,11 @@ void PreTokeniser::cut_from(std::size_t step, std::string_view text, bool first,
                  [&](const Bytes& s) {
                    std::string prefixed;
                    std::string_view words = text;
-                   if (s.add_prefix_space && !text.starts_with(' '))
-                     words = prefixed = " " + std::string(text);
+                   if (s.add_prefix_space && !text.starts_with(' ')) {
+                     prefixed = " ";
+                     prefixed += text;
+                     words = prefixed;
+                   }
                    if (s.use_regex) return cut_by(words, gpt2_word_end, next);
                    next(words, true);
                  },

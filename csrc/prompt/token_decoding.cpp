@@ -14,11 +14,7 @@ TokenDecoding::TokenDecoding(const json::Value& document) {
 }
 
 void TokenDecoding::read(const json::Value& document) {
-  const auto text = [&](std::string_view name) {
-    const auto value = document.find(name);
-    return value ? value->string() : std::nullopt;
-  };
-  const std::string_view kind = text("type").value_or("");
+  const std::string_view kind = document.find_string("type").value_or("");
   if (kind == "Sequence") {
     if (const auto parts = document.find("decoders"); parts && parts->is_array()) {
       parts->each_item([&](const json::Value& part) { read(part); });
@@ -36,25 +32,28 @@ void TokenDecoding::read(const json::Value& document) {
   if (kind == "Fuse") return;
   if (kind == "Replace") {
     const auto pattern = document.find("pattern");
-    const auto old_text = pattern ? pattern->find("String") : std::nullopt;
-    const auto new_text = text("content");
-    if (old_text && !old_text->string().value_or("").empty() && new_text) {
-      replacements_.emplace_back(*old_text->string(), *new_text);
+    const std::string_view old_text = pattern ? pattern->find_string("String").value_or("") : "";
+    const auto new_text = document.find_string("content");
+    if (!old_text.empty() && new_text) {
+      replacements_.emplace_back(old_text, *new_text);
       return;
     }
   }
-  if (kind == "Strip" && text("content") == " ") {
+  if (kind == "Strip" && document.find_string("content") == " ") {
     const auto start = document.find("start");
     const auto stop = document.find("stop");
-    if (start && start->integer().value_or(-1) >= 0 && stop && stop->integer() == 0) {
-      artificial_spaces_ = *start->integer();
+    const std::int64_t spaces = start ? start->integer().value_or(-1) : -1;
+    if (spaces >= 0 && stop && stop->integer() == 0) {
+      artificial_spaces_ = spaces;
       return;
     }
   }
-  if (kind == "Metaspace" && !text("replacement").value_or("").empty()) {
-    replacements_.emplace_back(*text("replacement"), " ");
-    artificial_spaces_ = text("prepend_scheme") == "never" ? 0 : 1;
-    return;
+  if (kind == "Metaspace") {
+    if (const std::string_view mark = document.find_string("replacement").value_or(""); !mark.empty()) {
+      replacements_.emplace_back(mark, " ");
+      artificial_spaces_ = document.find_string("prepend_scheme") == "never" ? 0 : 1;
+      return;
+    }
   }
   throw_unknown_part("decoder", document);
 }

@@ -17,11 +17,10 @@ std::optional<json::Value> part(const json::Value& document, std::string_view na
   return found && !found->is_null() ? found : std::nullopt;
 }
 
-const json::Value& checked_object(const json::Value& document) {
-  if (!document.is_object() || !document.find("model") || !document.find("model")->is_object()) {
-    fail("it has no model");
-  }
-  return document;
+json::Value model_of(const json::Value& document) {
+  const auto model = document.find("model");
+  if (!model || !model->is_object()) fail("it has no model");
+  return *model;
 }
 
 template <class Part>
@@ -47,9 +46,9 @@ Tokenizer::Tokenizer(std::string json, const TokenizerOptions& options)
     : Tokenizer(json::Document(std::move(json)).root(), options) {}
 
 Tokenizer::Tokenizer(const json::Value& document, const TokenizerOptions& options)
-    : normaliser_(read_part<Normaliser>(checked_object(document), "normalizer")),
+    : normaliser_(read_part<Normaliser>(document, "normalizer")),
       pre_tokeniser_(read_part<PreTokeniser>(document, "pre_tokenizer")),
-      model_(*document.find("model"), pre_tokeniser_.byte_level()),
+      model_(model_of(document), pre_tokeniser_.byte_level()),
       decoding_(read_decoding(document)),
       clean_up_spaces_(options.clean_up_spaces),
       vocab_size_(model_.vocabulary().size()),
@@ -65,13 +64,13 @@ void Tokenizer::read_added_tokens(const json::Value& document) {
   if (!document.is_array()) fail("added_tokens is no list");
   const Vocabulary& vocabulary = model_.vocabulary();
   document.each_item([&](const json::Value& entry) {
-    const auto content = entry.find("content");
-    const auto id = entry.find("id");
-    if (!content || content->string().value_or("").empty() || !id || id->integer().value_or(-1) < 0) {
-      fail("an entry of added_tokens has no content or no id");
-    }
-    AddedToken token = {std::string(*content->string()), *id->integer(),        flag(entry, "single_word"),
-                        flag(entry, "lstrip"),           flag(entry, "rstrip"), flag(entry, "normalized"),
+    const std::string_view content = entry.find_string("content").value_or("");
+    const auto number = entry.find("id");
+    const std::int64_t id = number ? number->integer().value_or(-1) : -1;
+    if (content.empty() || id < 0) fail("an entry of added_tokens has no content or no id");
+    AddedToken token = {std::string(content),       id,
+                        flag(entry, "single_word"), flag(entry, "lstrip"),
+                        flag(entry, "rstrip"),      flag(entry, "normalized"),
                         flag(entry, "special")};
     const std::int32_t known = vocabulary.find_name(token.content);
     const bool taken = known >= 0 ? known != token.id : vocabulary.contains(token.id);
@@ -102,6 +101,7 @@ void Tokenizer::allow_in_text(const TokenizerOptions& options) {
   }
   // In the order of ids, so that of equal patterns the same one counts every time.
   std::vector<std::int64_t> ids;
+  ids.reserve(added_.size());
   for (const auto& [id, token] : added_) ids.push_back(id);
   std::ranges::sort(ids);
   for (const std::int64_t id : ids) {

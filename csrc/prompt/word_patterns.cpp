@@ -168,7 +168,9 @@ bool ClassSequences::read(std::string_view regex) {
     if (!first) return false;
     auto last = first;
     if (range) {
-      if (!take(regex, "-") || !(last = character(regex)) || !take(regex, "]")) return false;
+      if (!take(regex, "-")) return false;
+      last = character(regex);
+      if (!last || !take(regex, "]")) return false;
     }
     alternatives.back().push_back({*first, *last});
   }

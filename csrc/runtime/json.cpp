@@ -254,4 +254,9 @@ std::optional<Value> Value::find(std::string_view name) const {
   return found;
 }
 
+std::optional<std::string_view> Value::find_string(std::string_view name) const {
+  const auto value = find(name);
+  return value ? value->string() : std::nullopt;
+}
+
 }  // namespace internvl::json

@@ -33,6 +33,8 @@ class Value {
   std::size_t size() const;
   // The member of an object by its name, the last one where there are several; none in anything else.
   std::optional<Value> find(std::string_view name) const;
+  // The same, where it is a string.
+  std::optional<std::string_view> find_string(std::string_view name) const;
 
   // The value as it was written.
   std::string_view text() const;
@@ -57,7 +59,10 @@ class Document {
   // Throws BundleError that says what is wrong, and where.
   explicit Document(std::string text);
   Document(const Document&) = delete;
+  Document(Document&&) = delete;
   Document& operator=(const Document&) = delete;
+  Document& operator=(Document&&) = delete;
+  ~Document() = default;
 
   Value root() const { return {*this, 0}; }
 

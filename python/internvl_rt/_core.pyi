@@ -255,12 +255,12 @@ class Tokenizer:
     def encode_pieces(self, pieces: Iterable[str | _Control]) -> list[int]: ...
     # The words within which tokens are merged, and the added tokens between them.
     def words(self, text: str) -> list[str]: ...
-    # The bytes that an id adds to decoded text; none for an id beyond the vocabulary. `strip_space` leaves out
-    # a space in front that stands for the beginning of a text.
+    # The bytes that an id adds to decoded text; none for an id beyond the vocabulary. `strip_space` leaves
+    # out a space in front that stands for the beginning of a text.
     def token_bytes(self, token_id: int, keep: _Keep, *, strip_space: bool = False) -> bytes: ...
 
 # Ids to text while they are generated: whole characters only. The text ends before the one of the `stop`
-# strings that is complete first. `verbatim`: spaces before punctuation stay whatever the tokenizer's settings are.
+# strings that is complete first. `verbatim`: spaces before punctuation stay whatever the settings are.
 class Detokeniser:
     def __init__(
         self,

@@ -11,6 +11,7 @@ from internvl_rt import _core
 from internvl_rt._core import Detokeniser as Detokeniser
 from internvl_rt.bundle.manifest import TOKENIZER_FILE, Prompt
 from internvl_rt.errors import BundleError
+from internvl_rt.file_errors import advice, reason
 
 KeepTokens = Literal["none", "grounding", "task", "all"]
 """Which special tokens stay visible in decoded text: none; ``<ref> <box> <quad>`` and their ends; all that
@@ -42,11 +43,23 @@ class PromptTokenizer(_core.Tokenizer):
         try:
             document = path.read_bytes()
         except OSError as error:
-            raise BundleError(f"{path}: cannot be read ({error}). Export the bundle again.") from error
+            todo = advice(error, "Export the bundle again.")
+            raise BundleError(f"{path}: cannot be read ({reason(error)}). {todo}") from error
         try:
             return cls(document, task_ids=prompt.task_ids, clean_up_spaces=prompt.clean_up_spaces)
         except BundleError as error:
             raise BundleError(f"{path}: {error} Export the bundle again.") from error
+
+    def control_id(self, token: str) -> int:
+        """The id of a special token that prompts are made with.
+
+        Raises:
+            BundleError: if the tokenizer has no such special token, so that user text could turn into it.
+        """
+        try:
+            return super().control_id(token)
+        except BundleError as error:
+            raise BundleError(f"{error} Export the bundle again.") from error
 
     def encode(self, text: str) -> list[int]:
         """Encodes ordinary text: what a user may type."""
