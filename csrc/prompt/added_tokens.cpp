@@ -86,9 +86,11 @@ void TokenCutter::cut(std::string_view text, FunctionRef<void(std::string_view)>
       const bool word_before = begin > 0 && is(text, utf8::before(text, begin), unicode::kWord);
       if (word_before || (end < text.size() && is(text, end, unicode::kWord))) continue;
     }
-    if (match.rule->lstrip && begin > done)
-      begin = done + begin_of_trailing_space(text.substr(done, begin - done));
+    if (match.rule->lstrip) {
+      begin = begin > done ? done + begin_of_trailing_space(text.substr(done, begin - done)) : done;
+    }
     if (match.rule->rstrip) end += end_of_leading_space(text.substr(end));
+    if (begin >= end) continue;  // white space that the token in front has eaten
     if (done < begin) between(text.substr(done, begin - done));
     token(match.rule->id);
     done = end;

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from real_vocabularies import MAKERS, tokenizer_json
 from tokenization_cases import INTERNVL, PROSE, TEXTS, corpus, train_sentencepiece
@@ -287,10 +287,18 @@ flagged = st.builds(
 
 
 @settings(max_examples=300, deadline=None)
+@example(tokens=[AddedToken(" ", lstrip=True, rstrip=True, normalized=False)], text="  ")
 @given(tokens=st.lists(flagged, max_size=5, unique_by=lambda t: t.content), text=st.text("ab <e\u0301\n"))
 def test_added_tokens_are_cut_out_by_the_rules_of_the_library(tokens: list[AddedToken], text: str) -> None:
     ours, library = with_tokens(tokens, normalizers.NFC())
-    assert ours.encode(text) == expected_ids(library, text)
+    found = ours.encode(text)
+    try:
+        expected = expected_ids(library, text)
+    except BaseException as error:  # its panic at a token within white space that another one has eaten
+        if type(error).__name__ != "PanicException":
+            raise
+        return
+    assert found == expected
 
 
 def test_long_words_are_merged_as_short_ones_are() -> None:
