@@ -12,6 +12,7 @@ void register_image(pybind11::module_& module);
 void register_pixel_shuffle(pybind11::module_& module);
 void register_runtime(pybind11::module_& module);
 void register_sampler(pybind11::module_& module);
+void register_tokenizer(pybind11::module_& module);
 void register_vision_encoder(pybind11::module_& module);
 void register_weight_file(pybind11::module_& module);
 

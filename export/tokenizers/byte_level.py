@@ -9,9 +9,9 @@ from tokenizers.models import BPE
 
 from internvl_rt.errors import CheckpointError
 from internvl_rt.export.tokenizers.added_tokens import AddedTokens
+from internvl_rt.export.tokenizers.byte_alphabet import BYTE_ALPHABET
 from internvl_rt.export.tokenizers.files import read_ids, read_text
 from internvl_rt.export.tokenizers.settings import TokenizerSettings
-from internvl_rt.prompts.byte_alphabet import BYTE_ALPHABET
 
 QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"

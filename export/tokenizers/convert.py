@@ -16,7 +16,7 @@ from internvl_rt.export.tokenizers.sentencepiece_bpe import convert_sentencepiec
 from internvl_rt.export.tokenizers.sentencepiece_model import read_sentencepiece_model
 from internvl_rt.export.tokenizers.settings import TokenizerSettings, read_settings
 from internvl_rt.prompts.control_tokens import steers
-from internvl_rt.prompts.decoding import Decoding
+from internvl_rt.prompts.tokenizer import PromptTokenizer
 
 TOKENIZER_JSON, TOKENIZER_MODEL = "tokenizer.json", "tokenizer.model"
 
@@ -42,7 +42,10 @@ def convert_tokenizer(checkpoint: Path, vocab_size: int | None = None) -> Tokeni
     added = read_added_tokens(checkpoint, settings)
     tokenizer = _convert(checkpoint, settings, added)
     _check_unforgeable(checkpoint, tokenizer)
-    return tokenizer if vocab_size is None else _embedded(tokenizer, vocab_size)
+    if vocab_size is not None:
+        tokenizer = _embedded(tokenizer, vocab_size)
+    _check_known(checkpoint, tokenizer)
+    return tokenizer
 
 
 def _convert(checkpoint: Path, settings: TokenizerSettings, added: AddedTokens) -> Tokenizer:
@@ -57,6 +60,15 @@ def _convert(checkpoint: Path, settings: TokenizerSettings, added: AddedTokens) 
         f"{checkpoint}: has no tokenizer. Expected tokenizer.json, or vocab.json with merges.txt, or "
         "tokenizer.model; download the checkpoint's tokenizer files too."
     )
+
+
+def _check_known(checkpoint: Path, tokenizer: Tokenizer) -> None:
+    """The runtime has no library for a normaliser, a pattern or a decoder of another kind."""
+    try:
+        PromptTokenizer(tokenizer.to_str())
+    except BundleError as error:
+        named = TOKENIZER_JSON if (checkpoint / TOKENIZER_JSON).is_file() else ""
+        raise CheckpointError(f"{checkpoint / named}: {error}") from error
 
 
 def _is_byte_level(checkpoint: Path) -> bool:
@@ -155,10 +167,6 @@ def _from_tokenizer_json(path: Path, added: AddedTokens) -> Tokenizer:
                 f"{path}: {token.content!r} has the id {found}; it is {token_id} in {added.path.name}. "
                 "The files are of different models: download all of them again."
             )
-    try:
-        Decoding(tokenizer)
-    except BundleError as error:
-        raise CheckpointError(f"{path}: {error}") from error
     return tokenizer
 
 

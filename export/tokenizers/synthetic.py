@@ -19,7 +19,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
 from internvl_rt.errors import CheckpointError
-from internvl_rt.prompts.byte_alphabet import BYTE_ALPHABET
+from internvl_rt.export.tokenizers.byte_alphabet import BYTE_ALPHABET
 from internvl_rt.prompts.control_tokens import INTERNVL_TOKENS
 
 

@@ -1,7 +1,7 @@
 """The C++ core of internvl_rt."""
 
-from collections.abc import Callable, Sequence
-from typing import Literal, overload
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -216,3 +216,73 @@ class SequenceLease:
     def __init__(self, decoder: Decoder, origin: int) -> None: ...
     @property
     def id(self) -> int: ...
+
+# Tokens. Texts may hold lone surrogates, which become U+FFFD.
+
+IMAGE_MARK: str
+IMG_START: str
+IMG_END: str
+IMG_CONTEXT: str
+GROUNDING_TOKENS: tuple[str, ...]
+BOS_TOKENS: tuple[str, ...]
+END_OF_TEXT_TOKENS: tuple[str, ...]
+
+# Whether a token steers a conversation whatever the checkpoint says of it.
+def steers(token: str) -> bool: ...
+
+# The characters that byte-level vocabularies write the 256 bytes as.
+def byte_alphabet() -> str: ...
+
+_Keep = Literal["none", "grounding", "task", "all"]
+
+class _Control(Protocol):
+    @property
+    def token(self) -> str: ...
+    @property
+    def count(self) -> int: ...
+
+# `json` is the content of a tokenizer.json; `task_ids` are special tokens that are tokens in text too.
+# Raises BundleError for what is malformed or of an unknown kind.
+class Tokenizer:
+    def __init__(
+        self, json: bytes | str, *, task_ids: Sequence[int] = (), clean_up_spaces: bool = False
+    ) -> None: ...
+    # Ids that the tokenizer knows, added tokens included.
+    @property
+    def vocab_size(self) -> int: ...
+    # Characters of the longest token: a text is at least its length through this many tokens.
+    @property
+    def longest_token(self) -> int: ...
+    # So many spaces at the very start of an answer are the tokenizer's, not the model's.
+    @property
+    def artificial_spaces(self) -> int: ...
+    def token_id(self, token: str) -> int | None: ...
+    # The id of a special token; raises BundleError if there is none.
+    def control_id(self, token: str) -> int: ...
+    def is_special(self, token_id: int) -> bool: ...
+    # Neighbouring texts are encoded as one, text on the two sides of a special token apart.
+    def encode_pieces(self, pieces: Iterable[str | _Control]) -> list[int]: ...
+    # The words within which tokens are merged, and the added tokens between them.
+    def words(self, text: str) -> list[str]: ...
+    # The bytes that an id adds to decoded text; none for an id beyond the vocabulary. `strip_space` leaves
+    # out a space in front that stands for the beginning of a text.
+    def token_bytes(self, token_id: int, keep: _Keep, *, strip_space: bool = False) -> bytes: ...
+
+# Ids to text while they are generated: whole characters only. The text ends before the one of the `stop`
+# strings that is complete first. `verbatim`: spaces before punctuation stay whatever the settings are.
+class Detokeniser:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        keep: _Keep = "none",
+        stop: Iterable[str] = (),
+        verbatim: bool = False,
+    ) -> None: ...
+    # Takes the next id and returns the text that is certain by now, often none.
+    def push(self, token_id: int) -> str: ...
+    # The rest of the text; a character that was never completed is U+FFFD.
+    def finish(self) -> str: ...
+    # The stop string that ended the text.
+    @property
+    def stopped(self) -> str | None: ...

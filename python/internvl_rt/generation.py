@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from internvl_rt.engines.engine import Engine, Float32Array
-from internvl_rt.prompts.detokenise import Detokeniser
+from internvl_rt.prompts.tokenizer import Detokeniser
 from internvl_rt.results import Answer, FinishReason, Piece, Timings, Usage
 from internvl_rt.sampling import TokenChooser
 from internvl_rt.settings import GenerationSettings

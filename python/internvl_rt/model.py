@@ -34,11 +34,10 @@ from internvl_rt.guarded_engine import GuardedEngine
 from internvl_rt.images import Orientation, decode_image, tile_pixel_values
 from internvl_rt.images.resolution import compressible
 from internvl_rt.images.tiling import count_tiles
-from internvl_rt.prompts.detokenise import Detokeniser
 from internvl_rt.prompts.messages import Conversation, Detail, Messages
 from internvl_rt.prompts.reasoning import with_reasoning
 from internvl_rt.prompts.render import PromptRenderer, RenderedPrompt
-from internvl_rt.prompts.tokenizer import PromptTokenizer
+from internvl_rt.prompts.tokenizer import Detokeniser, PromptTokenizer
 from internvl_rt.results import Answer, ImageFeatures, Piece, Timings, Usage
 from internvl_rt.sampling import TokenChooser, new_seed
 from internvl_rt.settings import (

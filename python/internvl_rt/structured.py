@@ -153,7 +153,7 @@ class Constraints:
         options = "" if forcing else '%llguidance {"no_forcing": true}\n'
         # A SentencePiece model may begin its answer with the space that stands for the beginning of a text,
         # and that is no part of the text. So a text that begins with a space of its own comes with two.
-        space = bool(self._prompt_tokenizer.decoding.artificial_spaces)
+        space = bool(self._prompt_tokenizer.artificial_spaces)
         if settings.schema is not None:
             assert isinstance(settings.schema, dict), "the settings made a dictionary of it"
             schema = json.dumps({**settings.schema, "x-guidance": _JSON_SEPARATORS})
@@ -177,10 +177,25 @@ class Constraints:
     def _tokens(self, library: Any) -> Any:
         with self._lock:
             if self._tokenizer is None:
+                tokens = _Tokens(self._prompt_tokenizer, self._stop_ids, self._vocab_size)
                 self._tokenizer = library.LLTokenizer(
-                    self._prompt_tokenizer.to_json(), n_vocab=self._vocab_size, eos_token=self._stop_ids
+                    library.TokenizerWrapper(tokens), n_vocab=self._vocab_size, eos_token=self._stop_ids
                 )
             return self._tokenizer
+
+
+class _Tokens:
+    """The tokens of a model as llguidance asks for them."""
+
+    def __init__(self, tokenizer: PromptTokenizer, stop_ids: Sequence[int], vocab_size: int) -> None:
+        self._tokenizer = tokenizer
+        self.eos_token_id = stop_ids[0]
+        self.bos_token_id: int | None = None
+        self.tokens = [tokenizer.token_bytes(i, "all") for i in range(vocab_size)]
+        self.special_token_ids = [i for i in range(vocab_size) if tokenizer.is_special(i)]
+
+    def __call__(self, text: bytes) -> list[int]:
+        return self._tokenizer.encode(text.decode("utf-8", "surrogateescape"))
 
 
 def _single(bits: npt.NDArray[np.uint8]) -> int | None:

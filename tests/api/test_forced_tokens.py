@@ -16,8 +16,7 @@ from internvl_rt import _core
 from internvl_rt.engines.engine import Float32Array, Progress
 from internvl_rt.export.tokenizers import synthetic_tokenizer
 from internvl_rt.generation import MOST_AT_ONCE, Question, Writer, all_answers, answer_pieces
-from internvl_rt.prompts.detokenise import Detokeniser
-from internvl_rt.prompts.tokenizer import PromptTokenizer
+from internvl_rt.prompts.tokenizer import Detokeniser, PromptTokenizer
 from internvl_rt.results import Answer, Piece, Timings, Usage
 from internvl_rt.sampling import TokenChooser
 from internvl_rt.settings import GenerationSettings
@@ -104,7 +103,7 @@ class Asker:
 
     def __init__(self, family: str) -> None:
         made = synthetic_tokenizer(family, 1000)
-        self.tokenizer = PromptTokenizer(made.from_str(made.to_str()))
+        self.tokenizer = PromptTokenizer(made.to_str())
         stop = self.tokenizer.token_id("<|end|>") or self.tokenizer.token_id("<|im_end|>")
         assert stop is not None
         self.stop = stop

@@ -13,8 +13,7 @@ from bundle.tiny import tiny_tokenizer
 from internvl_rt.engines.engine import EncodedTiles, Float32Array, Progress
 from internvl_rt.errors import DeviceError
 from internvl_rt.generation import AnswerStream, Question, Writer, answer_pieces
-from internvl_rt.prompts.detokenise import Detokeniser
-from internvl_rt.prompts.tokenizer import PromptTokenizer
+from internvl_rt.prompts.tokenizer import Detokeniser, PromptTokenizer
 from internvl_rt.results import Answer, Piece, Timings, Usage
 from internvl_rt.sampling import TokenChooser
 from internvl_rt.settings import GenerationSettings
@@ -80,7 +79,7 @@ class Recital:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PromptTokenizer:
-    return PromptTokenizer(tiny_tokenizer().from_str(tiny_tokenizer().to_str()))
+    return PromptTokenizer(tiny_tokenizer().to_str())
 
 
 def stream(

@@ -16,8 +16,7 @@ import internvl_rt as ivl
 from bundle.tiny import VOCABULARY, tiny_tokenizer
 from internvl_rt.errors import InternVLError, PromptError
 from internvl_rt.export.tokenizers import synthetic_tokenizer
-from internvl_rt.prompts.detokenise import Detokeniser
-from internvl_rt.prompts.tokenizer import PromptTokenizer
+from internvl_rt.prompts.tokenizer import Detokeniser, PromptTokenizer
 from internvl_rt.settings import GenerationSettings
 from internvl_rt.structured import Constraint, Constraints
 
@@ -204,7 +203,7 @@ def test_every_kind_of_tokenizer(family: str) -> None:
         made = synthetic_tokenizer(family, 1000)
     except (KeyError, ValueError, InternVLError):
         pytest.skip(f"no synthetic tokenizer for {family}")
-    tokenizer = PromptTokenizer(made.from_str(made.to_str()))
+    tokenizer = PromptTokenizer(made.to_str())
     stop = tokenizer.token_id("<|end|>") or tokenizer.token_id("<|im_end|>")
     assert stop is not None
     constraints = Constraints(tokenizer, [stop], 1024)
@@ -251,7 +250,7 @@ def test_the_text_of_a_special_token_is_written_as_text(family: str, special: st
 @pytest.mark.parametrize("family", ["qwen2_5", "internlm2", "phi3"])
 def test_white_space_of_a_pattern_is_kept_by_every_kind_of_tokenizer(family: str, pattern: str) -> None:
     made = synthetic_tokenizer(family, 1000)
-    tokenizer = PromptTokenizer(made.from_str(made.to_str()))
+    tokenizer = PromptTokenizer(made.to_str())
     stop = tokenizer.token_id("<|end|>") or tokenizer.token_id("<|im_end|>")
     assert stop is not None
     constraints = Constraints(tokenizer, [stop], 1024)

@@ -45,7 +45,7 @@ def facts(family: str, template: str, system_message: str | None = None) -> Prom
 
 
 def renderer(family: str, template: str, system_message: str | None = None) -> PromptRenderer:
-    tokenizer = PromptTokenizer(TOKENIZERS[family])
+    tokenizer = PromptTokenizer(TOKENIZERS[family].to_str())
     return PromptRenderer(tokenizer, facts(family, template, system_message), T)
 
 
@@ -103,7 +103,7 @@ def test_unknown_template_names_the_known_ones() -> None:
         facts("qwen2", "vicuna")
     prompt = Prompt("vicuna", None, 0, None, (0,))
     with pytest.raises(BundleError, match="'vicuna'"):
-        PromptRenderer(PromptTokenizer(TOKENIZERS["qwen2"]), prompt, T)
+        PromptRenderer(PromptTokenizer(TOKENIZERS["qwen2"].to_str()), prompt, T)
 
 
 def test_native_checkpoints_have_no_system_message_of_their_own() -> None:
@@ -219,7 +219,7 @@ def test_typed_control_tokens_stay_text_wherever_they_are_typed(
 
 @pytest.mark.parametrize("family", ["qwen2_5", "internlm2", "phi3"])
 def test_grounding_tokens_become_ids_wherever_they_are_typed(family: str) -> None:
-    tokenizer = PromptTokenizer(TOKENIZERS[family])
+    tokenizer = PromptTokenizer(TOKENIZERS[family].to_str())
     for token in ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"):
         expected = TOKENIZERS[family].token_to_id(token)
         assert tokenizer.encode(f"a {token}b")[-2:-1] == [expected]

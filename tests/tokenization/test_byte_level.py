@@ -59,7 +59,7 @@ def converted(qwen2: Path) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def tokenizer(converted: Tokenizer) -> PromptTokenizer:
-    return PromptTokenizer(Tokenizer.from_str(converted.to_str()))
+    return PromptTokenizer(converted.to_str())
 
 
 @pytest.fixture(scope="session")

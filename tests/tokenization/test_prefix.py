@@ -14,7 +14,7 @@ import pytest
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 from tokenization_cases import INTERNVL, TEXTS, library_of_transformers, train_sentencepiece
-from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers
 
 import internvl_rt as ivl
 from export.checkpoints import TINY_PHI3, write_checkpoint
@@ -130,7 +130,7 @@ def renderer(folder: Path, template: str) -> tuple[PromptRenderer, PromptTokeniz
     """What a bundle of these files renders and decodes with."""
     raw = convert_tokenizer(folder)
     prompt = prompt_facts(raw, template, None, prompt_rules(folder))
-    tokenizer = PromptTokenizer(Tokenizer.from_str(raw.to_str()), task_ids=prompt.task_ids)
+    tokenizer = PromptTokenizer(raw.to_str(), task_ids=prompt.task_ids)
     return PromptRenderer(tokenizer, prompt, 2), tokenizer, prompt
 
 
