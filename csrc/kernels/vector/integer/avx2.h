@@ -48,7 +48,10 @@ inline void store_panel(const std::int8_t* rows, std::size_t stride, std::int8_t
   }
 }
 [[gnu::always_inline]] inline Int32Vector dot(Int32Vector sum, PanelWeights w, Int8Vector x) {
-  return {_mm256_add_epi32(sum.value, _mm256_madd_epi16(w.value, x.value))};
+  sum.value = _mm256_add_epi32(sum.value, _mm256_madd_epi16(w.value, x.value));
+  // Without this, GCC 12 reorders the additions of a block, and keeps all of its products in memory before.
+  asm("" : "+x"(sum.value));
+  return sum;
 }
 
 struct NibbleSums {
@@ -57,8 +60,7 @@ struct NibbleSums {
 inline NibbleSums begin_nibble_sums(std::int32_t) { return {_mm256_setzero_si256()}; }
 [[gnu::always_inline]] inline NibbleSums dot_nibbles(NibbleSums sum, Int8Vector w, Int8Vector x) {
   sum.pairs = _mm256_add_epi16(sum.pairs, _mm256_maddubs_epi16(w.value, x.value));
-  // Without this, GCC 12 reorders the additions of a block, and keeps all of its products in memory before.
-  asm("" : "+x"(sum.pairs));
+  asm("" : "+x"(sum.pairs));  // as above
   return sum;
 }
 inline Int32Vector total(NibbleSums sum, std::int32_t offset) {
