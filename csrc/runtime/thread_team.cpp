@@ -3,12 +3,15 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <chrono>
 #include <string>
 #include <system_error>
 #include <utility>
 
 #include "runtime/error.h"
+#include "runtime/rounding.h"
 #include "runtime/tile_unit.h"
 #include "runtime/usable_resources.h"
 
@@ -31,6 +34,14 @@ constexpr unsigned generation_of(unsigned state) { return state & ~(open | insid
 
 // A piece of work that ends sooner was not held up by threads that lost their cores.
 constexpr auto shortest_loss = std::chrono::microseconds(500);
+
+// Neighbouring ranges of a piece of work. A thread begins with a stretch of its own, so that it reads memory
+// in one direction, as prefetching expects; then it helps with the others'.
+struct alignas(64) Stretch {
+  std::atomic<std::size_t> next{0};
+  std::size_t end = 0;
+};
+constexpr std::size_t most_stretches = 64;  // several threads share one where there are more
 
 // Forks that lie between this process and the one that loaded the library.
 std::atomic<unsigned> forks{0};
@@ -219,12 +230,22 @@ void ThreadTeam::share(std::size_t count, std::size_t grain,
     }
     return;
   }
-  std::atomic<std::size_t> next{0};
+  const std::size_t ranges = divide_up(count, grain);
+  const std::size_t stretches = std::min({static_cast<std::size_t>(size()), ranges, most_stretches});
+  std::array<Stretch, most_stretches> all;
+  for (std::size_t i = 0; i < stretches; ++i) {
+    all[i].next.store(ranges * i / stretches, std::memory_order_relaxed);
+    all[i].end = ranges * (i + 1) / stretches;
+  }
   run([&](int thread) {
-    for (;;) {
-      const std::size_t begin = next.fetch_add(grain, std::memory_order_relaxed);
-      if (begin >= count) return;
-      body(thread, begin, std::min(begin + grain, count));
+    for (std::size_t i = 0; i < stretches; ++i) {
+      Stretch& stretch = all[(static_cast<std::size_t>(thread) + i) % stretches];
+      // Looks first: where nothing is left, nobody's cache line is taken.
+      while (stretch.next.load(std::memory_order_relaxed) < stretch.end) {
+        const std::size_t range = stretch.next.fetch_add(1, std::memory_order_relaxed);
+        if (range >= stretch.end) break;
+        body(thread, range * grain, std::min((range + 1) * grain, count));
+      }
     }
   });
 }

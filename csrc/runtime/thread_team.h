@@ -62,8 +62,8 @@ class ThreadTeam {
   void run(FunctionRef<void(int thread)> work);
 
   // Calls body(begin, end) on ranges that together cover [0, count), each of at most `grain` items, handed
-  // out as threads become free. Which thread takes which range may differ between calls: bodies must not
-  // depend on it.
+  // out as threads become free; a thread's ranges lie behind each other as long as nobody is late. Which
+  // thread takes which range may differ between calls: bodies must not depend on it.
   void for_each_range(std::size_t count, std::size_t grain,
                       FunctionRef<void(std::size_t begin, std::size_t end)> body);
   // The same, for bodies that need memory of their thread's own.
