@@ -19,7 +19,8 @@ void multiply_columns(const LinearRows& job, const Source& source, std::size_t n
   Row rows[Columns];
   for (std::size_t c = 0; c < Columns; ++c) rows[c] = source.row(n + (c < count ? c : count - 1));
   const std::size_t row_bytes = source.columns / unrolled * Row::step_bytes;
-  const bool ask = Row::step_bytes <= 128 && fits_prefetching(Columns * row_bytes);
+  // On long rows, and where each vector is a cache line, the processor's own prefetchers do better alone.
+  const bool ask = Row::step_bytes <= 128 && Columns * row_bytes <= 24576;
   const char* const next = rows[0].address() + Columns * row_bytes;
   float totals[Rows * Columns] = {};
   for (std::size_t k = 0; k < source.columns; k += sum_block) {

@@ -1,16 +1,13 @@
 // Prefetching. Included by kernel sources only.
 //
-// A GEMV takes a few rows of W together, which lie in one piece. Where they are short, it prefetches the next
-// piece in the order of its addresses: the processor's own prefetchers follow that order, but not the one in
-// which the rows are read, a little of each in turn. On long rows they do better alone.
+// A GEMV takes a few rows of W together, which lie in one piece, and reads a little of each row in turn. The
+// processor's own prefetchers do not follow that order; so the next piece is prefetched in the order of its
+// addresses.
 #pragma once
 
 #include <cstddef>
 
 namespace internvl::INTERNVL_ISA {
-
-// Whether a piece is small enough: what is prefetched must stay in the first-level cache until it is read.
-constexpr bool fits_prefetching(std::size_t piece_bytes) { return piece_bytes <= 24576; }
 
 enum class Cache { first, second };
 
@@ -23,6 +20,26 @@ template <Cache Into = Cache::first>
     __builtin_prefetch(p + i, 0, Into == Cache::first ? 3 : 2);
   return p + bytes;
 }
+
+// The piece of rows that comes next, prefetched a little at a time: into the first-level cache where it has
+// room there beside the piece that is being read, else into the second.
+class PieceAhead {
+ public:
+  PieceAhead(const char* piece, std::size_t bytes)
+      : next_(piece), near_(bytes <= 12288), asks_(bytes <= 131072) {}
+
+  [[gnu::always_inline]] void prefetch(std::size_t bytes) {
+    if (!asks_) return;
+    next_ =
+        near_ ? INTERNVL_ISA::prefetch(next_, bytes) : INTERNVL_ISA::prefetch<Cache::second>(next_, bytes);
+  }
+  void stop() { asks_ = false; }
+
+ private:
+  const char* next_;
+  bool near_;
+  bool asks_;
+};
 
 // A part of each of several rows, prefetched a little at a time in the order of addresses.
 struct RowsAhead {

@@ -16,7 +16,7 @@ constexpr std::size_t panel_scales = integer_panel_columns * integer_panel_depth
 // Bytes of weights that a thread takes at a time in a GEMV: large enough that taking costs nothing, small
 // enough that threads end together. In whole groups of the rows that the kernel takes at once.
 constexpr std::size_t gemv_bytes = 32768;
-constexpr std::size_t gemv_group = 8;
+constexpr std::size_t gemv_group = 16;
 
 // Bytes of values in a row of that many columns, and its groups where they are smallest.
 std::size_t row_values(std::size_t columns) { return spread_stride(round_up(columns, quantised_step)); }

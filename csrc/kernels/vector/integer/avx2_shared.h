@@ -120,11 +120,6 @@ inline void transpose_fours(const __m256i (&rows)[4], __m256i* out) {
   transpose_fours(columns.high, words.word + 4);
   return words;
 }
-[[gnu::always_inline]] inline ByteColumnWords load_int4_column_words(const std::uint8_t* p,
-                                                                     std::size_t row_bytes) {
-  return words_of(load_int4_columns(p, row_bytes));
-}
-
 // From four sums for each of the rows of a pair to eight sums, one a row.
 inline FloatVector row_sums(const __m256i (&quarters)[4], int offset) {
   const __m256i sums = _mm256_hadd_epi32(_mm256_hadd_epi32(quarters[0], quarters[1]),

@@ -83,6 +83,60 @@ inline ColumnFloats fma(ColumnFloats a, ColumnFloats b, ColumnFloats c) {
   return {_mm512_fmadd_ps(a.value, b.value, c.value)};
 }
 
+// The same with the four bytes at x in all lanes.
+[[gnu::always_inline]] inline __m512i add_products(__m512i sum, __m512i weights, const std::int8_t* x) {
+#if defined(INTERNVL_EMULATED_AVX512)
+  return add_products(sum, weights, broadcast_four(x).value);
+#else
+  asm("vpdpbusd %[x]%{1to16%}, %[weights], %[sum]"
+      : [sum] "+v"(sum)
+      : [weights] "v"(weights), [x] "m"(*reinterpret_cast<const std::int8_t (*)[4]>(x)));
+  return sum;
+#endif
+}
+
+// Words of sixteen columns: a word of x is read once for all of them.
+constexpr std::size_t integer_word_columns = 16;
+
+using WordFloats = ColumnFloats;
+inline WordFloats broadcast_word_floats(float x) { return broadcast_columns(x); }
+inline WordFloats word_floats(const FloatVector (&eights)[2]) {
+  return {_mm512_insertf32x8(_mm512_castps256_ps512(eights[0].value), eights[1].value, 1)};
+}
+inline void store_word_floats(float* p, WordFloats v) { store_columns(p, v); }
+
+struct WideColumnWords {
+  __m512i word[8];
+};
+using Int8ColumnWords = WideColumnWords;
+using Int4ColumnWords = WideColumnWords;
+[[gnu::always_inline]] inline WideColumnWords wide_words_of(const ByteColumns& first,
+                                                            const ByteColumns& second) {
+  const ByteColumnWords low = words_of(first);
+  const ByteColumnWords high = words_of(second);
+  WideColumnWords wide;
+  for (int i = 0; i < 8; ++i)
+    wide.word[i] = _mm512_inserti64x4(_mm512_castsi256_si512(low.word[i]), high.word[i], 1);
+  return wide;
+}
+[[gnu::always_inline]] inline Int8ColumnWords load_int8_column_words(const std::int8_t* p,
+                                                                     std::size_t row_bytes) {
+  return wide_words_of(load_int8_columns(p, row_bytes), load_int8_columns(p + 8 * row_bytes, row_bytes));
+}
+[[gnu::always_inline]] inline Int4ColumnWords load_int4_column_words(const std::uint8_t* p,
+                                                                     std::size_t row_bytes) {
+  return wide_words_of(load_int4_columns(p, row_bytes), load_int4_columns(p + 8 * row_bytes, row_bytes));
+}
+[[gnu::always_inline]] inline WordFloats dot(const WideColumnWords& w, const std::int8_t* x, int offset) {
+  __m512i low = _mm512_set1_epi32(offset);
+  __m512i high = _mm512_setzero_si512();
+  for (std::size_t j = 0; j < 4; ++j) {
+    low = add_products(low, w.word[j], x + 4 * j);
+    high = add_products(high, w.word[j + 4], x + 4 * j + 16);
+  }
+  return to_float(Int32Vector{_mm512_add_epi32(low, high)});
+}
+
 }  // namespace internvl::INTERNVL_ISA
 
 #include "kernels/vector/integer/panel_bytes.h"

@@ -32,6 +32,22 @@ inline NibbleSums begin_nibble_sums(std::int32_t offset) { return broadcast_sum(
 }
 inline Int32Vector total(NibbleSums sum, std::int32_t) { return sum; }
 
+using Int8ColumnWords = ByteColumnWords;
+using Int4ColumnWords = ByteColumnWords;
+[[gnu::always_inline]] inline Int8ColumnWords load_int8_column_words(const std::int8_t* p,
+                                                                     std::size_t row_bytes) {
+  return words_of(load_int8_columns(p, row_bytes));
+}
+[[gnu::always_inline]] inline FloatVector dot(const ByteColumnWords& w, const std::int8_t* x, int offset) {
+  __m256i low = _mm256_set1_epi32(offset);
+  __m256i high = _mm256_setzero_si256();
+  for (std::size_t j = 0; j < 4; ++j) {
+    low = add_products(low, w.word[j], broadcast_4_bytes(x + 4 * j));
+    high = add_products(high, w.word[j + 4], broadcast_4_bytes(x + 4 * j + 16));
+  }
+  return {_mm256_cvtepi32_ps(_mm256_add_epi32(low, high))};
+}
+
 }  // namespace internvl::INTERNVL_ISA
 
 #include "kernels/vector/integer/panel_bytes.h"

@@ -138,4 +138,5 @@ inline ColumnFloats to_float(Int32Vector v) {
 
 }  // namespace internvl::INTERNVL_ISA
 
+#include "kernels/vector/integer/eight_column_words.h"
 #include "kernels/vector/integer/panel_bytes.h"

@@ -14,8 +14,12 @@
 //   row_bytes) dot(columns, x, offset)   eight sums as fp32: their products, weights taken as w +
 //   int8_weight_offset or w
 //                          + int4_weight_offset (8 where they must not be negative, else 0), and offset
-//   Int8ColumnWords, load_int8_column_words(p, row_bytes), and for int4   the same, in the form that many
-//                          rows of x meet faster
+//   Int8ColumnWords, load_int8_column_words(p, row_bytes), and for int4   the same of integer_word_columns
+//   rows of
+//                          weights, 8 or 16, in the form that many rows of x meet faster; dot() gives their
+//                          sums as WordFloats
+//   WordFloats             fp32 for each of those: broadcast_word_floats(x), word_floats(eights) of
+//                          FloatVectors, store_word_floats(p, v), fma, *
 //   expand_int4(p, out)    32 elements, + int4_weight_offset: the sixteen even ones, then the odd ones
 //   store_rounded(out, v)  32 fp32 as int8, to the nearest, ties to even; store_rounded_split(out, v) puts
 //                          the even ones first, then the odd ones

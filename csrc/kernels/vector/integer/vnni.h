@@ -25,31 +25,12 @@ constexpr int int8_weight_offset = 128;
 #endif
 }
 
-// The same with the four bytes at x in all lanes.
-[[gnu::always_inline]] inline __m256i add_products(__m256i sum, __m256i weights, const std::int8_t* x) {
-#if defined(INTERNVL_EMULATED_AVX512) || (defined(INTERNVL_AVX_VNNI) && !defined(INTERNVL_AVX_VNNI_IN_EVEX))
-  return add_products(sum, weights, broadcast_4_bytes(x));
-#else
-  asm("vpdpbusd %[x]%{1to8%}, %[weights], %[sum]"
-      : [sum] "+v"(sum)
-      : [weights] "v"(weights), [x] "m"(*reinterpret_cast<const std::int8_t(*)[4]>(x)));
-  return sum;
-#endif
-}
-
 using Int8Columns = ByteColumns;
 using Int4Columns = ByteColumns;
-using Int8ColumnWords = ByteColumnWords;
-using Int4ColumnWords = ByteColumnWords;
 
 [[gnu::always_inline]] inline Int8Columns load_int8_columns(const std::int8_t* p, std::size_t row_bytes) {
   return load_byte_columns(p, row_bytes, -0x80);
 }
-[[gnu::always_inline]] inline Int8ColumnWords load_int8_column_words(const std::int8_t* p,
-                                                                     std::size_t row_bytes) {
-  return words_of(load_int8_columns(p, row_bytes));
-}
-
 [[gnu::always_inline]] inline FloatVector dot(const ByteColumns& w, const std::int8_t* x, int offset) {
   const __m256i low = broadcast_16_bytes(x);
   const __m256i high = broadcast_16_bytes(x + 16);
@@ -59,16 +40,6 @@ using Int4ColumnWords = ByteColumnWords;
     quarters[i] = add_products(lows, w.high[i], high);
   }
   return row_sums(quarters, offset);
-}
-
-[[gnu::always_inline]] inline FloatVector dot(const ByteColumnWords& w, const std::int8_t* x, int offset) {
-  __m256i low = _mm256_set1_epi32(offset);
-  __m256i high = _mm256_setzero_si256();
-  for (std::size_t j = 0; j < 4; ++j) {
-    low = add_products(low, w.word[j], x + 4 * j);
-    high = add_products(high, w.word[j + 4], x + 4 * j + 16);
-  }
-  return {_mm256_cvtepi32_ps(_mm256_add_epi32(low, high))};
 }
 
 }  // namespace internvl::INTERNVL_ISA

@@ -29,4 +29,11 @@ inline ColumnFloats load_columns(const float* p) { return load(p); }
 inline void store_columns(float* p, ColumnFloats v) { store(p, v); }
 inline ColumnFloats to_float(Int32Vector v) { return {_mm256_cvtepi32_ps(v.value)}; }
 
+[[gnu::always_inline]] inline ByteColumnWords load_int4_column_words(const std::uint8_t* p,
+                                                                     std::size_t row_bytes) {
+  return words_of(load_int4_columns(p, row_bytes));
+}
+
 }  // namespace internvl::INTERNVL_ISA
+
+#include "kernels/vector/integer/eight_column_words.h"
