@@ -3,8 +3,8 @@
 usage: python .ci/bounds.py oldest|newest
 
 ``oldest`` pins every dependency of the package and its extras to the first release that pyproject.toml
-allows; ``newest`` leaves all bounds open above. Both add what the tests need, in any release, but not what
-pins other packages: torch and transformers.
+allows; ``newest`` leaves all bounds open above. Both add what the tests need, in any release, and torch as the
+tests pin it, but not transformers, which pins other packages.
 """
 
 import sys
@@ -24,3 +24,4 @@ for text in [*project["dependencies"], *(one for extra in EXTRAS for one in extr
     lowest = [one.version for one in requirement.specifier if one.operator == ">="]
     print(f"{requirement.name}=={lowest[0]}" if sys.argv[1] == "oldest" else requirement.name)
 print(*(text for text in extras["test-base"] if not text.startswith("internvl-rt")), sep="\n")
+print(*(text for text in extras["test"] if text.startswith("torch")), sep="\n")
