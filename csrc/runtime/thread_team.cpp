@@ -60,6 +60,12 @@ void pause_briefly() {
 #endif
 }
 
+// A piece of work that the caller does by itself.
+void run_alone(FunctionRef<void(int)> work) {
+  const TileRegion tiles;
+  work(0);
+}
+
 }  // namespace
 
 void Patience::wait_while(const std::atomic<unsigned>& value, unsigned old) {
@@ -145,11 +151,11 @@ void ThreadTeam::check_process() const {
 void ThreadTeam::run(FunctionRef<void(int)> work) {
   check_process();
   const std::lock_guard turn(turn_);
-  if (workers_.empty()) return work(0);
+  if (workers_.empty()) return run_alone(work);
   CoreMeter& meter = CoreMeter::mine();
   const Clock::time_point begun = meter.begin();
   const int width = width_.at(begun);
-  if (width == 1) return work(0);
+  if (width == 1) return run_alone(work);
   admit(width);
   work_ = &work;
   failure_ = nullptr;
