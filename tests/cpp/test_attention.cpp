@@ -123,6 +123,7 @@ std::vector<float> attended(const Context& context, const std::vector<float>& qu
   }
   const QueryRows job{rows, query_rows.data(), visible.data(), d, 1 / std::sqrt(static_cast<float>(d))};
   State state(rows, d);
+  const TileRegion tiles;  // the kernel is called directly, outside of a team's regions
   for (std::size_t first = 0; first < context.blocks; first += span_blocks) {
     std::vector<const std::byte*> span;
     for (std::size_t b = first; b < std::min(first + span_blocks, context.blocks); ++b) {
@@ -249,8 +250,4 @@ TEST("the tower attends in bf16 beside weights in bf16 and integers, where pairs
 }  // namespace
 }  // namespace internvl
 
-int main() {
-  // Kernels are called directly, outside of a team's regions.
-  const internvl::TileRegion tiles;
-  return internvl::test::run_all();
-}
+int main() { return internvl::test::run_all(); }
