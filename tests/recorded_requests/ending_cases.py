@@ -53,6 +53,10 @@ def context() -> Iterator[Request]:
         pictures = [pattern(width, height, seed) for seed in range(number)]
         run = call("chat", "?", pictures, detail=detail, system="", ignore_stop_tokens=True)
         yield Request(f"short: {number} of {width}x{height}, {detail}", "short", run)
+    frames = [pattern(56, 56, seed) for seed in range(9)]
+    for length in range(17):  # a frame takes 16 tokens
+        run = call("chat", "?" * length, video=frames, system="", max_new_tokens=2)
+        yield Request(f"short: 9 frames and {length} characters", "short", run)
     run = call("chat", "?", [pattern(200, 200)], detail="high", system="", max_new_tokens=2)
     yield Request("short: a short answer leaves more tiles", "short", run)
     run = call("render", "?", [pattern(200, 200)], detail="high", system="", max_new_tokens=2)

@@ -34,10 +34,11 @@ def tiles() -> Iterator[Request]:
     for most in (1, 2, 3, 6, 12, 13, 40):
         run = call("chat", images=[WIDE], max_tiles=most, **ASKED)
         yield Request(f"bytes: at most {most} tiles", "bytes", run)
-    for number in (1, 2, 3, 5, 13):
+    for number in (1, 2, 3, 5, 7, 13):
         for detail in ("auto", "high"):
-            run = call("chat", images=[PHOTO] * number, detail=detail, **ASKED)
-            yield Request(f"bytes: {number} pictures, {detail}", "bytes", run)
+            for name, picture in (("", PHOTO), ("wide ", WIDE)):
+                run = call("chat", images=[picture] * number, detail=detail, **ASKED)
+                yield Request(f"bytes: {number} {name}pictures, {detail}", "bytes", run)
     for name, images, arguments in (
         ("equal tiles", [blank(300, 300)], {"max_tiles": 9}),
         ("a picture twice", [PHOTO, PHOTO], {"max_tiles": 4}),
