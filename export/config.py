@@ -24,7 +24,7 @@ from internvl_rt.export.checkpoint import Checkpoint
 from internvl_rt.export.checkpoint.checkpoint import CONFIG_FILE, read_json
 from internvl_rt.export.fields import Fields
 from internvl_rt.export.modelling_class import check_modelling_class
-from internvl_rt.prompts.templates import TEMPLATES
+from internvl_rt.prompts.control_tokens import TEMPLATES
 
 NATIVE_TEMPLATE = "internvl-hf"
 """Native checkpoints have no template's name in their configuration; they all share this one."""

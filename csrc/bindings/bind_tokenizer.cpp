@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/text.h"
 #include "prompt/byte_alphabet.h"
 #include "prompt/control_tokens.h"
 #include "prompt/detokeniser.h"
@@ -19,14 +20,6 @@ namespace internvl::bindings {
 namespace {
 
 namespace py = pybind11;
-
-// A str as UTF-8; a lone surrogate, which is how Python carries a byte that is not UTF-8, as three bytes.
-std::string utf8_of(const py::handle& text) {
-  const auto bytes =
-      py::reinterpret_steal<py::bytes>(PyUnicode_AsEncodedString(text.ptr(), "utf-8", "surrogatepass"));
-  if (!bytes) throw py::error_already_set();
-  return bytes;
-}
 
 KeepTokens keep_of(std::string_view name) {
   if (name == "none") return KeepTokens::none;

@@ -6,10 +6,12 @@
 
 namespace internvl::bindings {
 
+void register_conversation(pybind11::module_& module);
 void register_decoder(pybind11::module_& module);
 void register_errors(pybind11::module_& module);
 void register_image(pybind11::module_& module);
 void register_pixel_shuffle(pybind11::module_& module);
+void register_renderer(pybind11::module_& module);
 void register_runtime(pybind11::module_& module);
 void register_sampler(pybind11::module_& module);
 void register_tokenizer(pybind11::module_& module);

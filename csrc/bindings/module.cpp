@@ -9,6 +9,8 @@ PYBIND11_MODULE(_core, module) {
   register_pixel_shuffle(module);
   register_sampler(module);
   register_tokenizer(module);
+  register_conversation(module);
+  register_renderer(module);
   register_weight_file(module);
   register_decoder(module);
   register_vision_encoder(module);

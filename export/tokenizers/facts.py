@@ -17,9 +17,10 @@ from internvl_rt.prompts.control_tokens import (
     IMG_CONTEXT,
     IMG_END,
     IMG_START,
+    TEMPLATES,
+    ConversationTemplate,
     steers,
 )
-from internvl_rt.prompts.templates import TEMPLATES, Template
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def prompt_facts(
     )
 
 
-def _prefix(tokenizer: Tokenizer, template: Template, rules: PromptRules) -> tuple[int, ...]:
+def _prefix(tokenizer: Tokenizer, template: ConversationTemplate, rules: PromptRules) -> tuple[int, ...]:
     """The space in front of a prompt, as the slow Llama tokenizer has it."""
     if not rules.begins_with_space:
         return ()

@@ -22,6 +22,7 @@ from internvl_rt.errors import (
 )
 
 if TYPE_CHECKING:
+    from internvl_rt._core import RenderedPrompt
     from internvl_rt.critic import Judgement
     from internvl_rt.export import export
     from internvl_rt.generation import AnswerStream
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from internvl_rt.loading import load
     from internvl_rt.model import Model
     from internvl_rt.prompts.reasoning import final_answer
-    from internvl_rt.prompts.render import RenderedPrompt
     from internvl_rt.prompts.thinking import THINKING_SYSTEM_MESSAGE, ThoughtOutAnswer, split_thinking
     from internvl_rt.results import Answer, ImageFeatures, Piece, Timings, Usage
     from internvl_rt.video import VideoFrames, frame_indices, sample_video
@@ -89,7 +89,7 @@ _DEFINED_IN = {
     "Location": "grounding",
     "Model": "model",
     "Piece": "results",
-    "RenderedPrompt": "prompts.render",
+    "RenderedPrompt": "_core",
     "THINKING_SYSTEM_MESSAGE": "prompts.thinking",
     "ThoughtOutAnswer": "prompts.thinking",
     "TiledImage": "images",

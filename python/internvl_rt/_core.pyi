@@ -1,6 +1,6 @@
 """The C++ core of internvl_rt."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, Protocol, overload
 
 import numpy as np
@@ -286,3 +286,91 @@ class Detokeniser:
     # The stop string that ended the text.
     @property
     def stopped(self) -> str | None: ...
+
+# Conversations. What they are written with depends on the template of the bundle.
+
+class ConversationTemplate:
+    @property
+    def name(self) -> str: ...
+    # The token that ends an answer.
+    @property
+    def stop(self) -> str: ...
+    # The tokens in its strings that are encoded as one id; every prompt begins with the first.
+    @property
+    def control_tokens(self) -> tuple[str, ...]: ...
+
+# By the name that stands as `template` in a checkpoint's config.json.
+TEMPLATES: Mapping[str, ConversationTemplate]
+
+_Detail = Literal["low", "high", "auto"]
+
+# Where one image stands in a message. `detail` is the resolution that its item asks for, as in the OpenAI
+# API; None where it does not say.
+class ImagePlace:
+    def __init__(self, detail: _Detail | None = None) -> None: ...
+    @property
+    def detail(self) -> _Detail | None: ...
+
+# One message: texts and image places in their order.
+class Turn:
+    def __init__(self, role: Literal["user", "assistant"], parts: Iterable[str | ImagePlace]) -> None: ...
+    @property
+    def role(self) -> Literal["user", "assistant"]: ...
+    @property
+    def parts(self) -> tuple[str | ImagePlace, ...]: ...
+
+# The turns of a question that is a string, after (question, answer) pairs. Raises PromptError unless its
+# marks and the images are equally many; a single question without marks has its images in front.
+def read_question(question: str, history: Sequence[tuple[str, str]], images: int) -> list[Turn]: ...
+
+# Reads messages one by one: begin_message(), then text_content(); or for each item begin_item(), then
+# text_item() or image_item(). At last end(), then turns() and system. Raises PromptError for another order of
+# roles and another type of item, which it shows as `shown`.
+class MessageReader:
+    def __init__(self) -> None: ...
+    def begin_message(self, role: str, shown: str) -> None: ...
+    def text_content(self, text: str) -> None: ...
+    def begin_item(self, kind: str, shown: str) -> Literal["text", "image"]: ...
+    def text_item(self, text: str) -> None: ...
+    def image_item(self, place: ImagePlace) -> None: ...
+    # Raises PromptError unless the last message is the user's.
+    def end(self) -> None: ...
+    # Raises PromptError unless places and images are equally many.
+    def turns(self, images: int) -> list[Turn]: ...
+    @property
+    def system(self) -> str | None: ...
+
+class _Prompt(Protocol):
+    @property
+    def template(self) -> str: ...
+    @property
+    def system_message(self) -> str | None: ...
+    @property
+    def image_context_id(self) -> int: ...
+    @property
+    def bos_id(self) -> int | None: ...
+    @property
+    def prefix_ids(self) -> Sequence[int]: ...
+
+class _Conversation(Protocol):
+    @property
+    def turns(self) -> Sequence[Turn]: ...
+    @property
+    def system(self) -> str | None: ...
+
+# A prompt with its image places expanded.
+class RenderedPrompt:
+    # Control and image context tokens written out; what a tokenizer puts in front of a text is not in it.
+    @property
+    def text(self) -> str: ...
+    # [n]
+    @property
+    def input_ids(self) -> _Int64: ...
+
+# Renders conversations for one bundle. May be used from several threads. Raises BundleError if the template
+# is unknown, or the tokenizer lacks one of its tokens.
+class PromptRenderer:
+    def __init__(self, tokenizer: Tokenizer, prompt: _Prompt, tokens_per_tile: int) -> None: ...
+    # `tiles`: of every image, in the order of the image places. Raises PromptError if there are more image
+    # places than images, or fewer.
+    def render(self, conversation: _Conversation, tiles: Sequence[int] = ()) -> RenderedPrompt: ...

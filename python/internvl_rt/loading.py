@@ -17,7 +17,6 @@ from internvl_rt.engines.native import CacheType
 from internvl_rt.errors import BundleError, DeviceError, PromptError
 from internvl_rt.images import MAX_PIXELS, Orientation
 from internvl_rt.model import Model
-from internvl_rt.prompts.render import PromptRenderer
 from internvl_rt.prompts.tokenizer import PromptTokenizer
 from internvl_rt.settings import checked_integer
 
@@ -130,9 +129,9 @@ def assemble(
         threads = checked_integer("threads", threads, 1, 1024)
     tokenizer = PromptTokenizer.from_bundle(bundle.folder, bundle.manifest.prompt)
     try:
-        renderer = PromptRenderer(tokenizer, bundle.manifest.prompt, bundle.manifest.tokens_per_tile)
+        renderer = _core.PromptRenderer(tokenizer, bundle.manifest.prompt, bundle.manifest.tokens_per_tile)
     except BundleError as error:
-        raise BundleError(f"{bundle.folder}: {error}") from error
+        raise BundleError(f"{bundle.folder}: {error} Export the bundle again.") from error
     started = start_engine(engine, bundle, cache_tokens, threads, providers, cache_type)
     model = Model(
         bundle.manifest,

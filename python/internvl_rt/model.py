@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 import numpy as np
 import numpy.typing as npt
 
+from internvl_rt._core import PromptRenderer, RenderedPrompt
 from internvl_rt.asking import (
     AskArguments,
     Asked,
@@ -36,7 +37,6 @@ from internvl_rt.images.resolution import compressible
 from internvl_rt.images.tiling import count_tiles
 from internvl_rt.prompts.messages import Conversation, Detail, Messages
 from internvl_rt.prompts.reasoning import with_reasoning
-from internvl_rt.prompts.render import PromptRenderer, RenderedPrompt
 from internvl_rt.prompts.tokenizer import Detokeniser, PromptTokenizer
 from internvl_rt.results import Answer, ImageFeatures, Piece, Timings, Usage
 from internvl_rt.sampling import TokenChooser, new_seed

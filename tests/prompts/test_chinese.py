@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from internvl_rt._core import PromptRenderer
 from internvl_rt.export.tokenizers import PromptRules, prompt_facts, synthetic_tokenizer
 from internvl_rt.prompts.messages import conversation
-from internvl_rt.prompts.render import PromptRenderer
 from internvl_rt.prompts.tokenizer import Detokeniser, PromptTokenizer
 
 SIZES = {"qwen2_5": 151674, "qwen2": 4000, "qwen3": 151936, "internlm2": 92553, "phi3": 32020}

@@ -273,6 +273,82 @@ def test_malformed_questions(question: object, options: dict[str, object], messa
         conversation(question, **options)  # type: ignore[arg-type]
 
 
+BARE_ROLE = {"role": "tool", "content": 3}
+NETWORK = {"type": "image", "url": "https://x/y.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("question", "options", "message"),
+    [
+        ([BARE_ROLE, 3], {}, r"messages\[0\] has the role 'tool'"),
+        ([user("Hi"), BARE_ROLE], {}, r"messages\[0\]\['content'\]\[0\] is an object"),
+        ([user(text("a")), 3, BARE_ROLE], {}, r"messages\[1\] is an object"),
+        ([user(NETWORK, {"type": "video"})], {}, r"\[0\]: .* on the network"),
+        ([user({"type": "video"}, NETWORK)], {}, r"\[0\] has the type 'video'"),
+        ([user(text("a")), {"role": "assistant", "content": [NETWORK]}], {}, "take 'text' only"),
+        ([user({**NETWORK, "detail": "medium"})], {}, "on the network"),
+        ([user(NETWORK)], {"system": 3}, "on the network"),
+        ([{"role": "system", "content": "a"}], {"system": 3}, "the last message must be the user's"),
+        ([{"role": "system", "content": "a"}, user(text("b"))], {"system": 3}, "given twice"),
+        ([user({"type": "image", "path": "a"}, {"type": "image"})], {"system": 3}, "carries no image"),
+        ([user({"type": "image", "path": "a"})], {"system": 3, "images": ["b"]}, "a system message is"),
+        ("<image>", {"system": 3, "history": [3]}, r"history\[0\]"),
+        ("<image>", {"system": 3}, "a system message is"),
+    ],
+)
+def test_of_several_faults_the_first_is_told(
+    question: object, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(PromptError, match=message):
+        conversation(question, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("it's", '"it\'s"'),
+        ("a\nb\0", r"'a\nb\x00'"),
+        ("\udcff", r"'\udcff'"),
+        ("书", "'书'"),
+        (["user"], "['user']"),
+    ],
+)
+def test_roles_and_types_are_shown_as_they_are_written(word: object, shown: str) -> None:
+    with pytest.raises(PromptError) as caught:
+        conversation([{"role": word, "content": "Hi"}])
+    assert f"has the role {shown}; 'user' was expected" in str(caught.value)
+    with pytest.raises(PromptError) as caught:
+        conversation([user({"type": word})])
+    assert f"has the type {shown}; expected 'text'" in str(caught.value)
+
+
+def test_texts_stay_as_they_are() -> None:
+    strange = "\udcff \ud83d\ude00 \0 \u2028 \U0001f600"
+    asked = conversation(strange, history=[(strange, strange)], system=strange)
+    assert [turn.parts for turn in asked.turns] == [(strange,)] * 3
+    messages = [{"role": "system", "content": strange}, user(text(strange))]
+    assert conversation(messages).system == strange
+    assert conversation(messages).turns == (Turn("user", (strange,)),)
+
+
+def test_turns_and_places_are_values() -> None:
+    turn = Turn("user", ["a", ImagePlace("low")])
+    assert turn == Turn("user", ("a", ImagePlace("low")))
+    assert turn != Turn("assistant", turn.parts)
+    assert turn != Turn("user", ("a", PLACE))
+    assert turn != "a"
+    assert (turn.role, turn.parts, turn.parts[1].detail) == ("user", ("a", ImagePlace("low")), "low")  # type: ignore[union-attr]
+    assert PLACE.detail is None
+    assert repr(turn) == "Turn(role='user', parts=('a', ImagePlace(detail='low')))"
+    with pytest.raises(PromptError, match="the role is 'system'; user or assistant was expected"):
+        Turn("system", ())  # type: ignore[arg-type]
+    with pytest.raises(PromptError, match="detail is 'medium'; low, high or auto was expected"):
+        ImagePlace("medium")  # type: ignore[arg-type]
+    for part in (3, None, b"a"):
+        with pytest.raises(TypeError):
+            Turn("user", [part])  # type: ignore[list-item]
+
+
 json_values = st.recursive(
     st.none()
     | st.booleans()

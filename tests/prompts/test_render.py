@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from internvl_rt._core import PromptRenderer, RenderedPrompt
 from internvl_rt.bundle.manifest import Prompt
 from internvl_rt.errors import BundleError, CheckpointError, PromptError
 from internvl_rt.export.tokenizers import PromptRules, prompt_facts, synthetic_tokenizer
 from internvl_rt.prompts.messages import conversation
-from internvl_rt.prompts.render import PromptRenderer, RenderedPrompt
 from internvl_rt.prompts.tokenizer import PromptTokenizer
 
 SYSTEM_2 = "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"  # noqa: E501
@@ -177,6 +177,28 @@ def test_system_message_argument_then_bundle_then_template() -> None:
 
 def test_an_empty_question_has_no_separator() -> None:
     assert render("internvl2_5", "").text.endswith("<|im_start|>user\n<|im_start|>assistant\n")
+
+
+def test_a_rendered_prompt_holds_what_was_asked() -> None:
+    strange = "\udcff \ud83d\ude00 \0 \U0001f600"
+    prompt = render("internvl2_5", strange, system=strange)
+    assert prompt.text == (
+        f"<|im_start|>system\n{strange}<|im_end|>\n<|im_start|>user\n{strange}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    ids, copy = prompt.input_ids, prompt.input_ids.tolist()
+    del prompt
+    render("internvl2_5", "x" * 1000)
+    assert ids.tolist() == copy
+
+
+def test_what_is_no_prompt_is_no_crash() -> None:
+    prompt = facts("qwen2", "Hermes-2")
+    with pytest.raises(TypeError):
+        PromptRenderer(None, prompt, T)  # type: ignore[arg-type]
+    with pytest.raises(AttributeError):
+        PromptRenderer(PromptTokenizer(TOKENIZERS["qwen2"].to_str()), None, T)  # type: ignore[arg-type]
+    with pytest.raises(AttributeError):
+        renderer("qwen2", "Hermes-2").render("Hi")  # type: ignore[arg-type]
 
 
 CONTROL = [

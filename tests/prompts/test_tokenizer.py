@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, Tokenizer
 
+from internvl_rt._core import PromptRenderer
 from internvl_rt.errors import BundleError
 from internvl_rt.export.tokenizers import PromptRules, prompt_facts, synthetic_tokenizer
 from internvl_rt.prompts.messages import conversation
-from internvl_rt.prompts.render import PromptRenderer
 from internvl_rt.prompts.tokenizer import Control, PromptTokenizer
 
 SMALL = synthetic_tokenizer("qwen2", 400).to_str()

@@ -18,11 +18,11 @@ from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers
 
 import internvl_rt as ivl
 from export.checkpoints import TINY_PHI3, write_checkpoint
+from internvl_rt._core import PromptRenderer
 from internvl_rt.bundle.manifest import Prompt
 from internvl_rt.errors import CheckpointError
 from internvl_rt.export.tokenizers import convert_tokenizer, prompt_facts, prompt_rules
 from internvl_rt.prompts.messages import conversation
-from internvl_rt.prompts.render import PromptRenderer
 from internvl_rt.prompts.tokenizer import PromptTokenizer
 
 SPACE = "▁"

@@ -1,4 +1,4 @@
-"""The names of the tokens that prompts are made with. The core has the rule of what a user may type."""
+"""The tokens and templates that prompts are made with. The core has the rule of what a user may type."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from internvl_rt._core import IMAGE_MARK as IMAGE_MARK
 from internvl_rt._core import IMG_CONTEXT as IMG_CONTEXT
 from internvl_rt._core import IMG_END as IMG_END
 from internvl_rt._core import IMG_START as IMG_START
+from internvl_rt._core import TEMPLATES as TEMPLATES
+from internvl_rt._core import ConversationTemplate as ConversationTemplate
 from internvl_rt._core import steers as steers
 
 INTERNVL_TOKENS = (IMG_START, IMG_END, IMG_CONTEXT, *GROUNDING_TOKENS)

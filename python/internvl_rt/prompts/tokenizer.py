@@ -50,17 +50,6 @@ class PromptTokenizer(_core.Tokenizer):
         except BundleError as error:
             raise BundleError(f"{path}: {error} Export the bundle again.") from error
 
-    def control_id(self, token: str) -> int:
-        """The id of a special token that prompts are made with.
-
-        Raises:
-            BundleError: if the tokenizer has no such special token, so that user text could turn into it.
-        """
-        try:
-            return super().control_id(token)
-        except BundleError as error:
-            raise BundleError(f"{error} Export the bundle again.") from error
-
     def encode(self, text: str) -> list[int]:
         """Encodes ordinary text: what a user may type."""
         return self.encode_pieces([text])
