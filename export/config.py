@@ -8,6 +8,7 @@ from math import log, pi, sqrt
 from pathlib import Path
 from typing import Any, Literal
 
+from internvl_rt._core import MAX_HEAD_DIM, MAX_ROPE_FACTOR, MAX_ROPE_THETA
 from internvl_rt.bundle.manifest import (
     Experts,
     Flash,
@@ -17,7 +18,6 @@ from internvl_rt.bundle.manifest import (
     Tiling,
     Vision,
 )
-from internvl_rt.bundle.ranges import MAX_HEAD_DIM, MAX_ROPE_FACTOR, MAX_ROPE_THETA
 from internvl_rt.errors import CheckpointError
 from internvl_rt.export.architectures import FLASH_HEADS, LANGUAGE_ARCHITECTURES, LanguageArchitecture
 from internvl_rt.export.checkpoint import Checkpoint

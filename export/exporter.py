@@ -11,9 +11,7 @@ from math import prod
 from pathlib import Path
 
 from internvl_rt.bundle.manifest import TOKENIZER_FILE, Manifest, Precision
-from internvl_rt.bundle.ranges import check_ranges
-from internvl_rt.bundle.tensors import POSITION_EMBEDDING, TensorSpec
-from internvl_rt.bundle.weights import TensorPlace
+from internvl_rt.bundle.tensors import POSITION_EMBEDDING, TensorPlace, TensorSpec
 from internvl_rt.errors import BundleError, CheckpointError
 from internvl_rt.export.calibration import LEAST_COSINE, Calibration, calibrated, calibration_tiles
 from internvl_rt.export.checkpoint import Checkpoint, CheckpointTensor, open_checkpoint
@@ -134,7 +132,7 @@ def export(
         flash=config.flash,
     )
     try:
-        check_ranges(manifest, str(opened.folder))
+        manifest.checked(str(opened.folder))
     except BundleError as error:
         raise CheckpointError(str(error)) from None
     tiles = None if calibrate is None else calibration_tiles(calibrate, manifest.tiling)

@@ -21,10 +21,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from internvl_rt.bundle.bundle import KNOWN_FILES
-from internvl_rt.bundle.manifest import FORMAT, MANIFEST_FILE, MAX_MANIFEST_BYTES
-from internvl_rt.bundle.safetensors import HeaderError, parse_json
+from internvl_rt._core import BUNDLE_FILES, MANIFEST_FILE, MANIFEST_FORMAT, MAX_MANIFEST_BYTES
 from internvl_rt.errors import BundleError
+from internvl_rt.export.strict_json import JsonError, parse_json
 from internvl_rt.file_errors import advice, reason, shortened
 from internvl_rt.work_folder import InUseError, work_folder
 
@@ -115,12 +114,12 @@ def _files_of_bundle(folder: Path) -> frozenset[str] | None:
         return None
     try:
         document = parse_json(path.read_bytes())
-    except HeaderError:
+    except JsonError:
         return None
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
+    if not isinstance(document, dict) or document.get("format") != MANIFEST_FORMAT:
         return None
     files = document.get("files")
-    return frozenset(KNOWN_FILES).intersection(files if isinstance(files, dict) else ()) | {MANIFEST_FILE}
+    return frozenset(BUNDLE_FILES).intersection(files if isinstance(files, dict) else ()) | {MANIFEST_FILE}
 
 
 def _refused(out: Path, error: OSError) -> BundleError:
@@ -183,7 +182,7 @@ def _clean(work: Path, out: Path) -> None:
             old.rename(out)
     for folder in [*work.glob(f"{NEW}*"), *work.glob(f"{OLD}*")]:
         with contextlib.suppress(OSError):
-            for name in (MANIFEST_FILE, *KNOWN_FILES):
+            for name in (MANIFEST_FILE, *BUNDLE_FILES):
                 (folder / name).unlink(missing_ok=True)
             for stranger in list(folder.iterdir()):
                 # Somebody put it into the bundle while that was being replaced.

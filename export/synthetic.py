@@ -20,8 +20,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from internvl_rt.bundle.manifest import TOKENIZER_FILE, Manifest, Precision
-from internvl_rt.bundle.tensors import INT4_BLOCK, LM_HEAD, TensorSpec
-from internvl_rt.bundle.weights import TensorPlace
+from internvl_rt.bundle.tensors import INT4_BLOCK, LM_HEAD, TensorPlace, TensorSpec
 from internvl_rt.errors import CheckpointError
 from internvl_rt.export.family import PROJECTOR, TILING, family_model
 from internvl_rt.export.graphs import choose_graph_sets, write_graphs

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 import internvl_rt
-from internvl_rt.bundle.bundle import file_entry
 from internvl_rt.bundle.graph_sets import ALL_GRAPH_FILES
 from internvl_rt.bundle.manifest import (
     MANIFEST_FILE,
@@ -26,22 +26,13 @@ from internvl_rt.bundle.manifest import (
     Manifest,
     Precision,
 )
-from internvl_rt.bundle.ranges import check_ranges
 from internvl_rt.bundle.tensors import (
     SCALES_SUFFIX,
     StoredTensor,
-    TensorSpec,
-    stored_precision,
-    stored_tensors,
-    tensor_specs,
-)
-from internvl_rt.bundle.weights import (
-    BITS,
-    SAFETENSORS_TYPE,
     TensorPlace,
-    header_shape,
+    TensorSpec,
     read_places,
-    stored_bytes,
+    tensor_specs,
 )
 from internvl_rt.errors import BundleError
 from internvl_rt.export.staging import staged
@@ -93,11 +84,11 @@ def plan_layout(manifest: Manifest) -> list[PlannedTensor]:
     of 64 bytes, in the order in which they are computed with; then the rest, wide elements first, so that
     each is aligned to its element.
     """
-    stored = [(spec, t) for spec in tensor_specs(manifest) for t in stored_tensors(spec, manifest.precision)]
+    stored = [(spec, tensor) for spec in tensor_specs(manifest) for tensor in spec.stored]
     stored.sort(key=lambda item: _order(item[1]))
     result, position = [], 0
     for spec, tensor in stored:
-        end = position + stored_bytes(tensor)
+        end = position + tensor.bytes
         result.append(PlannedTensor(spec, tensor, position, end))
         position = end
     return result
@@ -105,7 +96,7 @@ def plan_layout(manifest: Manifest) -> list[PlannedTensor]:
 
 def _order(tensor: StoredTensor) -> int:
     """Stable sort key of the layout."""
-    return 0 if stored_bytes(tensor) % TENSOR_ALIGNMENT == 0 else 64 // BITS[tensor.dtype]
+    return 0 if tensor.bytes % TENSOR_ALIGNMENT == 0 else 8 * prod(tensor.shape) // tensor.bytes
 
 
 def write_weights(
@@ -133,7 +124,7 @@ def write_weights(
             if planned.tensor.name in scales_ahead:
                 parts: Iterator[memoryview] = iter([scales_ahead.pop(planned.tensor.name)])
             else:
-                parts = _encoded(planned, manifest, source, scales_ahead)
+                parts = _encoded(planned, source, scales_ahead)
             for part in parts:
                 file.write(part)
                 digest.update(part)
@@ -145,6 +136,20 @@ def write_weights(
         file.flush()
         os.fsync(file.fileno())
     return FileEntry(total, digest.hexdigest())
+
+
+def file_entry(path: Path) -> FileEntry:
+    """The manifest's entry of a file: its size and SHA-256.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+            size += len(chunk)
+    return FileEntry(size, digest.hexdigest())
 
 
 def _check_room(folder: Path, out: Path, manifest: Manifest) -> None:
@@ -159,12 +164,12 @@ def _check_room(folder: Path, out: Path, manifest: Manifest) -> None:
 
 
 def _encoded(
-    planned: PlannedTensor, manifest: Manifest, source: WeightSource, scales_ahead: dict[str, memoryview]
+    planned: PlannedTensor, source: WeightSource, scales_ahead: dict[str, memoryview]
 ) -> Iterator[memoryview]:
     """The bytes of one stored tensor. Scales that come after their weights in the file are kept for then."""
     spec, name = planned.spec, planned.tensor.name
     scales = []
-    for rows in source.encode(spec, stored_precision(spec, manifest.precision)):
+    for rows in source.encode(spec, spec.precision):
         if name == spec.name:
             yield _bytes_of(rows.data)
         if rows.scales is not None:
@@ -228,7 +233,7 @@ def write_bundle(
             disk is full or refuses.
         CheckpointError: from the source.
     """
-    check_ranges(manifest, str(out))
+    manifest.checked(str(out))
     with staged(out, overwrite) as folder:
         _check_room(folder, out, manifest)
         weights = write_weights(folder / WEIGHTS_FILE, manifest, source, advance)
@@ -247,8 +252,8 @@ def _header_bytes(layout: list[PlannedTensor]) -> bytes:
     document: dict[str, Any] = {"__metadata__": {"format": "internvl_rt"}}
     for planned in layout:
         document[planned.tensor.name] = {
-            "dtype": SAFETENSORS_TYPE[planned.tensor.dtype],
-            "shape": header_shape(planned.tensor),
+            "dtype": planned.tensor.header_dtype,
+            "shape": planned.tensor.header_shape,
             "data_offsets": [planned.begin, planned.end],
         }
     text = json.dumps(document, separators=(",", ":")).encode()

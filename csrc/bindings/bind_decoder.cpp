@@ -10,6 +10,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/watched_progress.h"
+#include "bundle/manifest.h"
 #include "kernels/attention/attention.h"
 #include "model/decoder.h"
 #include "model/sequence_lease.h"
@@ -111,49 +112,17 @@ Floats embed(const Decoder& decoder, const Integers& tokens, const std::optional
 }  // namespace
 
 void register_decoder(py::module_& module) {
-  py::class_<RopeFacts>(module, "RopeFacts")
-      .def(py::init([](double theta, bool dynamic, double factor, std::size_t max_positions,
-                       std::vector<double> short_factors, std::vector<double> long_factors,
-                       std::size_t original_positions, double attention_factor) {
-             return RopeFacts{theta,
-                              dynamic,
-                              factor,
-                              max_positions,
-                              std::move(short_factors),
-                              std::move(long_factors),
-                              original_positions,
-                              attention_factor};
-           }),
-           py::kw_only(), py::arg("theta"), py::arg("dynamic"), py::arg("factor"), py::arg("max_positions"),
-           py::arg("short_factors") = std::vector<double>(), py::arg("long_factors") = std::vector<double>(),
-           py::arg("original_positions") = 0, py::arg("attention_factor") = 1.0);
-  py::class_<ExpertFacts>(module, "ExpertFacts")
-      .def(py::init([](std::size_t count, std::size_t chosen, bool normalise) {
-             return ExpertFacts{count, chosen, normalise};
-           }),
-           py::kw_only(), py::arg("count") = 0, py::arg("chosen") = 0, py::arg("normalise") = false);
-  py::class_<DecoderFacts>(module, "DecoderFacts")
-      .def(py::init([](std::size_t hidden_size, std::size_t layers, std::size_t heads, std::size_t kv_heads,
-                       std::size_t head_dim, std::size_t intermediate_size, std::size_t vocab_size,
-                       float norm_eps, bool qkv_bias, bool qk_norm, const RopeFacts& rope,
-                       const ExpertFacts& experts) {
-             return DecoderFacts{hidden_size, layers,   heads,    kv_heads, head_dim, intermediate_size,
-                                 vocab_size,  norm_eps, qkv_bias, qk_norm,  rope,     experts};
-           }),
-           py::kw_only(), py::arg("hidden_size"), py::arg("layers"), py::arg("heads"), py::arg("kv_heads"),
-           py::arg("head_dim"), py::arg("intermediate_size"), py::arg("vocab_size"), py::arg("norm_eps"),
-           py::arg("qkv_bias"), py::arg("qk_norm"), py::arg("rope"), py::arg("experts") = ExpertFacts{});
   module.attr("CACHE_BLOCK") = cache_block;
   py::class_<Decoder, std::shared_ptr<Decoder>>(module, "Decoder")
-      .def(py::init([](const DecoderFacts& facts, std::shared_ptr<WeightFile> weights,
+      .def(py::init([](const Manifest& manifest, std::shared_ptr<WeightFile> weights,
                        std::shared_ptr<ThreadTeam> team, std::size_t cache_tokens,
                        const std::string& cache_type, std::size_t prefill_chunk) {
              const py::gil_scoped_release release;  // the cache may take gigabytes
              return std::make_shared<Decoder>(
-                 facts, std::move(weights), std::make_shared<CpuDevice>(std::move(team)),
+                 manifest.llm.decoder, std::move(weights), std::make_shared<CpuDevice>(std::move(team)),
                  DecoderOptions{cache_tokens, cache_type_from(cache_type), prefill_chunk});
            }),
-           py::arg("facts"), py::arg("weights"), py::arg("team"), py::kw_only(), py::arg("cache_tokens"),
+           py::arg("manifest"), py::arg("weights"), py::arg("team"), py::kw_only(), py::arg("cache_tokens"),
            py::arg("cache_type") = "float32", py::arg("prefill_chunk") = 256)
       .def_property_readonly("cache_tokens", &Decoder::cache_tokens)
       .def_property_readonly(

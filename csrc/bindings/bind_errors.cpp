@@ -1,4 +1,6 @@
+#include <cerrno>
 #include <exception>
+#include <string_view>
 
 #include "bindings/bindings.h"
 #include "runtime/error.h"
@@ -8,9 +10,21 @@ namespace {
 
 namespace py = pybind11;
 
+// Bytes of a path that are not UTF-8 become what Python carries them as.
+py::str str_of(std::string_view text) {
+  return py::reinterpret_steal<py::str>(
+      PyUnicode_DecodeUTF8(text.data(), static_cast<py::ssize_t>(text.size()), "surrogateescape"));
+}
+
 void raise(const char* python_class, const std::exception& error) {
   const py::object type = py::module_::import("internvl_rt.errors").attr(python_class);
-  PyErr_SetString(type.ptr(), error.what());
+  PyErr_SetObject(type.ptr(), str_of(error.what()).ptr());
+}
+
+// Python says what to do about it, by the number: file_errors.py.
+void raise_os_error(const FileError& error) {
+  errno = error.code();
+  PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, str_of(error.path()).ptr());
 }
 
 }  // namespace
@@ -20,6 +34,8 @@ void register_errors(py::module_&) {
       [](std::exception_ptr thrown) {  // NOLINT(performance-unnecessary-value-param)
         try {
           if (thrown) std::rethrow_exception(thrown);
+        } catch (const FileError& error) {
+          raise_os_error(error);
         } catch (const BundleError& error) {
           raise("BundleError", error);
         } catch (const ImageError& error) {

@@ -9,6 +9,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/watched_progress.h"
+#include "bundle/manifest.h"
 #include "model/vision_encoder.h"
 #include "ops/cpu/cpu_device.h"
 #include "runtime/error.h"
@@ -20,18 +21,6 @@ namespace py = pybind11;
 namespace {
 
 using Floats = py::array_t<float, py::array::c_style>;
-
-NormKind norm_from(const std::string& name) {
-  if (name == "layer_norm") return NormKind::layer_norm;
-  if (name == "rms_norm") return NormKind::rms_norm;
-  throw BundleError("the vision tower's norm is '" + name + "'; expected layer_norm or rms_norm.");
-}
-
-PixelShuffleVersion shuffle_from(const std::string& name) {
-  if (name == "v1") return PixelShuffleVersion::v1;
-  if (name == "v2") return PixelShuffleVersion::v2;
-  throw BundleError("the pixel shuffle's version is '" + name + "'; expected v1 or v2.");
-}
 
 std::tuple<Floats, double, double> encode(VisionEncoder& encoder, const Floats& pixel_values,
                                           const WatchedProgress::Function& progress) {
@@ -59,50 +48,26 @@ std::tuple<Floats, double, double> encode(VisionEncoder& encoder, const Floats& 
 }  // namespace
 
 void register_vision_encoder(py::module_& module) {
-  py::class_<VisionFacts>(module, "VisionFacts")
-      .def(py::init([](std::size_t hidden_size, std::size_t layers, std::size_t heads,
-                       std::size_t intermediate_size, std::size_t image_size, std::size_t patch_size,
-                       const std::string& norm, float norm_eps, bool qkv_bias, bool qk_norm,
-                       std::size_t downsample, const std::string& pixel_shuffle, float projector_norm_eps,
-                       std::size_t output_size) {
-             return VisionFacts{.hidden_size = hidden_size,
-                                .layers = layers,
-                                .heads = heads,
-                                .intermediate_size = intermediate_size,
-                                .image_size = image_size,
-                                .patch_size = patch_size,
-                                .norm = norm_from(norm),
-                                .norm_eps = norm_eps,
-                                .qkv_bias = qkv_bias,
-                                .qk_norm = qk_norm,
-                                .downsample = downsample,
-                                .pixel_shuffle = shuffle_from(pixel_shuffle),
-                                .projector_norm_eps = projector_norm_eps,
-                                .output_size = output_size};
-           }),
-           py::kw_only(), py::arg("hidden_size"), py::arg("layers"), py::arg("heads"),
-           py::arg("intermediate_size"), py::arg("image_size"), py::arg("patch_size"), py::arg("norm"),
-           py::arg("norm_eps"), py::arg("qkv_bias"), py::arg("qk_norm"), py::arg("downsample"),
-           py::arg("pixel_shuffle"), py::arg("projector_norm_eps"), py::arg("output_size"));
   module.attr("DEFAULT_ACTIVATION_BYTES") = default_activation_bytes;
   module.def(
       "vision_batch",
-      [](const VisionFacts& facts, bool floats, bool integers, std::size_t bfloat16_columns,
+      [](const Manifest& manifest, bool floats, bool integers, std::size_t bfloat16_columns,
          std::size_t activation_bytes) {
         const CpuDevice device(std::make_shared<ThreadTeam>(1));
         const VisionBatch batch =
-            vision_batch(facts, activation_bytes, {floats, integers, bfloat16_columns}, device);
+            vision_batch(manifest.vision, activation_bytes, {floats, integers, bfloat16_columns}, device);
         return std::make_pair(batch.tiles, batch.bytes);
       },
-      py::arg("facts"), py::kw_only(), py::arg("floats"), py::arg("integers"), py::arg("bfloat16_columns"),
+      py::arg("manifest"), py::kw_only(), py::arg("floats"), py::arg("integers"), py::arg("bfloat16_columns"),
       py::arg("activation_bytes") = default_activation_bytes);
   py::class_<VisionEncoder>(module, "VisionEncoder")
-      .def(py::init([](const VisionFacts& facts, std::shared_ptr<WeightFile> weights,
+      .def(py::init([](const Manifest& manifest, std::shared_ptr<WeightFile> weights,
                        std::shared_ptr<ThreadTeam> team, std::size_t activation_bytes) {
-             return std::make_unique<VisionEncoder>(
-                 facts, std::move(weights), std::make_shared<CpuDevice>(std::move(team)), activation_bytes);
+             return std::make_unique<VisionEncoder>(manifest.vision, std::move(weights),
+                                                    std::make_shared<CpuDevice>(std::move(team)),
+                                                    activation_bytes);
            }),
-           py::arg("facts"), py::arg("weights"), py::arg("team"), py::kw_only(),
+           py::arg("manifest"), py::arg("weights"), py::arg("team"), py::kw_only(),
            py::arg("activation_bytes") = default_activation_bytes)
       .def_property_readonly("batch_tiles",
                              [](const VisionEncoder& encoder) { return encoder.batch().tiles; })

@@ -6,6 +6,7 @@
 
 namespace internvl::bindings {
 
+void register_bundle(pybind11::module_& module);
 void register_conversation(pybind11::module_& module);
 void register_decoder(pybind11::module_& module);
 void register_errors(pybind11::module_& module);

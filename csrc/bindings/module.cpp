@@ -9,6 +9,7 @@ PYBIND11_MODULE(_core, module) {
   register_pixel_shuffle(module);
   register_sampler(module);
   register_tokenizer(module);
+  register_bundle(module);
   register_conversation(module);
   register_renderer(module);
   register_weight_file(module);

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <utility>
 
+#include "model/tensor_names.h"
 #include "ops/weights.h"
 #include "runtime/error.h"
 #include "runtime/rounding.h"
@@ -28,10 +29,6 @@ DecoderFacts checked(const DecoderFacts& facts) {
   return facts;
 }
 
-std::string layer_name(std::size_t layer, const char* name) {
-  return "llm.layers." + std::to_string(layer) + "." + name;
-}
-
 }  // namespace
 
 Decoder::Decoder(const DecoderFacts& facts, std::shared_ptr<const WeightFile> weights,
@@ -40,20 +37,19 @@ Decoder::Decoder(const DecoderFacts& facts, std::shared_ptr<const WeightFile> we
       weights_(std::move(weights)),
       device_(std::move(device)),
       model_(device_->model()),
-      embedding_(matrix("llm.embed_tokens.weight", facts.vocab_size, facts.hidden_size)),
-      head_(weights_->contains("llm.lm_head.weight")
-                ? matrix("llm.lm_head.weight", facts.vocab_size, facts.hidden_size)
+      embedding_(matrix(std::string(kEmbedTokens), facts.vocab_size, facts.hidden_size)),
+      head_(weights_->contains(kLanguageHead)
+                ? matrix(std::string(kLanguageHead), facts.vocab_size, facts.hidden_size)
                 : embedding_),
-      norm_(norm("llm.norm.weight", facts.hidden_size)),
+      norm_(norm(std::string(kLanguageNorm), facts.hidden_size)),
       layers_(load_layers()),
       rope_(facts.rope, facts.head_dim),
       ledger_(allocate_cache(options)),
       prefill_(*this, std::max<std::size_t>(options.prefill_chunk, 1)),
       decode_(*this, std::min(prefill_.rows, most_decode_rows)) {
   if (is_integer(embedding_.type)) {
-    throw BundleError(
-        "tensor 'llm.embed_tokens.weight' holds integers; a table is fp32, fp16 or bf16. "
-        "Export the bundle again.");
+    throw BundleError("tensor '" + std::string(kEmbedTokens) +
+                      "' holds integers; a table is fp32, fp16 or bf16. Export the bundle again.");
   }
 }
 
@@ -98,7 +94,7 @@ std::vector<Decoder::Layer> Decoder::load_layers() {
   const std::size_t experts = facts_.experts.count;
   std::vector<Layer> layers;
   for (std::size_t i = 0; i < facts_.layers; ++i) {
-    const auto name = [&](const char* tensor) { return layer_name(i, tensor); };
+    const auto name = [&](const char* tensor) { return language_layer(i, tensor); };
     Layer layer{};
     layer.attention_norm = norm(name("attention_norm.weight"), hidden);
     layer.qkv.weight = matrix(name("qkv.weight"), facts_.qkv_rows(), hidden);

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <utility>
 
+#include "model/tensor_names.h"
 #include "ops/weights.h"
 #include "runtime/error.h"
 
@@ -101,15 +102,15 @@ Linear VisionEncoder::load_linear(const std::string& name, std::size_t rows, std
 PatchEmbedding VisionEncoder::load_patch_embedding() {
   const auto hidden = static_cast<std::int64_t>(facts_.hidden_size);
   const auto patch = static_cast<std::int64_t>(facts_.patch_size);
-  const std::string name = "vit.patch_embedding.weight";
+  const std::string name(kPatchEmbedding);
   const WeightMatrix weight = matrix_of(*weights_, name, std::array{hidden, std::int64_t{3}, patch, patch});
   if (is_integer(weight.type)) {
     throw BundleError("tensor '" + name + "' is " + std::string(name_of(weight.type)) +
                       ", which a patch embedding never is. Export the bundle again.");
   }
-  return {{model_->load(weight), load_vector("vit.patch_embedding.bias", facts_.hidden_size)},
-          load_vector("vit.class_embedding", facts_.hidden_size),
-          model_->load(vector_of(*weights_, "vit.position_embedding",
+  return {{model_->load(weight), load_vector(std::string(kPatchEmbeddingBias), facts_.hidden_size)},
+          load_vector(std::string(kClassEmbedding), facts_.hidden_size),
+          model_->load(vector_of(*weights_, std::string(kPositionEmbedding),
                                  std::array{static_cast<std::int64_t>(facts_.tokens()), hidden})),
           facts_.image_size,
           facts_.patch_size};
@@ -123,7 +124,7 @@ std::vector<VisionEncoder::Layer> VisionEncoder::load_layers() {
   };
   std::vector<Layer> layers;
   for (std::size_t i = 0; i < facts_.layers; ++i) {
-    const std::string prefix = "vit.layers." + std::to_string(i) + ".";
+    const std::string prefix = vision_layer(i, "");
     layers.push_back({
         .norm1 = load_norm(prefix + "norm1", facts_.norm, hidden, facts_.norm_eps),
         .qkv = load_linear(prefix + "qkv", 3 * hidden, hidden, facts_.qkv_bias),

@@ -49,7 +49,7 @@ WeightMatrix matrix_of(const WeightFile& weights, const std::string& name,
       break;
     case DataType::int8:
       found.values = tensor.bytes.data();
-      found.scales = typed(weights.tensor(name + ".scales", std::array{n}), DataType::float32, 4);
+      found.scales = typed(weights.tensor(name_of_scales(name), std::array{n}), DataType::float32, 4);
       break;
     case DataType::int4:
       if (columns % int4_block != 0) {
@@ -58,9 +58,9 @@ WeightMatrix matrix_of(const WeightFile& weights, const std::string& name,
                           ". Export the bundle in another precision.");
       }
       found.values = tensor.bytes.data();
-      found.scales =
-          typed(weights.tensor(name + ".scales", std::array{n, k / static_cast<std::int64_t>(int4_block)}),
-                DataType::float16, 2);
+      found.scales = typed(
+          weights.tensor(name_of_scales(name), std::array{n, k / static_cast<std::int64_t>(int4_block)}),
+          DataType::float16, 2);
       break;
   }
   return found;

@@ -3,6 +3,8 @@
 
 #include <stdexcept>
 #include <string>
+#include <system_error>
+#include <utility>
 
 namespace internvl {
 
@@ -15,6 +17,23 @@ class Error : public std::runtime_error {
 class BundleError : public Error {
  public:
   using Error::Error;
+};
+
+// A file or folder of a bundle that the operating system does not give.
+class FileError : public BundleError {
+ public:
+  // `code` is errno's.
+  FileError(std::string path, int code)
+      : BundleError(path + ": cannot be read (" + std::generic_category().message(code) + ")."),
+        path_(std::move(path)),
+        code_(code) {}
+
+  const std::string& path() const { return path_; }
+  int code() const { return code_; }
+
+ private:
+  std::string path_;
+  int code_;
 };
 
 // A picture that cannot be decoded, or whose size, type or layout is not one that the runtime takes.

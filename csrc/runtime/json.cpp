@@ -1,11 +1,11 @@
 #include "runtime/json.h"
 
+#include <algorithm>
 #include <charconv>
 #include <limits>
 #include <string>
 #include <utility>
 
-#include "runtime/error.h"
 #include "runtime/utf8.h"
 
 namespace internvl::json {
@@ -24,7 +24,7 @@ class Reader {
 
   void read() {
     if (text_.size() > kMaxBytes) throw BundleError("JSON of at most 256 MiB was expected.");
-    if (!utf8::valid(text_)) throw BundleError("JSON was expected; this is not UTF-8.");
+    if (!utf8::valid(text_)) throw SyntaxError("this is not UTF-8");
     skip_space();
     value(0);
     skip_space();
@@ -33,8 +33,17 @@ class Reader {
 
  private:
   [[noreturn]] void fail(std::string_view expected) const {
-    throw BundleError("JSON was expected; at byte " + std::to_string(at_) + " " + std::string(expected) +
-                      " was expected" + (at_ < text_.size() ? "." : ", and the file ends."));
+    constexpr std::size_t kShownName = 50;
+    constexpr std::size_t kShown = 20;
+    std::string members;
+    for (const std::size_t name : names_) {
+      members += (members.empty() ? ", in " : ".") +
+                 utf8::shown(document_.string_of(document_.nodes_[name]), kShownName);
+    }
+    const std::string_view rest = text_.substr(at_);
+    throw SyntaxError("at byte " + std::to_string(at_) + members + (members.empty() ? " " : ", ") +
+                      std::string(expected) + " was expected, " +
+                      (rest.empty() ? "and the file ends" : "not '" + utf8::shown(rest, kShown) + "'"));
   }
 
   char peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }
@@ -101,12 +110,15 @@ class Reader {
         skip_space();
         if (kind == Kind::object) {
           if (peek() != '"') fail("a name");
+          const std::size_t name = document_.nodes_.size();
           string();
+          names_.push_back(name);
           skip_space();
           if (!take(':')) fail("':'");
           skip_space();
         }
         value(depth + 1);
+        if (kind == Kind::object) names_.pop_back();
         ++size;
         skip_space();
       } while (take(','));
@@ -201,6 +213,7 @@ class Reader {
   Document& document_;
   std::string_view text_;
   std::size_t at_ = 0;
+  std::vector<std::size_t> names_;  // nodes of the members that the position is in
 };
 
 Document::Document(std::string text) : text_(std::move(text)) { Reader(*this).read(); }
@@ -252,6 +265,14 @@ std::optional<Value> Value::find(std::string_view name) const {
     if (member == name) found = value;
   });
   return found;
+}
+
+std::optional<std::string_view> Value::repeated_name() const {
+  std::vector<std::string_view> names;
+  each_member([&](std::string_view name, const Value&) { names.push_back(name); });
+  std::ranges::sort(names);
+  const auto found = std::ranges::adjacent_find(names);
+  return found == names.end() ? std::nullopt : std::optional(*found);
 }
 
 std::optional<std::string_view> Value::find_string(std::string_view name) const {

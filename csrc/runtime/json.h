@@ -9,9 +9,24 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/error.h"
+
 namespace internvl::json {
 
 enum class Kind : std::uint8_t { null, boolean, number, string, array, object };
+
+// Text that is not JSON.
+class SyntaxError : public BundleError {
+ public:
+  explicit SyntaxError(const std::string& detail)
+      : BundleError("JSON was expected; " + detail + "."), detail_(detail) {}
+
+  // Where, and what was expected there; without a full stop.
+  const std::string& detail() const { return detail_; }
+
+ private:
+  std::string detail_;
+};
 
 class Document;
 
@@ -36,7 +51,10 @@ class Value {
   // The same, where it is a string.
   std::optional<std::string_view> find_string(std::string_view name) const;
 
-  // The value as it was written.
+  // A name that two members of an object have; none in anything else.
+  std::optional<std::string_view> repeated_name() const;
+
+  // The value as it was written, a string without its quotes and escapes.
   std::string_view text() const;
 
   // Calls visit(Value) for every item of an array.
@@ -56,7 +74,7 @@ class Value {
 
 class Document {
  public:
-  // Throws BundleError that says what is wrong, and where.
+  // Throws SyntaxError that says what is wrong, and where; BundleError if the text is too long.
   explicit Document(std::string text);
   Document(const Document&) = delete;
   Document(Document&&) = delete;

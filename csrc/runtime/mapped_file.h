@@ -9,7 +9,8 @@ namespace internvl {
 // A file mapped read-only into memory: nothing is copied, pages are read when they are first touched.
 class MappedFile {
  public:
-  // Throws BundleError if the file cannot be opened, is empty or cannot be mapped.
+  // Throws BundleError if it is not there, empty or not a regular file; FileError if the system does not open
+  // or map it.
   explicit MappedFile(const std::filesystem::path& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;

@@ -82,6 +82,21 @@ bool valid(std::string_view text) {
   return true;
 }
 
+std::string shown(std::string_view text, std::size_t most) {
+  static constexpr std::string_view kDigits = "0123456789abcdef";
+  std::string out;
+  for (std::size_t at = 0; at < text.size() && most > 0; --most) {
+    const CodePoint c = decode(text, at);
+    if (c.value < 0x20 || (c.value >= 0x7F && c.value < 0xA0)) {
+      out += {'\\', 'x', kDigits[c.value >> 4], kDigits[c.value & 15]};
+    } else {
+      out += text.substr(at, c.length);
+    }
+    at += c.length;
+  }
+  return out;
+}
+
 void Decoder::give_up(std::string& out) {
   const std::size_t marks = stray_ == Stray::per_byte ? size_ : 1;
   for (std::size_t i = 0; i < marks; ++i) out += kReplacement;

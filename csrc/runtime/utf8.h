@@ -49,6 +49,10 @@ std::size_t count(std::string_view text);
 
 bool valid(std::string_view text);
 
+// The beginning of a text that is right, for a message: at most so many characters, and \x1b for one that
+// would steer a terminal.
+std::string shown(std::string_view text, std::size_t most);
+
 // What a stray byte becomes while characters are put together.
 enum class Stray : std::uint8_t {
   per_character,  // one U+FFFD for as many bytes as begin a character (Unicode's own practice)

@@ -21,6 +21,12 @@ DataType data_type_from(std::string_view name);
 // Bytes of `elements` elements; the count of int4 elements is even.
 std::size_t byte_size(DataType type, std::size_t elements);
 
+// The tensor that holds the scales of an int8 or int4 one has its name, and this behind it.
+inline constexpr std::string_view kScalesSuffix = ".scales";
+inline std::string name_of_scales(std::string_view tensor) {
+  return std::string(tensor) + std::string(kScalesSuffix);
+}
+
 // A tensor as the bundle's header describes it. `begin` and `end` are byte offsets from the start of the
 // file.
 struct TensorEntry {

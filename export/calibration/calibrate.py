@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from internvl_rt._core import LEAST_INPUT_SCALE, MOST_INPUT_SCALE
 from internvl_rt.bundle.manifest import Manifest, Precision, Vision
-from internvl_rt.bundle.ranges import LEAST_INPUT_SCALE, MOST_INPUT_SCALE
 from internvl_rt.bundle.tensors import (
     CLASS_EMBEDDING,
     PATCH_EMBEDDING,

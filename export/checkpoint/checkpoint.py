@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from internvl_rt import _core
 from internvl_rt.bundle.manifest import MANIFEST_FILE
-from internvl_rt.bundle.safetensors import HeaderError, parse_json, read_header
-from internvl_rt.errors import CheckpointError
+from internvl_rt.errors import BundleError, CheckpointError
 from internvl_rt.export.checkpoint.adapters import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_WEIGHT_FILES,
@@ -21,6 +21,7 @@ from internvl_rt.export.checkpoint.awq import AwqTensor, join_awq
 from internvl_rt.export.checkpoint.tensor import CheckpointTensor, contiguous_strides
 from internvl_rt.export.checkpoint.torch_file import read_torch_file
 from internvl_rt.export.fields import Fields
+from internvl_rt.export.strict_json import JsonError, parse_json
 from internvl_rt.file_errors import advice, reason, shortened
 
 CONFIG_FILE = "config.json"
@@ -179,7 +180,7 @@ def read_json(path: Path) -> dict[str, Any]:
         document = parse_json(path.read_bytes())
     except OSError as error:
         raise unreadable(path, error) from error
-    except HeaderError as error:
+    except JsonError as error:
         raise CheckpointError(f"{path}: {error}. Download the checkpoint again.") from error
     if not isinstance(document, dict):
         raise CheckpointError(f"{path}: is not a JSON object. Download the checkpoint again.")
@@ -239,21 +240,21 @@ def _read_file(path: Path) -> dict[str, CheckpointTensor]:
     if path.suffix != ".safetensors":
         return read_torch_file(path)
     try:
-        header = read_header(path)
+        header = _core.read_safetensors_header(path)
     except OSError as error:
         raise unreadable(path, error) from error
-    except HeaderError as error:
+    except BundleError as error:
         raise CheckpointError(f"{path}: {error}. Download the checkpoint again.") from error
     return {
-        name: CheckpointTensor(
-            name,
+        entry.name: CheckpointTensor(
+            entry.name,
             path,
             _TYPE_NAMES.get(entry.dtype, entry.dtype),
             entry.shape,
             entry.begin,
             contiguous_strides(entry.shape),
         )
-        for name, entry in header.entries.items()
+        for entry in header
     }
 
 

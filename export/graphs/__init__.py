@@ -8,8 +8,7 @@ from pathlib import Path
 from internvl_rt.bundle.graph_sets import DEFAULT_GRAPH_SET, GRAPH_SETS, GraphSet
 from internvl_rt.bundle.graph_sets import Dialect as DialectName
 from internvl_rt.bundle.manifest import Manifest
-from internvl_rt.bundle.tensors import LM_HEAD
-from internvl_rt.bundle.weights import TensorPlace
+from internvl_rt.bundle.tensors import LM_HEAD, TensorPlace
 from internvl_rt.errors import CheckpointError
 from internvl_rt.export.graphs.dialect import Dialect
 from internvl_rt.export.graphs.flash import build_flash

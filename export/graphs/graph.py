@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from internvl_rt.bundle.graph_sets import Compute
 from internvl_rt.bundle.manifest import WEIGHTS_FILE
-from internvl_rt.bundle.weights import TensorPlace
+from internvl_rt.bundle.tensors import TensorPlace
 
 IR_VERSION = 10
 

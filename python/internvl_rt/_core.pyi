@@ -1,7 +1,8 @@
 """The C++ core of internvl_rt."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, Protocol, overload
+from os import PathLike
+from typing import Literal, NoReturn, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +35,139 @@ class ThreadTeam:
     @property
     def size(self) -> int: ...
 
+# Bundles. What the system says of a file is an OSError, everything else a BundleError.
+
+_Path = str | PathLike[str]
+_Dialect = Literal["onnx24", "ort", "trt10"]
+_Compute = Literal["fp32", "fp16", "bf16"]
+
+MANIFEST_FORMAT: str
+MANIFEST_VERSION: int
+MANIFEST_FILE: str
+MAX_MANIFEST_BYTES: int
+WEIGHTS_FILE: str
+TOKENIZER_FILE: str
+# All that a bundle may have beside its manifest.
+BUNDLE_FILES: tuple[str, ...]
+
+GRAPH_SETS: tuple[tuple[_Dialect, _Compute], ...]
+GRAPH_FILES: tuple[str, ...]
+
+def graph_set_name(dialect: _Dialect, compute: _Compute) -> str: ...
+def graph_file(
+    dialect: _Dialect, compute: _Compute, part: Literal["vit", "projector", "llm", "flash"]
+) -> str: ...
+
+# Limits of a manifest's values that the exporter tells of in its own words.
+MAX_HEAD_DIM: int
+MAX_ROPE_THETA: float
+MAX_ROPE_FACTOR: float
+LEAST_INPUT_SCALE: float
+MOST_INPUT_SCALE: float
+
+CLASS_EMBEDDING: str
+POSITION_EMBEDDING: str
+PATCH_EMBEDDING: str
+PATCH_EMBEDDING_BIAS: str
+FLASH_QUERY: str
+EMBED_TOKENS: str
+LLM_NORM: str
+LM_HEAD: str
+SCALES_SUFFIX: str
+# Elements along K that share one int4 scale.
+INT4_BLOCK: int
+# Residual blocks of the resolution router.
+FLASH_BLOCKS: int
+
+# The name of a tensor of a layer, such as qkv.weight or gate_up.weight.
+def vit_layer(layer: int, name: str) -> str: ...
+def llm_layer(layer: int, name: str) -> str: ...
+
+# One tensor as it stands in the weights file. `shape` is in elements, `header_shape` as the file says it: two
+# int4 elements are a byte.
+class StoredTensor:
+    def __init__(self, *args: object, **kwargs: object) -> NoReturn: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> Literal["float32", "float16", "bfloat16", "int8", "int4"]: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def header_dtype(self) -> str: ...
+    @property
+    def header_shape(self) -> tuple[int, ...]: ...
+
+# One logical tensor of the model: a matrix is the weight of a linear layer, [out, in]; a table is the
+# embedding table or the patch embedding; everything else is a vector, and fp32.
+class TensorSpec:
+    def __init__(
+        self,
+        name: str,
+        shape: Sequence[int],
+        kind: Literal["matrix", "table", "vector"],
+        part: Literal["vit", "projector", "llm", "embedding"],
+    ) -> None: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def kind(self) -> Literal["matrix", "table", "vector"]: ...
+    @property
+    def part(self) -> Literal["vit", "projector", "llm", "embedding"]: ...
+    # As the manifest has it; fp32 where there was none.
+    @property
+    def precision(self) -> Literal["fp32", "fp16", "bf16", "int8", "int4"]: ...
+    # Itself, and its scales if it is quantised.
+    @property
+    def stored(self) -> list[StoredTensor]: ...
+
+# Where a stored tensor lies: byte offsets from the start of the file.
+class TensorPlace:
+    def __init__(self, *args: object, **kwargs: object) -> NoReturn: ...
+    @property
+    def tensor(self) -> StoredTensor: ...
+    @property
+    def begin(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+
+# Of the text of manifest.json; messages begin with `where`.
+class Manifest:
+    def __init__(self, json: str, where: str) -> None: ...
+    def tensor_specs(self) -> list[TensorSpec]: ...
+
+# The text of manifest.json, which was checked.
+def read_manifest(folder: _Path) -> str: ...
+
+# Where the tensors of a model lie in its weights, whose header was checked.
+def read_places(folder: _Path, manifest: Manifest) -> list[TensorPlace]: ...
+
+# Both, after all files of a bundle were checked; `verify`: the hash of the weights too.
+def open_bundle(folder: _Path, *, verify: bool = False) -> tuple[str, list[TensorPlace]]: ...
+
+# One tensor of any safetensors file; byte offsets from the start of the file.
+class HeaderEntry:
+    def __init__(self, *args: object, **kwargs: object) -> NoReturn: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def begin(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+
+# The message of a BundleError does not name the file here, and has no full stop.
+def read_safetensors_header(path: _Path) -> list[HeaderEntry]: ...
+
 class WeightFile:
-    def __init__(self, path: str, tensors: list[tuple[str, str, list[int], int, int]]) -> None: ...
+    def __init__(self, path: _Path, places: Sequence[TensorPlace]) -> None: ...
     def __contains__(self, name: str, /) -> bool: ...
 
 # Tiles. A grid is (columns, rows); `rgb` is uint8 [height, width, 3] whose rows are contiguous.
@@ -89,67 +221,12 @@ class Sampler:
     def skip(self) -> None: ...
     def fork(self, index: int) -> Sampler: ...
 
-class RopeFacts:
-    def __init__(
-        self,
-        *,
-        theta: float,
-        dynamic: bool,
-        factor: float,
-        max_positions: int,
-        short_factors: Sequence[float] = (),
-        long_factors: Sequence[float] = (),
-        original_positions: int = 0,
-        attention_factor: float = 1.0,
-    ) -> None: ...
-
-class ExpertFacts:
-    def __init__(self, *, count: int = 0, chosen: int = 0, normalise: bool = False) -> None: ...
-
-class DecoderFacts:
-    def __init__(
-        self,
-        *,
-        hidden_size: int,
-        layers: int,
-        heads: int,
-        kv_heads: int,
-        head_dim: int,
-        intermediate_size: int,
-        vocab_size: int,
-        norm_eps: float,
-        qkv_bias: bool,
-        qk_norm: bool,
-        rope: RopeFacts,
-        experts: ExpertFacts = ...,
-    ) -> None: ...
-
-class VisionFacts:
-    def __init__(
-        self,
-        *,
-        hidden_size: int,
-        layers: int,
-        heads: int,
-        intermediate_size: int,
-        image_size: int,
-        patch_size: int,
-        norm: Literal["layer_norm", "rms_norm"],
-        norm_eps: float,
-        qkv_bias: bool,
-        qk_norm: bool,
-        downsample: int,
-        pixel_shuffle: Literal["v1", "v2"],
-        projector_norm_eps: float,
-        output_size: int,
-    ) -> None: ...
-
 DEFAULT_ACTIVATION_BYTES: int
 
 # (tiles at once, bytes of their activations). `floats`: some matrices of layers or projector are fp32 or
 # fp16; `integers`: some are int8; `bfloat16_columns`: of the widest in bf16.
 def vision_batch(
-    facts: VisionFacts,
+    manifest: Manifest,
     *,
     floats: bool,
     integers: bool,
@@ -160,7 +237,7 @@ def vision_batch(
 class VisionEncoder:
     def __init__(
         self,
-        facts: VisionFacts,
+        manifest: Manifest,
         weights: WeightFile,
         team: ThreadTeam,
         *,
@@ -179,7 +256,7 @@ CACHE_BLOCK: int
 class Decoder:
     def __init__(
         self,
-        facts: DecoderFacts,
+        manifest: Manifest,
         weights: WeightFile,
         team: ThreadTeam,
         *,

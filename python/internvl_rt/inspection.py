@@ -11,7 +11,7 @@ from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.bundle.manifest import WEIGHTS_FILE, Manifest
 from internvl_rt.bundle.tensors import SCALES_SUFFIX, tensor_specs
 from internvl_rt.cache_size import KV_ELEMENT_BYTES, default_cache_tokens, kv_bytes_per_token
-from internvl_rt.engines.native import CacheType, default_cache_type, vision_facts
+from internvl_rt.engines.native import CacheType, default_cache_type
 from internvl_rt.errors import PromptError
 
 PARTS = ("vit", "projector", "embedding", "llm")
@@ -81,7 +81,7 @@ def inspect_bundle(
         place.tensor for name, place in bundle.places.items() if name.startswith(("vit.", "projector."))
     ]
     batch_tiles, activation_bytes = _core.vision_batch(
-        vision_facts(manifest),
+        manifest.checked(),
         floats=any(t.dtype in ("float32", "float16") for t in stored if len(t.shape) == 2),
         integers=any(tensor.dtype in ("int8", "int4") for tensor in stored),
         bfloat16_columns=max((prod(t.shape[1:]) for t in stored if t.dtype == "bfloat16"), default=0),

@@ -144,7 +144,7 @@ def test_what_is_no_folder(path: str) -> None:
 
 def test_a_tokenizer_without_the_templates_tokens(tiny_bundle: Path, tmp_path: Path) -> None:
     """Files that agree with the manifest's hashes and not with each other."""
-    from internvl_rt.bundle.bundle import file_entry
+    from internvl_rt.export.writer import file_entry
 
     folder = tmp_path / "bundle"
     shutil.copytree(tiny_bundle, folder)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from bundle.tiny import write_tiny
 from internvl_rt.bundle.bundle import open_bundle
 from internvl_rt.bundle.manifest import MANIFEST_FILE, WEIGHTS_FILE, read_manifest
-from internvl_rt.bundle.weights import read_places
+from internvl_rt.bundle.tensors import read_places
 from internvl_rt.errors import BundleError
 
 SECONDS = 4.0

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,6 +99,34 @@ def test_what_the_system_refuses(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(BundleError, match="loop"):
         ivl.load(tmp_path / "loop")
+
+
+@pytest.mark.parametrize("path", [None, 5, b"folder", ["folder"], "\0", "\ud800", "tiny\0"])
+def test_what_names_no_folder(path: Any) -> None:
+    with pytest.raises(BundleError, match="path of its folder"):
+        open_bundle(path)
+
+
+def test_a_path_that_is_not_utf8(bundle: Path, tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path / "b") + b"\xff"))
+    shutil.copytree(bundle, folder)
+    ivl.load(folder).close()
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(BundleError, match="not there") as caught:
+        ivl.load(folder)
+    assert str(folder) in str(caught.value)
+    (folder / WEIGHTS_FILE).chmod(0)
+    with unprivileged(folder), pytest.raises(BundleError, match="Permission denied") as caught:
+        open_bundle(folder)
+    assert str(folder / WEIGHTS_FILE) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [MANIFEST_FILE, WEIGHTS_FILE, "tokenizer.json"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(bundle: Path, name: str) -> None:
+    (bundle / name).unlink()
+    os.mkfifo(bundle / name)
+    with pytest.raises(BundleError, match=r"not a bundle|not there"):
+        open_bundle(bundle)
 
 
 @pytest.mark.parametrize(

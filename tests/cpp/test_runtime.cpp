@@ -1,10 +1,12 @@
 #include <pthread.h>
+#include <sys/stat.h>
 #include <sys/times.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
@@ -12,7 +14,10 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <span>
 #include <stdexcept>
+#include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -20,6 +25,8 @@
 #include "runtime/core_meter.h"
 #include "runtime/mapped_file.h"
 #include "runtime/queued_lock.h"
+#include "runtime/regular_file.h"
+#include "runtime/sha256.h"
 #include "runtime/team_width.h"
 #include "runtime/thread_team.h"
 #include "runtime/usable_resources.h"
@@ -490,6 +497,63 @@ TEST("workers that were left to sleep wake up for the next piece") {
       while (shares < 3) std::this_thread::yield();
     });
     CHECK(shares == 3);
+  }
+}
+
+std::string sha256(std::string_view text) {
+  Sha256 digest;
+  digest.update(std::as_bytes(std::span(text)));
+  return digest.finish();
+}
+
+TEST("SHA-256 is that of the published examples") {
+  CHECK(sha256("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+  CHECK(sha256("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  CHECK(sha256("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq") ==
+        "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
+  CHECK(sha256(
+            "abcdefghbcdefghicdefghijdefghijkefghijklfghijklmghijklmnhijklmnoijklmnopjklmnopqklmnopqrlmnopqrs"
+            "mnopqrstnopqrstu") == "cf5b16a778af8380036ce59e7b0492370b249b11e8f07a51afac45037afee9d1");
+  CHECK(sha256(std::string(1'000'000, 'a')) ==
+        "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+}
+
+TEST("SHA-256 does not depend on how the bytes come") {
+  const std::string text(200, 'x');
+  for (std::size_t length = 0; length <= text.size(); ++length) {
+    const auto bytes = std::as_bytes(std::span(text)).first(length);
+    const std::string whole = sha256(std::string_view(text).substr(0, length));
+    for (const std::size_t step : {1, 7, 63, 64, 65}) {
+      Sha256 digest;
+      for (std::size_t at = 0; at < length; at += step)
+        digest.update(bytes.subspan(at, std::min(step, length - at)));
+      CHECK(digest.finish() == whole);
+    }
+  }
+  Sha256 twice;
+  twice.update(std::as_bytes(std::span(text)));
+  twice.finish();
+  CHECK(twice.finish() == sha256(""));
+}
+
+TEST("only regular files are opened") {
+  const auto path = file_of(10);
+  const auto file = RegularFile::open(path);
+  CHECK(file && file->size() == 10);
+  CHECK(file->read(3, 4) == "\3\4\5\6" && file->read(8, 4) == "\10\11" && file->read(20, 4).empty());
+  CHECK(!RegularFile::open(path.parent_path()));
+  CHECK(!RegularFile::open(path / "below a file"));
+  std::filesystem::remove(path);
+  CHECK(!RegularFile::open(path));
+  CHECK(::mkfifo(path.c_str(), 0600) == 0);
+  CHECK(!RegularFile::open(path));
+  std::filesystem::remove(path);
+  try {
+    RegularFile::open(path.parent_path() / std::string(5000, 'x'));
+    CHECK(false);
+  } catch (const FileError& error) {
+    CHECK(error.code() == ENAMETOOLONG && error.path().ends_with("xxx"));
+    CHECK(std::string_view(error.what()).ends_with("xxx: cannot be read (File name too long)."));
   }
 }
 

@@ -100,12 +100,41 @@ TEST("what is not JSON is refused") {
   CHECK_THROWS(BundleError, parsed(std::string(1 << 20, '[')));
 }
 
+TEST("an error of syntax names the member that it is in") {
+  const auto message = [](std::string_view text) -> std::string {
+    try {
+      parsed(text);
+    } catch (const json::SyntaxError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  const auto contains = [](std::string_view text, std::string_view part) {
+    return text.find(part) != std::string::npos;
+  };
+  CHECK(message(R"({"a": {"b": [1, NaN]}})") ==
+        "JSON was expected; at byte 16, in a.b, a value was expected, not 'NaN]}}'.");
+  CHECK(contains(message(R"({"a": 1, "b": "\ud800"})"), "in b, a pair of surrogates"));
+  CHECK(contains(message(R"({"a": {"b": 1}, "c)"), "at byte 18 '\"' was expected, and the file ends"));
+  CHECK(contains(message("{\"a\": {\"b\": 1} x"), "at byte 15 ',' or '}' was expected, not 'x'"));
+  const json::Document twice(R"({"b": 1, "a": 2, "\u0062": 3})");
+  CHECK(twice.root().repeated_name() == "b");
+  CHECK(!json::Document(R"({"b": 1, "a": {"b": 2}})").root().repeated_name());
+}
+
 TEST("bytes that are no UTF-8 are repaired") {
   CHECK(utf8::repaired("a\xff\xe4\xbd"
                        "b") == "a\uFFFD\uFFFD\uFFFDb");
   CHECK(utf8::repaired("\xed\xa0\x80") == "\uFFFD");
   CHECK(utf8::repaired("é中😀") == "é中😀");
   CHECK(utf8::valid("é中😀") && !utf8::valid("\xf4\x90\x80\x80") && !utf8::valid("\xe4\xbd"));
+}
+
+TEST("text for messages is short and steers no terminal") {
+  CHECK(utf8::shown("höflich", 3) == "höf");
+  CHECK(utf8::shown("a\x1b[31mb\n\x7f", 20) == "a\\x1b[31mb\\x0a\\x7f");
+  CHECK(utf8::shown("a\xc2\x9b!", 20) == "a\\x9b!");
+  CHECK(utf8::shown("", 5).empty() && utf8::shown("abc", 0).empty());
 }
 
 TEST("text is composed") {

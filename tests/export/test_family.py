@@ -6,7 +6,6 @@ from math import prod
 
 import pytest
 
-from internvl_rt.bundle.ranges import check_ranges
 from internvl_rt.bundle.tensors import tensor_specs
 from internvl_rt.errors import CheckpointError
 from internvl_rt.export.family import FAMILY, family_model
@@ -93,7 +92,7 @@ def test_published_totals(name: str, billions: float) -> None:
 @pytest.mark.parametrize("name", FAMILY)
 def test_every_model_has_a_manifest_that_is_possible_at_int4(name: str) -> None:
     manifest = synthetic_manifest(name, weights="int4", vision="int8")
-    check_ranges(manifest, name)
+    manifest.checked(name)
     assert manifest.tokens_per_tile == 256
 
 

@@ -25,8 +25,7 @@ from export.checkpoints import (
 )
 from internvl_rt.bundle.bundle import open_bundle
 from internvl_rt.bundle.manifest import Precision
-from internvl_rt.bundle.tensors import TensorSpec, tensor_specs
-from internvl_rt.bundle.weights import read_places, stored_bytes
+from internvl_rt.bundle.tensors import TensorSpec, read_places, tensor_specs
 from internvl_rt.errors import BundleError, CheckpointError
 from internvl_rt.export import writer
 from internvl_rt.export.architectures import AUTHORS
@@ -48,7 +47,7 @@ def test_layout(tmp_path: Path, weights: str) -> None:
     assert min(p.begin for p in places.values()) % 4096 == 0
     element = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int4": 1}
     for place in places.values():
-        size = stored_bytes(place.tensor)
+        size = place.tensor.bytes
         assert place.begin % (64 if size % 64 == 0 else element[place.tensor.dtype]) == 0
 
 
@@ -210,7 +209,9 @@ def sparse_checkpoint(folder: Path, model: Model, shards: int) -> None:
     write_tokenizer(folder, model)
     tensors: dict[str, tuple[int, ...]] = {}
     config = read_config(Checkpoint(folder, authors_config(model), {}))
-    manifest = dataclasses.replace(tiny_manifest(), vision=config.vision, llm=config.llm)
+    manifest = dataclasses.replace(
+        tiny_manifest(), vision=config.vision, llm=config.llm, tiling=config.tiling
+    )
     for spec in tensor_specs(manifest):
         for piece in make_recipe(spec, config, AUTHORS, manifest):
             tensors[piece.name] = piece.shape

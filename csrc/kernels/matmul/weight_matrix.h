@@ -6,9 +6,6 @@
 
 namespace internvl {
 
-// Neighbours in a row of int4 weights that share a scale.
-inline constexpr std::size_t int4_block = 32;
-
 // Elements of a row of activations that share a scale where they are rounded to int8 for integer weights: all
 // of them, or a block of 32. A single channel far above the others takes the meaning from what shares its
 // scale.

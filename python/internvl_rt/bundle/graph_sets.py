@@ -6,6 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from internvl_rt import _core
+
+ALL_GRAPH_FILES = _core.GRAPH_FILES
+
 Dialect = Literal["onnx24", "ort", "trt10"]
 Compute = Literal["fp32", "fp16", "bf16"]
 Part = Literal["vit", "projector", "llm", "flash"]
@@ -27,11 +31,11 @@ class GraphSet:
     @property
     def name(self) -> str:
         """``ort``, ``trt10-fp16``, ...: what ``export --dialect`` takes; fp32 is not spelled out."""
-        return self.dialect if self.compute == "fp32" else f"{self.dialect}-{self.compute}"
+        return _core.graph_set_name(self.dialect, self.compute)
 
     def file(self, part: Part) -> str:
         """The name of a graph's file: ``vit.onnx``, ``vit.trt10-fp16.onnx``."""
-        return f"{part}.onnx" if self == DEFAULT_GRAPH_SET else f"{part}.{self.name}.onnx"
+        return _core.graph_file(self.dialect, self.compute, part)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -39,24 +43,13 @@ class GraphSet:
         return tuple(self.file(part) for part in PARTS)
 
 
-DEFAULT_GRAPH_SET = GraphSet("onnx24", "fp32")
-
 GRAPH_SETS: dict[str, GraphSet] = {
-    made.name: made
-    for made in (
-        DEFAULT_GRAPH_SET,
-        GraphSet("onnx24", "fp16"),
-        GraphSet("onnx24", "bf16"),
-        GraphSet("ort", "fp32"),
-        GraphSet("ort", "fp16"),
-        GraphSet("trt10", "fp32"),
-        GraphSet("trt10", "fp16"),
-        GraphSet("trt10", "bf16"),
-    )
+    made.name: made for made in (GraphSet(dialect, compute) for dialect, compute in _core.GRAPH_SETS)
 }
 """Every set by name. ONNX Runtime has no bfloat16 kernels for the operators of ``ort``."""
 
-ALL_GRAPH_FILES = tuple(file for made in GRAPH_SETS.values() for file in (*made.files, made.file("flash")))
+DEFAULT_GRAPH_SET = GRAPH_SETS["onnx24"]
+"""The one whose files have the plain names."""
 
 
 def complete_sets(files: Iterable[str]) -> tuple[GraphSet, ...]:

@@ -1,33 +1,29 @@
 """``manifest.json``: the facts of a model, the precision of its parts, and its files.
 
 The dataclasses below are the one description of a model in this package: the exporter fills them
-from a checkpoint's ``config.json``, and engines, prompts and the image path read them.
+from a checkpoint's ``config.json``, and engines, prompts and the image path read them. Which values are
+possible, alone and with each other, the core says, which reads and checks every manifest.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from internvl_rt import _core
+from internvl_rt._core import MANIFEST_FILE as MANIFEST_FILE
+from internvl_rt._core import TOKENIZER_FILE as TOKENIZER_FILE
+from internvl_rt._core import WEIGHTS_FILE as WEIGHTS_FILE
 from internvl_rt.bundle.graph_sets import DEFAULT_GRAPH_SET, GraphSet, complete_sets
-from internvl_rt.bundle.ranges import check_ranges
-from internvl_rt.bundle.safetensors import HeaderError, parse_json
 from internvl_rt.errors import BundleError
 from internvl_rt.file_errors import advice, reason, shortened
 
-FORMAT = "internvl_rt bundle"
-FORMAT_VERSION = 1
-
-MAX_MANIFEST_BYTES = 4 << 20
-"""Enough for a whole vocabulary of `task_ids`."""
-
-MANIFEST_FILE = "manifest.json"
-WEIGHTS_FILE = "weights.safetensors"
 GRAPH_FILES = VIT_GRAPH, PROJECTOR_GRAPH, LLM_GRAPH = DEFAULT_GRAPH_SET.files
-TOKENIZER_FILE = "tokenizer.json"
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -264,12 +260,26 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of ``manifest.json``."""
-        document = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+        return json.dumps(self._document(), indent=2, ensure_ascii=False) + "\n"
+
+    def checked(self, where: str = "the manifest") -> _core.Manifest:
+        """The manifest as the core takes it.
+
+        Args:
+            where: what an error's message begins with, such as the file's path.
+
+        Raises:
+            BundleError: if a value is not possible, alone or with the others. The message names the field,
+                what it is and what it must be.
+        """
+        return _core.Manifest(json.dumps(self._document()), where)
+
+    def _document(self) -> dict[str, Any]:
+        return {
+            "format": _core.MANIFEST_FORMAT,
+            "format_version": _core.MANIFEST_VERSION,
             **dataclasses.asdict(self),
         }
-        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -277,86 +287,46 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         BundleError: if the folder or file is missing, is not JSON, is of another format or version,
-            or a field is missing, unknown or of the wrong type. The message names the field.
+            or a field is missing, unknown, of the wrong type or out of range. The message names the field.
     """
-    path = folder / MANIFEST_FILE
+    with unreadable_files():
+        return manifest_from(_core.read_manifest(folder))
+
+
+def manifest_from(text: str) -> Manifest:
+    """The manifest of a text that the core has checked."""
+    document = json.loads(text)
+    for name in ("format", "format_version"):
+        del document[name]
+    made: Manifest = _filled(Manifest, document)
+    return made
+
+
+@contextlib.contextmanager
+def unreadable_files() -> Iterator[None]:
+    """Says what to do about a file or folder of a bundle that the operating system does not give the core.
+
+    Raises:
+        BundleError: instead of an OSError.
+    """
     try:
-        if not path.is_file():
-            raise BundleError(
-                f"{folder}: is not a bundle: it has no {MANIFEST_FILE}. "
-                "Make one with `internvl-rt export CHECKPOINT OUT`."
-            )
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise BundleError(
-                f"{path}: is larger than {MAX_MANIFEST_BYTES} bytes, which no manifest is. Export it again."
-            )
-        document = parse_json(path.read_bytes())
+        yield
     except OSError as error:
-        raise unreadable(path, error) from error
-    except HeaderError as error:
-        raise BundleError(f"{path}: {error}. Export the bundle again.") from error
-    if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
-        raise BundleError(f"{path}: is not the manifest of an internvl_rt bundle. Export it again.")
-    version = document.pop("format_version", None)
-    if version != FORMAT_VERSION:
-        raise BundleError(
-            f"{path}: format version {str(version)[:50]!r}; this release reads version {FORMAT_VERSION}. "
-            "Export the bundle again with this release."
-        )
-    manifest = _build(Manifest, document, str(path))
-    check_ranges(manifest, str(path))
-    return manifest
+        told = advice(error, "Copy the bundle from where it is whole, or export it again.")
+        path = shortened(Path(error.filename))
+        raise BundleError(f"{path}: cannot be read ({reason(error)}). {told}") from error
 
 
-def unreadable(path: Path, error: OSError) -> BundleError:
-    """The error for a file or folder of a bundle that the operating system does not give."""
-    told = advice(error, "Copy the bundle from where it is whole, or export it again.")
-    return BundleError(f"{shortened(path)}: cannot be read ({reason(error)}). {told}")
-
-
-T = TypeVar("T")
-
-
-def _build(kind: type[T], value: Any, where: str) -> T:
-    """Makes a dataclass from parsed JSON; field types are checked, not coerced."""
-    if not isinstance(value, dict):
-        raise BundleError(
-            f"{where}: expected an object, found {str(value)[:200]!r}. Export the bundle again."
-        )
-    hints = get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(value) - set(fields))
-    if unknown:
-        raise BundleError(f"{where}: unknown field {unknown[0][:200]!r}. Export the bundle again.")
-    arguments = {}
-    for name, spec in fields.items():
-        if name in value:
-            arguments[name] = _convert(hints[name], value[name], f"{where}: {name}")
-        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
-            raise BundleError(f"{where}: the field {name!r} is missing. Export the bundle again.")
-    return kind(**arguments)
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
+def _filled(hint: Any, value: Any) -> Any:
+    """A value of parsed JSON, which is of the right type, as the type that it has in the dataclasses."""
     if dataclasses.is_dataclass(hint):
-        return _build(hint, value, where)  # type: ignore[arg-type]
+        hints = get_type_hints(hint)
+        return hint(**{name: _filled(hints[name], inner) for name, inner in value.items()})  # type: ignore[operator]
     origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        if value in arguments:
-            return value
-    elif origin is tuple and isinstance(value, list):
-        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
-        if len(kinds) == len(value):
-            return tuple(_convert(k, v, where) for k, v in zip(kinds, value, strict=True))
-    elif origin is dict and isinstance(value, dict):
-        return {str(k): _convert(arguments[1], v, f"{where}[{k[:200]!r}]") for k, v in value.items()}
-    elif type(None) in arguments:
-        return None if value is None else _convert(arguments[0], value, where)
-    elif hint is float and type(value) in (int, float):
-        try:
-            return float(value)
-        except OverflowError:
-            pass
-    elif hint in (int, str, bool) and type(value) is hint:
-        return value
-    raise BundleError(f"{where}: {str(value)[:200]!r} is not a valid value. Export the bundle again.")
+    if origin is tuple:
+        return tuple(_filled(arguments[0], inner) for inner in value)
+    if origin is dict:
+        return {name: _filled(arguments[1], inner) for name, inner in value.items()}
+    if type(None) in arguments:
+        return None if value is None else _filled(arguments[0], value)
+    return float(value) if hint is float else value

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from internvl_rt import _core
 from internvl_rt.bundle.bundle import Bundle
-from internvl_rt.bundle.manifest import LanguageModel, Manifest
+from internvl_rt.bundle.manifest import Manifest, unreadable_files
 from internvl_rt.engines.engine import EncodedTiles, Float32Array, Progress
 from internvl_rt.engines.pixel_values import check_pixel_values
 from internvl_rt.errors import InternVLError, PromptError
@@ -73,8 +73,9 @@ class NativeEngine:
         self._bundle = bundle
         # Both sides read one mapping of the weights, and one team of threads computes both.
         weights, team = map_weights(bundle), _core.ThreadTeam(threads or 0)
+        manifest = bundle.manifest.checked()
         self._decoder: _core.Decoder | None = _core.Decoder(
-            decoder_facts(bundle.manifest.llm),
+            manifest,
             weights,
             team,
             cache_tokens=cache_tokens,
@@ -83,9 +84,7 @@ class NativeEngine:
         )
         self._vision: _core.VisionEncoder | OnnxVision | None
         if bundle.manifest.flash is None:
-            self._vision = _core.VisionEncoder(
-                vision_facts(bundle.manifest), weights, team, activation_bytes=activation_bytes
-            )
+            self._vision = _core.VisionEncoder(manifest, weights, team, activation_bytes=activation_bytes)
         else:
             self._vision = _flash_vision(bundle, threads)
 
@@ -229,12 +228,13 @@ def _flash_vision(bundle: Bundle, threads: int | None) -> OnnxVision:
 
 
 def map_weights(bundle: Bundle) -> _core.WeightFile:
-    """The weights of a bundle, memory-mapped."""
-    tensors: list[tuple[str, str, list[int], int, int]] = [
-        (place.tensor.name, place.tensor.dtype, list(place.tensor.shape), place.begin, place.end)
-        for place in bundle.places.values()
-    ]
-    return _core.WeightFile(str(bundle.weights), tensors)
+    """The weights of a bundle, memory-mapped.
+
+    Raises:
+        BundleError: if the file is not what it was when the bundle was opened.
+    """
+    with unreadable_files():
+        return _core.WeightFile(bundle.weights, list(bundle.places.values()))
 
 
 def load_decoder(
@@ -247,63 +247,12 @@ def load_decoder(
 ) -> _core.Decoder:
     """The language model of a bundle alone."""
     return _core.Decoder(
-        decoder_facts(bundle.manifest.llm),
+        bundle.manifest.checked(),
         map_weights(bundle),
         _core.ThreadTeam(threads or 0),
         cache_tokens=cache_tokens,
         cache_type=cache_type,
         prefill_chunk=prefill_chunk,
-    )
-
-
-def vision_facts(manifest: Manifest) -> _core.VisionFacts:
-    """The facts of a vision side as the C++ core takes them."""
-    vision, projector = manifest.vision, manifest.projector
-    return _core.VisionFacts(
-        hidden_size=vision.hidden_size,
-        layers=vision.layers,
-        heads=vision.heads,
-        intermediate_size=vision.intermediate_size,
-        image_size=vision.image_size,
-        patch_size=vision.patch_size,
-        norm=vision.norm,
-        norm_eps=vision.norm_eps,
-        qkv_bias=vision.qkv_bias,
-        qk_norm=vision.qk_norm,
-        downsample=projector.downsample,
-        pixel_shuffle=projector.pixel_shuffle,
-        projector_norm_eps=projector.norm_eps,
-        output_size=manifest.llm.hidden_size,
-    )
-
-
-def decoder_facts(llm: LanguageModel) -> _core.DecoderFacts:
-    """The facts of a language model as the C++ core takes them."""
-    experts = llm.experts
-    return _core.DecoderFacts(
-        hidden_size=llm.hidden_size,
-        layers=llm.layers,
-        heads=llm.heads,
-        kv_heads=llm.kv_heads,
-        head_dim=llm.head_dim,
-        intermediate_size=llm.intermediate_size,
-        vocab_size=llm.vocab_size,
-        norm_eps=llm.norm_eps,
-        qkv_bias=llm.qkv_bias,
-        qk_norm=llm.qk_norm,
-        rope=_core.RopeFacts(
-            theta=llm.rope.theta,
-            dynamic=llm.rope.scaling == "dynamic",
-            factor=llm.rope.factor,
-            max_positions=llm.rope.max_position_embeddings,
-            short_factors=llm.rope.short_factor,
-            long_factors=llm.rope.long_factor,
-            original_positions=llm.rope.original_max_position_embeddings or 0,
-            attention_factor=llm.rope.attention_factor,
-        ),
-        experts=_core.ExpertFacts()
-        if experts is None
-        else _core.ExpertFacts(count=experts.count, chosen=experts.chosen, normalise=experts.normalise),
     )
 
 

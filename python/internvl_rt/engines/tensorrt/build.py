@@ -12,8 +12,7 @@ from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.bundle.graph_ports import HIDDEN, SHUFFLED
 from internvl_rt.bundle.graph_sets import PARTS, Compute, Part
 from internvl_rt.bundle.manifest import WEIGHTS_FILE, Manifest
-from internvl_rt.bundle.tensors import stored_tensors, tensor_specs
-from internvl_rt.bundle.weights import stored_bytes
+from internvl_rt.bundle.tensors import tensor_specs
 from internvl_rt.engines.tensorrt.device import Builder
 from internvl_rt.engines.tensorrt.profiles import LOGIT_ROWS, Limits, Profile, ShapeRange, profiles_of
 from internvl_rt.engines.tensorrt.store import (
@@ -59,9 +58,9 @@ def estimate(manifest: Manifest, limits: Limits, compute: Compute, *, in_place: 
     weights = dict.fromkeys(PARTS, 0)
     for spec in tensor_specs(manifest):
         part: Part = "llm" if spec.part == "embedding" else spec.part
-        for tensor in stored_tensors(spec, manifest.precision):
+        for tensor in spec.stored:
             floats = tensor.dtype in ("float32", "float16", "bfloat16")
-            weights[part] += prod(tensor.shape) * wide if floats else stored_bytes(tensor)
+            weights[part] += prod(tensor.shape) * wide if floats else tensor.bytes
     vision, llm = manifest.vision, manifest.llm
     cache = 2 * llm.layers * llm.kv_heads * llm.head_dim * limits.cache_tokens * wide * (1 if in_place else 2)
     tokens = limits.tiles * (1 + vision.patches)
