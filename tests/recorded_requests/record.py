@@ -6,7 +6,6 @@ to run it again; the difference is then part of the change, and is read as close
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -16,29 +15,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from recorded_requests.bundles import Models
 from recorded_requests.cases import CLASSES
-from recorded_requests.stage import Reply, replied
+from recorded_requests.lines import write
+from recorded_requests.stage import replied
 
-FOLDER = Path(__file__).parent / "record"
 LAST_BITS = 2.0**-16
 """By how much logits are scaled to find answers that hang on the last bits of an exponential."""
 
 
-def read(name: str) -> dict[str, Reply]:
-    """The replies of a class of requests, by the request's name."""
-    lines = (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").split("\n")
-    replies: dict[str, Reply] = {}
-    for line in filter(None, lines):
-        replies.update(json.loads(line))
-    return replies
-
-
-def line(name: str, reply: Reply) -> str:
-    """One request of the record."""
-    return json.dumps({name: reply}, ensure_ascii=False, sort_keys=True)
-
-
 def main() -> None:
-    FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         models = Models(Path(folder))
         for name, requests in CLASSES.items():
@@ -53,9 +37,7 @@ def main() -> None:
                         "Choose another seed."
                     )
             models.scale(1.0)
-            written = "".join(line(*item) + "\n" for item in replies.items())
-            (FOLDER / f"{name}.jsonl").write_text(written, encoding="utf-8")
-            print(f"{name}: {len(replies)} requests, {len(written.encode()):,} bytes")
+            print(f"{name}: {len(replies)} requests, {write(name, replies):,} bytes")
 
 
 def ids_in(value: Any) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 
 from recorded_requests.bundles import Models
 from recorded_requests.cases import CLASSES
-from recorded_requests.record import FOLDER, read
+from recorded_requests.lines import FOLDER, read
 from recorded_requests.stage import Reply, Request, replied
 
 
