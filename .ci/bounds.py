@@ -3,8 +3,8 @@
 usage: python .ci/bounds.py oldest|newest
 
 ``oldest`` pins every dependency of the package and its extras to the first release that pyproject.toml
-allows; ``newest`` leaves all bounds open above. Both add what the tests need, in any release, and torch as the
-tests pin it, but not transformers, which pins other packages.
+allows; ``newest`` leaves all bounds open above. Both add what the tests need, in any release, and torch as
+the tests pin it, but not transformers, which pins other packages.
 """
 
 import sys

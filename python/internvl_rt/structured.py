@@ -150,6 +150,9 @@ class Constraints:
         return [Constraint(matcher.deep_copy(), tokens, without_forcing) for _ in range(answers)]
 
     def _grammar(self, library: Any, settings: GenerationSettings, *, forcing: bool = True) -> Any:
+        # llguidance tokenises the text that a form forces, which begins anywhere in an answer. A tokenizer
+        # that puts a space in front of every text cannot do that.
+        forcing = forcing and _bytes_of(self._prompt_tokenizer, "a") == b"a"
         options = "" if forcing else '%llguidance {"no_forcing": true}\n'
         # A SentencePiece model may begin its answer with the space that stands for the beginning of a text,
         # and that is no part of the text. So a text that begins with a space of its own comes with two.
@@ -196,6 +199,10 @@ class _Tokens:
 
     def __call__(self, text: bytes) -> list[int]:
         return self._tokenizer.encode(text.decode("utf-8", "surrogateescape"))
+
+
+def _bytes_of(tokenizer: PromptTokenizer, text: str) -> bytes:
+    return b"".join(tokenizer.token_bytes(i, "all") for i in tokenizer.encode(text))
 
 
 def _single(bits: npt.NDArray[np.uint8]) -> int | None:

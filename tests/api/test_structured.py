@@ -246,6 +246,56 @@ def test_the_text_of_a_special_token_is_written_as_text(family: str, special: st
         assert (json.loads(text) if "schema" in form else text) == wanted
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"choices": ("red cup", "blue")},
+        {"pattern": "cup [0-9]{2}"},
+        {
+            "schema": {
+                "type": "object",
+                "properties": {"long_name": {"const": "a cup"}},
+                "required": ["long_name"],
+            }
+        },
+    ],
+)
+def test_a_tokenizer_that_puts_a_space_in_front_of_every_text(form: dict[str, Any]) -> None:
+    document = json.loads(synthetic_tokenizer("phi3", 1000).to_str())
+    document["normalizer"] = {
+        "type": "Sequence",
+        "normalizers": [
+            {"type": "Prepend", "prepend": "\u2581"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"},
+        ],
+    }
+    document["decoder"] = {
+        "type": "Sequence",
+        "decoders": [
+            {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+            {"type": "ByteFallback"},
+            {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+        ],
+    }
+    tokenizer = PromptTokenizer(json.dumps(document))
+    stop = tokenizer.token_id("<|end|>")
+    assert stop is not None
+    (constraint,) = Constraints(tokenizer, [stop], 1024).compile(GenerationSettings(**form), 1)
+    assert constraint is not None
+    rng, ids = np.random.default_rng(0), []
+    while not constraint.complete:
+        ids.append(int(np.argmax(constraint.masked(rng.standard_normal(1024).astype(np.float32)))))
+        constraint.take(ids[-1])
+    text = tokenizer.decode([token for token in ids if token != stop])
+    if "choices" in form:
+        assert text in form["choices"]
+    elif "pattern" in form:
+        assert re.fullmatch(form["pattern"], text)
+    else:
+        assert json.loads(text) == {"long_name": "a cup"}
+
+
 @pytest.mark.parametrize("pattern", [" [a-c]{2}", " *[xy] ", r"[ab]/c\n?", r"\s{2}q", "a\nb", r"\/|\\", " "])
 @pytest.mark.parametrize("family", ["qwen2_5", "internlm2", "phi3"])
 def test_white_space_of_a_pattern_is_kept_by_every_kind_of_tokenizer(family: str, pattern: str) -> None:
