@@ -99,6 +99,7 @@ void register_conversation(py::module_& module) {
       [](const py::str& question, const std::vector<py::tuple>& history, std::size_t images) {
         const std::string text = utf8_of(question);
         std::vector<Exchange> exchanges;
+        exchanges.reserve(history.size());
         for (const py::tuple& pair : history) exchanges.push_back({utf8_of(pair[0]), utf8_of(pair[1])});
         const py::gil_scoped_release release;
         return read_question(text, exchanges, images);

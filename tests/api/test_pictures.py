@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -227,12 +228,9 @@ def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenised(
     native_model: ivl.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenised: list[int] = []
-    encode = type(native_model._tokenizer).encode_pieces
-    monkeypatch.setattr(
-        type(native_model._tokenizer),
-        "encode_pieces",
-        lambda self, pieces: tokenised.append(1) or encode(self, pieces),
-    )
+    render = native_model._renderer.render
+    spy = SimpleNamespace(render=lambda *given: tokenised.append(1) or render(*given))
+    monkeypatch.setattr(native_model, "_renderer", spy)
     longest = native_model._tokenizer.longest_token
     long = "word " * 2_000_000
     for call in (
