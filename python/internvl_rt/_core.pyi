@@ -367,6 +367,7 @@ class Detokeniser:
 # Conversations. What they are written with depends on the template of the bundle.
 
 class ConversationTemplate:
+    def __init__(self, *args: object, **kwargs: object) -> NoReturn: ...
     @property
     def name(self) -> str: ...
     # The token that ends an answer.
@@ -437,6 +438,7 @@ class _Conversation(Protocol):
 
 # A prompt with its image places expanded.
 class RenderedPrompt:
+    def __init__(self, *args: object, **kwargs: object) -> NoReturn: ...
     # Control and image context tokens written out; what a tokenizer puts in front of a text is not in it.
     @property
     def text(self) -> str: ...
