@@ -183,8 +183,9 @@ inline void store_rounded_split(std::int8_t* out, const FloatVector (&v)[4]) {
 
 }  // namespace internvl::INTERNVL_ISA
 
-#if defined(INTERNVL_I8MM)
 #include "kernels/vector/integer/eight_column_words.h"
+
+#if defined(INTERNVL_I8MM)
 #include "kernels/vector/integer/panel_pairs.h"
 #else
 namespace internvl::INTERNVL_ISA {
