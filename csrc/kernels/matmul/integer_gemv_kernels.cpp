@@ -54,7 +54,7 @@ class Int8Tile {
     return load(edge[0], int4_block);
   }
   // The scale of a block's sums; the weights' own scales meet the total.
-  typename Rows::Floats scale(std::size_t, float x) const { return Rows::broadcast(x); }
+  Rows::Floats scale(std::size_t, float x) const { return Rows::broadcast(x); }
 
  private:
   [[gnu::always_inline]] static auto load(const std::int8_t* p, std::size_t row_bytes) {
@@ -112,9 +112,7 @@ class Int4Tile {
       return load_int4_columns(row_ + block * block_bytes, row_bytes_);
     }
   }
-  typename Rows::Floats scale(std::size_t block, float x) const {
-    return Rows::broadcast(x) * scales_[block - from_];
-  }
+  Rows::Floats scale(std::size_t block, float x) const { return Rows::broadcast(x) * scales_[block - from_]; }
 
  private:
   static constexpr std::size_t parts = Rows::columns / 8;
@@ -126,7 +124,7 @@ class Int4Tile {
   std::size_t row_scales_;
   PieceAhead next_scales_;
   std::size_t from_ = 0;
-  typename Rows::Floats scales_[blocks_at_once];
+  Rows::Floats scales_[blocks_at_once];
 };
 
 // All rows of x, of which there are Count, or many_rows and more.
