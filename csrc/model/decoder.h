@@ -40,6 +40,7 @@ class Decoder {
 
   const DecoderFacts& facts() const { return facts_; }
   std::size_t cache_tokens() const { return ledger_.tokens(); }
+  std::size_t block_tokens() const { return ledger_.block_tokens(); }
   // Tokens that new sequences can still take: free blocks of the cache.
   std::size_t free_tokens() const { return ledger_.free_blocks() * ledger_.block_tokens(); }
 

@@ -19,6 +19,12 @@ struct RopeFacts {
   // NOLINTEND(readability-redundant-member-init)
   std::size_t original_positions = 0;
   double attention_factor = 1.0;  // multiplies cosines and sines
+
+  // Tokens of the longest sequence that the model is made for.
+  std::size_t longest_context() const {
+    const auto trained = static_cast<double>(max_positions);
+    return dynamic ? static_cast<std::size_t>(trained * factor) : max_positions;
+  }
 };
 
 // Cosines and sines by position, computed in fp64 and kept as fp32.

@@ -94,6 +94,13 @@ struct TowerShape {
   std::size_t head_dim;
 };
 
+// Attention pooling: one query for each tile sees the tile's patches, which are all its tokens but the first.
+struct PoolingShape {
+  std::size_t tokens;  // of a tile
+  std::size_t heads;
+  std::size_t head_dim;
+};
+
 // A router chooses, for every token, so many of so many MLPs.
 struct MixtureShape {
   std::size_t hidden;
@@ -126,7 +133,10 @@ struct Workload {
   // NOLINTBEGIN(readability-redundant-member-init)
   std::optional<TowerShape> tower{};
   std::optional<MixtureShape> mixture{};
+  std::optional<PoolingShape> pooling{};
   // NOLINTEND(readability-redundant-member-init)
+  // Of the rows that one matrix reads, at most, where the longest rows are few. 0: `rows` of the longest.
+  std::size_t read_elements = 0;
 };
 
 // Operations over the weights and the cache of one model, with activations of their own: several sets of
@@ -148,8 +158,8 @@ class Operations {
   // The memory of `buffer` as rows of another width, at most as many elements.
   virtual Buffer view(const Buffer& buffer, std::size_t rows, std::size_t columns) = 0;
   // A view of rows that `reader` alone multiplies: linear() reads them, and linear(), norm_linear(),
-  // shuffle_norm_linear() or attention writes them. The device may keep them in the form that it multiplies,
-  // as it would bring them into it otherwise: results are the same bits as with view().
+  // shuffle_norm_linear(), attend() or attend_tiles() writes them. The device may keep them in the form that
+  // it multiplies, as it would bring them into it otherwise: results are the same bits as with view().
   virtual Buffer operand(const Buffer& buffer, std::size_t rows, std::size_t columns,
                          const Matrix& reader) = 0;
 
@@ -167,6 +177,9 @@ class Operations {
   // The same into the host's memory [rows, linear.weight.rows].
   virtual void linear(const Buffer& x, RowRange rows, const Linear& linear, const LinearEnd& end,
                       std::span<float> y) = 0;
+
+  // y[rows] = norm(x[rows]), or added to what stands there; y may be x.
+  virtual void norm(const Buffer& x, RowRange rows, const Norm& norm, bool accumulate, const Buffer& y) = 0;
 
   // ---- the language model
 
@@ -207,6 +220,10 @@ class Operations {
   // qkv [tiles * tokens, 3 * heads * head_dim] to out [tiles * tokens, heads * head_dim]. `weights` is the
   // type of the matrices around: attention rounds no closer than they do.
   virtual void attend_tiles(const Buffer& qkv, std::size_t tiles, DataType weights, const Buffer& out) = 0;
+  // Attention pooling, in fp32: queries [tiles, heads * head_dim] over the patches of keys_values [tiles *
+  // tokens, 2 * heads * head_dim] to out [tiles, heads * head_dim].
+  virtual void pool_tiles(const Buffer& queries, const Buffer& keys_values, std::size_t tiles,
+                          const Buffer& out) = 0;
   // y = end(linear(norm(pixel_shuffle(x)))), a row for each image token.
   virtual void shuffle_norm_linear(const Buffer& x, const PixelShuffleShape& shape,
                                    PixelShuffleVersion version, const Norm& norm, const Linear& linear,
@@ -216,6 +233,7 @@ class Operations {
 // What a row of activations needs beside buffers.
 struct RowNeeds {
   std::size_t made_columns = 0;      // of a row that an operation makes: Workload.made_elements / rows
+  std::size_t read_columns = 0;      // Workload.read_elements / rows, rounded up
   bool floats = false;               // some matrices are fp32 or fp16
   std::size_t bfloat16_columns = 0;  // of the widest bf16 matrix
   std::size_t integer_columns = 0;   // of the widest int8 or int4 matrix

@@ -23,6 +23,13 @@ const std::byte* typed(const Tensor& tensor, DataType type, std::size_t alignmen
   return aligned(tensor, alignment);
 }
 
+const std::byte* scales_from(const WeightMatrix& w, std::size_t first) {
+  if (w.scales == nullptr) return nullptr;
+  const std::size_t bytes =
+      w.type == DataType::int8 ? sizeof(float) : byte_size(DataType::float16, w.columns / int4_block);
+  return w.scales + first * bytes;
+}
+
 }  // namespace
 
 WeightMatrix matrix_of(const WeightFile& weights, const std::string& name, std::size_t rows,
@@ -71,6 +78,15 @@ WeightMatrix float_matrix_of(const WeightFile& weights, const std::string& name,
   const std::span<const float> values = vector_of(weights, name, shape);
   const auto rows = static_cast<std::size_t>(shape[0]);
   return {DataType::float32, std::as_bytes(values).data(), nullptr, rows, values.size() / rows};
+}
+
+WeightMatrix rows_of(const WeightMatrix& matrix, std::size_t first, std::size_t count) {
+  return {matrix.type,
+          matrix.values + first * byte_size(matrix.type, matrix.columns),
+          scales_from(matrix, first),
+          count,
+          matrix.columns,
+          matrix.activations};
 }
 
 std::span<const float> vector_of(const WeightFile& weights, const std::string& name, std::size_t size) {

@@ -25,6 +25,9 @@ WeightMatrix matrix_of(const WeightFile& weights, const std::string& name,
 WeightMatrix float_matrix_of(const WeightFile& weights, const std::string& name,
                              std::span<const std::int64_t> shape);
 
+// Rows [first, first + count) of a matrix, where it lies.
+WeightMatrix rows_of(const WeightMatrix& matrix, std::size_t first, std::size_t count);
+
 // A vector of fp32, or a table read as one.
 // Throws BundleError if the tensor is missing, or of another shape or type.
 std::span<const float> vector_of(const WeightFile& weights, const std::string& name, std::size_t size);

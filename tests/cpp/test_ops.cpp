@@ -170,6 +170,92 @@ TEST("a linear layer, behind a norm or not, of a range of rows, with every end a
   }
 }
 
+TEST("a norm of a range of rows, in place or added to what stands there") {
+  constexpr std::size_t all = 40;
+  const std::vector<float> weight = test::random_floats(hidden, 1);
+  const std::vector<float> shift = test::random_floats(hidden, 2);
+  const std::vector<float> x = test::random_floats(all * hidden, 3);
+  const std::vector<float> before = test::random_floats(all * hidden, 4);
+  for (const RowRange rows : {RowRange{0, 1}, RowRange{3, 30}}) {
+    for (const bool accumulate : {false, true}) {
+      for (const bool in_place : {false, true}) {
+        const std::vector<float> found = on_every_device([&](const Device& device) {
+          const auto model = device.model();
+          const Norm norm{NormKind::layer_norm, model->load(weight), model->load(shift), 1e-5F};
+          const auto ops = model->operations({all, 0});
+          const Buffer in = ops->buffer(all, hidden);
+          const Buffer out = in_place ? in : ops->buffer(all, hidden);
+          ops->write(before, out, 0);
+          ops->write(x, in, 0);
+          ops->norm(in, rows, norm, accumulate, out);
+          return read(*ops, out);
+        });
+        Doubles wanted = wide(in_place ? x : before);
+        for (std::size_t r = rows.first; r < rows.first + rows.count; ++r) {
+          const Doubles row = wide({x.begin() + static_cast<std::ptrdiff_t>(r * hidden),
+                                    x.begin() + static_cast<std::ptrdiff_t>((r + 1) * hidden)});
+          const Doubles y =
+              normed(row.data(), hidden, NormKind::layer_norm, weight.data(), shift.data(), 1e-5);
+          for (std::size_t i = 0; i < hidden; ++i) {
+            wanted[r * hidden + i] = y[i] + (accumulate ? wanted[r * hidden + i] : 0);
+          }
+        }
+        CHECK(close(found, wanted, DataType::float32));
+      }
+    }
+  }
+}
+
+TEST("few long rows beside many short ones take no more memory than a workload says, and are right") {
+  constexpr std::size_t many = 300;
+  constexpr std::size_t few = 17;
+  constexpr std::size_t length = 2048;
+  static_assert(few * length > many * hidden && many * length > 10 * few * length);
+  const std::vector<float> long_rows = test::random_floats(few * length, 1);
+  const std::vector<float> short_rows = test::random_floats(many * hidden, 2);
+  for (const DataType type : test::weight_types) {
+    const test::RandomWeights narrow(type, outer, hidden, 3);
+    const test::RandomWeights broad(type, outer, length, 4);
+    const auto multiplied = [&](const Device& device, std::size_t read_elements) {
+      const auto model = device.model();
+      const Linear first{model->load(narrow.matrix), {}};
+      const Linear second{model->load(broad.matrix), {}};
+      const auto ops = model->operations({.rows = many, .made_elements = 0, .read_elements = read_elements});
+      const Buffer short_in = ops->buffer(many, hidden);
+      const Buffer long_in = ops->buffer(few, length);
+      ops->write(short_rows, short_in, 0);
+      ops->write(long_rows, long_in, 0);
+      std::vector<float> values((many + few) * outer);
+      ops->linear(short_in, {0, many}, first, {}, {values.data(), many * outer});
+      ops->linear(long_in, {0, few}, second, {}, {&values[many * outer], few * outer});
+      return values;
+    };
+    const std::vector<float> found =
+        on_every_device([&](const Device& device) { return multiplied(device, few * length); });
+    CHECK(found == multiplied(*test::cpu(2), 0));
+    Doubles wanted;
+    for (std::size_t r = 0; r < many; ++r) {
+      const Doubles row = wide({short_rows.begin() + static_cast<std::ptrdiff_t>(r * hidden),
+                                short_rows.begin() + static_cast<std::ptrdiff_t>((r + 1) * hidden)});
+      const Doubles y = times(narrow, row.data());
+      wanted.insert(wanted.end(), y.begin(), y.end());
+    }
+    CHECK(close({found.begin(), found.begin() + many * outer}, wanted, type));
+    wanted.clear();
+    for (std::size_t r = 0; r < few; ++r) {
+      const Doubles row = wide({long_rows.begin() + static_cast<std::ptrdiff_t>(r * length),
+                                long_rows.begin() + static_cast<std::ptrdiff_t>((r + 1) * length)});
+      const Doubles y = times(broad, row.data());
+      wanted.insert(wanted.end(), y.begin(), y.end());
+    }
+    CHECK(close({found.begin() + many * outer, found.end()}, wanted, type));
+  }
+  const auto row_bytes = [](std::size_t read_columns) {
+    return test::cpu(1)->row_bytes({.read_columns = read_columns, .integer_columns = length});
+  };
+  CHECK(row_bytes(few * length / many) < row_bytes(0) / 5 && row_bytes(length) == row_bytes(0));
+}
+
 TEST("a row of a linear layer has the same bits in any company") {
   for (const DataType type : test::weight_types) {
     const test::RandomWeights w(type, outer, hidden, 5);
@@ -786,50 +872,124 @@ TEST("tokens of a tile see all tokens of that tile and no others") {
   }
 }
 
-TEST("pixel shuffle drops the class token, and its rows are normalised and multiplied") {
-  constexpr std::size_t channels = 8;
-  constexpr std::size_t side = 4;
-  constexpr std::size_t width = 4 * channels;
-  const std::vector<float> x = test::random_floats(2 * 17 * channels, 1);
-  const std::vector<float> weight = test::random_floats(width, 2);
-  const std::vector<float> shift = test::random_floats(width, 3);
-  const std::vector<float> bias = test::random_floats(outer, 4);
-  for (const PixelShuffleVersion version : {PixelShuffleVersion::v1, PixelShuffleVersion::v2}) {
-    for (const DataType type : test::weight_types) {
-      const test::RandomWeights w(type, outer, width, 5);
-      const std::vector<float> found = on_every_device([&](const Device& device) {
-        const auto model = device.model();
-        const Norm norm{NormKind::layer_norm, model->load(weight), model->load(shift), 1e-5F};
-        const Linear linear{model->load(w.matrix), model->load(bias)};
-        const auto ops = model->operations({8, 8 * width});
-        const Buffer stream = ops->buffer(2 * 17, channels);
-        const Buffer out = ops->buffer(8, outer);
-        ops->write(x, stream, 0);
-        ops->shuffle_norm_linear(stream, {2, side, channels, 2}, version, norm, linear, {.gelu = true}, out);
-        return read(*ops, out);
-      });
-      Doubles wanted;
-      for (std::size_t tile = 0; tile < 2; ++tile) {
-        for (std::size_t token = 0; token < 4; ++token) {
-          // v2 goes through the blocks row by row, v1 column by column; in a block the patches come row by
-          // row.
-          const std::size_t block_row = version == PixelShuffleVersion::v2 ? token / 2 : token % 2;
-          const std::size_t block_column = version == PixelShuffleVersion::v2 ? token % 2 : token / 2;
-          Doubles row;
-          for (std::size_t r = 0; r < 2; ++r) {
-            for (std::size_t c = 0; c < 2; ++c) {
-              const std::size_t patch = (2 * block_row + r) * side + 2 * block_column + c;
-              for (std::size_t i = 0; i < channels; ++i) {
-                row.push_back(x[(tile * 17 + 1 + patch) * channels + i]);
-              }
-            }
+TEST("a query sees the patches of its tile, not its class token, and no other tile") {
+  struct Case {
+    std::size_t patches, heads, head_dim;
+  };
+  // Less than a block of keys, whole blocks, and a rest; heads that kernels take and such that are filled up.
+  for (const Case& one :
+       {Case{1, 2, 32}, Case{64, 3, 6}, Case{128, 2, 64}, Case{200, 5, 20}, Case{70, 1, 250}}) {
+    const std::size_t patches = one.patches;
+    const std::size_t heads = one.heads;
+    const std::size_t head_dim = one.head_dim;
+    const std::size_t tokens = 1 + patches;
+    const std::size_t width = heads * head_dim;
+    const std::vector<float> queries = test::random_floats(2 * width, 1);
+    std::vector<float> keys_values = test::random_floats(2 * tokens * 2 * width, 2);
+    // Nothing may depend on a class token, whatever it is.
+    for (std::size_t tile = 0; tile < 2; ++tile) {
+      std::fill_n(&keys_values[tile * tokens * 2 * width], 2 * width, std::nanf(""));
+    }
+    Doubles wanted(2 * width);
+    for (std::size_t tile = 0; tile < 2; ++tile) {
+      for (std::size_t h = 0; h < heads; ++h) {
+        const float* query = &queries[tile * width + h * head_dim];
+        const auto at = [&](std::size_t patch, std::size_t part) {
+          return &keys_values[((tile * tokens + 1 + patch) * 2 + part) * width + h * head_dim];
+        };
+        Doubles scores(patches);
+        for (std::size_t i = 0; i < patches; ++i) {
+          scores[i] = std::inner_product(query, query + head_dim, at(i, 0), 0.0) /
+                      std::sqrt(static_cast<double>(head_dim));
+        }
+        double total = 0;
+        for (double& score : scores) total += score = std::exp(score);
+        for (std::size_t i = 0; i < patches; ++i) {
+          for (std::size_t d = 0; d < head_dim; ++d) {
+            wanted[tile * width + h * head_dim + d] += scores[i] / total * at(i, 1)[d];
           }
-          const Doubles y = times(
-              w, normed(row.data(), width, NormKind::layer_norm, weight.data(), shift.data(), 1e-5).data());
-          for (std::size_t n = 0; n < outer; ++n) wanted.push_back(gelu(y[n] + bias[n]));
         }
       }
-      CHECK(close(found, wanted, type));
+    }
+    const auto pooled = [&](const Device& device, std::size_t first, std::size_t tiles) {
+      const auto model = device.model();
+      const auto ops = model->operations(
+          {.rows = tiles * tokens, .made_elements = 0, .pooling = PoolingShape{tokens, heads, head_dim}});
+      const Buffer query = ops->buffer(tiles, width);
+      const Buffer in = ops->buffer(tiles * tokens, 2 * width);
+      const Buffer out = ops->buffer(tiles, width);
+      ops->write({&queries[first * width], tiles * width}, query, 0);
+      ops->write({&keys_values[first * tokens * 2 * width], tiles * tokens * 2 * width}, in, 0);
+      // What stood there before does not matter.
+      ops->write(std::vector<float>(tiles * width, std::nanf("")), out, 0);
+      ops->pool_tiles(query, in, tiles, out);
+      return read(*ops, out);
+    };
+    const std::vector<float> both =
+        on_every_device([&](const Device& device) { return pooled(device, 0, 2); });
+    CHECK(close(both, wanted, DataType::float32));
+    const std::vector<float> second = pooled(*test::cpu(2), 1, 1);
+    CHECK(std::equal(second.begin(), second.end(), both.begin() + static_cast<std::ptrdiff_t>(width)));
+  }
+  for (const test::TestDevice& tested : test::devices()) {
+    const auto model = tested.device->model();
+    CHECK_THROWS(BundleError,
+                 model->operations({.rows = 8, .made_elements = 0, .pooling = PoolingShape{4, 1, 257}}));
+  }
+}
+
+TEST("pixel shuffle drops the class token, and its rows are normalised and multiplied") {
+  constexpr std::size_t channels = 8;
+  constexpr std::size_t side = 8;
+  constexpr std::size_t tokens = 1 + side * side;
+  const std::vector<float> x = test::random_floats(2 * tokens * channels, 1);
+  for (const std::size_t block : {std::size_t{2}, std::size_t{4}}) {
+    const std::size_t blocks = side / block;
+    const std::size_t width = block * block * channels;
+    const std::vector<float> weight = test::random_floats(width, 2);
+    const std::vector<float> shift = test::random_floats(width, 3);
+    const std::vector<float> bias = test::random_floats(outer, 4);
+    for (const PixelShuffleVersion version : {PixelShuffleVersion::v1, PixelShuffleVersion::v2}) {
+      for (const DataType type : test::weight_types) {
+        const test::RandomWeights w(type, outer, width, 5);
+        const std::vector<float> found = on_every_device([&](const Device& device) {
+          const auto model = device.model();
+          const Norm norm{NormKind::layer_norm, model->load(weight), model->load(shift), 1e-5F};
+          const Linear linear{model->load(w.matrix), model->load(bias)};
+          const std::size_t rows = 2 * blocks * blocks;
+          const auto ops = model->operations({rows, rows * width});
+          const Buffer stream = ops->buffer(2 * tokens, channels);
+          const Buffer out = ops->buffer(rows, outer);
+          ops->write(x, stream, 0);
+          ops->shuffle_norm_linear(stream, {2, side, channels, block}, version, norm, linear, {.gelu = true},
+                                   out);
+          return read(*ops, out);
+        });
+        Doubles wanted;
+        for (std::size_t tile = 0; tile < 2; ++tile) {
+          for (std::size_t token = 0; token < blocks * blocks; ++token) {
+            // v2 goes through the blocks row by row, v1 column by column; in a block the patches come row by
+            // row.
+            const std::size_t block_row =
+                version == PixelShuffleVersion::v2 ? token / blocks : token % blocks;
+            const std::size_t block_column =
+                version == PixelShuffleVersion::v2 ? token % blocks : token / blocks;
+            Doubles row;
+            for (std::size_t r = 0; r < block; ++r) {
+              for (std::size_t c = 0; c < block; ++c) {
+                const std::size_t patch = (block * block_row + r) * side + block * block_column + c;
+                for (std::size_t i = 0; i < channels; ++i) {
+                  row.push_back(x[(tile * tokens + 1 + patch) * channels + i]);
+                }
+              }
+            }
+            const Doubles y = times(
+                w, normed(row.data(), width, NormKind::layer_norm, weight.data(), shift.data(), 1e-5).data());
+            for (std::size_t n = 0; n < outer; ++n) wanted.push_back(gelu(y[n] + bias[n]));
+          }
+        }
+        CHECK(close(found, wanted, type));
+      }
     }
   }
 }

@@ -10,9 +10,12 @@
 #include <fstream>
 #include <map>
 #include <memory>
+#include <numeric>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "check.h"
@@ -59,10 +62,18 @@ VisionFacts tiny_6b() {
   return facts;
 }
 
+// A coarser shuffle than that of either tower, and heads of 9 and 10 channels, which no kernel takes as they
+// are.
+FlashFacts flash_of(const VisionFacts& facts) {
+  return {
+      .downsample = 2 * facts.downsample, .heads = 8, .relative_threshold = 0.5, .absolute_threshold = 0.1};
+}
+
 // A weight file of a tiny tower: matrices of one type, vectors of fp32; and what it holds, in fp64.
 class TinyWeights {
  public:
-  explicit TinyWeights(const VisionFacts& facts, DataType type, const std::string& without = "")
+  explicit TinyWeights(const VisionFacts& facts, DataType type, const std::string& without = "",
+                       const std::optional<FlashFacts>& flash = {})
       : path_(std::filesystem::temp_directory_path() /
               ("internvl_vision_" + std::to_string(::getpid()) + "_" + std::to_string(++files))),
         without_(without) {
@@ -89,11 +100,12 @@ class TinyWeights {
       norm(layer + "norm2", c, facts.norm == NormKind::layer_norm);
       matrix(layer + "fc1", type, f, c, true);
       matrix(layer + "fc2", type, c, f, true);
-      vector(layer + "ls2", c);
+      vector(layer + "ls2", c, flash ? 0.02F : 1.0F);
     }
     norm("projector.norm", facts.block_channels(), true);
     matrix("projector.fc1", type, facts.output_size, facts.block_channels(), true);
     matrix("projector.fc2", type, facts.output_size, facts.output_size, true);
+    if (flash) router(facts, *flash, type);
     std::ofstream(path_, std::ios::binary)
         .write(reinterpret_cast<const char*>(bytes_.data()), static_cast<std::streamsize>(bytes_.size()));
     file_ = std::make_shared<WeightFile>(path_, std::move(entries_));
@@ -109,6 +121,34 @@ class TinyWeights {
   bool has(const std::string& name) const { return exact_.contains(name); }
 
  private:
+  // With small norms and biases, so that attention is neither uniform nor of one patch, and what the query
+  // saw decides the score.
+  void router(const VisionFacts& facts, const FlashFacts& flash, DataType type) {
+    const std::size_t c = facts.hidden_size;
+    const std::size_t shuffled = c * flash.downsample * flash.downsample;
+    const std::size_t projected = 2 * facts.output_size;
+    constexpr float small = 0.01F;
+    vector("flash.query", c, small);
+    for (const std::string number : {"1", "2"}) {
+      matrix("flash.attention" + number + ".qkv", type, 3 * c, c, true, small);
+      matrix("flash.attention" + number + ".proj", type, c, c, true, small);
+      norm("flash.norm" + number, c, true, small);
+    }
+    for (const std::string number : {"0", "1", "2", "3"}) {
+      const std::string block = "flash.blocks." + number;
+      matrix(block + ".fc1", type, 4 * c, c, true, small);
+      matrix(block + ".fc2", type, c, 4 * c, true, small);
+      vector(block + ".norm.weight", c);
+      vector(block + ".norm.bias", c, small);
+    }
+    norm("flash.gate_norm", c, true,
+         type == DataType::int8 ? small : 0.1F);  // random int8 weights are larger
+    matrix("flash.gate", type, 2, c, true, small);
+    norm("flash.projector.norm", shuffled, true);
+    matrix("flash.projector.fc1", type, projected, shuffled, true);
+    matrix("flash.projector.fc2", type, projected, projected, true);
+    matrix("flash.projector.fc3", type, facts.output_size, projected, true);
+  }
   void put(const std::string& name, DataType type, std::vector<std::int64_t> shape,
            const std::vector<std::byte>& bytes) {
     if (name == without_) return;
@@ -126,9 +166,10 @@ class TinyWeights {
     }
     exact_[name] = std::move(w.exact);
   }
-  void matrix(const std::string& name, DataType type, std::size_t rows, std::size_t columns, bool bias) {
+  void matrix(const std::string& name, DataType type, std::size_t rows, std::size_t columns, bool bias,
+              float bias_deviation = 1.0F) {
     table(name + ".weight", type, rows, columns, {});
-    if (bias) vector(name + ".bias", rows);
+    if (bias) vector(name + ".bias", rows, bias_deviation);
   }
   void norm(const std::string& name, std::size_t size, bool bias, float deviation = 1.0F) {
     vector(name + ".weight", size, deviation);
@@ -158,15 +199,84 @@ class Reference {
  public:
   Reference(const VisionFacts& facts, const TinyWeights& weights) : facts_(facts), weights_(weights) {}
 
-  Rows features(const float* pixels) const {
+  Rows tower(const float* pixels) const {
     Rows x = embedded(pixels);
     for (std::size_t i = 0; i < facts_.layers; ++i) layer(x, "vit.layers." + std::to_string(i) + ".");
+    return x;
+  }
+
+  Rows features(const float* pixels) const {
+    Rows tokens = shuffled(tower(pixels), facts_.downsample, facts_.pixel_shuffle);
+    normalise(tokens, "projector.norm", facts_.projector_norm_eps, true);
+    Rows inner = product(tokens, "projector.fc1");
+    gelu(inner);
+    return product(inner, "projector.fc2");
+  }
+
+  Rows compressed(const float* pixels, const FlashFacts& flash) const {
+    Rows tokens = shuffled(tower(pixels), flash.downsample, PixelShuffleVersion::v2);
+    normalise(tokens, "flash.projector.norm", 1e-5, true);
+    Rows inner = product(tokens, "flash.projector.fc1");
+    gelu(inner);
+    inner = product(inner, "flash.projector.fc2");
+    gelu(inner);
+    return product(inner, "flash.projector.fc3");
+  }
+
+  double score(const float* pixels, const FlashFacts& flash) const {
+    Rows patches = tower(pixels);
+    patches.erase(patches.begin());
+    Rows x{get("flash.query")};
+    for (const std::string number : {"1", "2", "2", "2"}) {
+      x = pooled(x, patches, "flash.attention" + number, flash.heads);
+      normalise(x, "flash.norm" + number, 1e-5, true);
+    }
+    for (const std::string number : {"0", "1", "2", "3"}) {
+      const std::string block = "flash.blocks." + number;
+      Rows u = product(x, block + ".fc1");
+      gelu(u);
+      u = product(u, block + ".fc2");
+      normalise(u, block + ".norm", 1e-5, true);
+      for (std::size_t i = 0; i < x[0].size(); ++i) x[0][i] += u[0][i];
+    }
+    normalise(x, "flash.gate_norm", 1e-5, true);
+    const Rows logits = product(x, "flash.gate");
+    return 1 / (1 + std::exp(logits[0][1] - logits[0][0]));
+  }
+
+ private:
+  // Attention of one row over others, by a matrix [queries | keys | values].
+  Rows pooled(const Rows& x, const Rows& patches, const std::string& name, std::size_t heads) const {
+    const std::size_t c = facts_.hidden_size;
+    const std::size_t d = c / heads;
+    const Rows query = product(x, name + ".qkv");
+    const Rows others = product(patches, name + ".qkv");
+    Rows seen(1, std::vector<double>(c));
+    for (std::size_t head = 0; head < heads; ++head) {
+      std::vector<double> weights;
+      double total = 0;
+      for (const auto& row : others) {
+        double product = 0;
+        for (std::size_t e = head * d; e < (head + 1) * d; ++e) product += query[0][e] * row[c + e];
+        weights.push_back(product / std::sqrt(static_cast<double>(d)));
+      }
+      const double greatest = *std::max_element(weights.begin(), weights.end());
+      for (double& weight : weights) total += weight = std::exp(weight - greatest);
+      for (std::size_t e = head * d; e < (head + 1) * d; ++e) {
+        for (std::size_t i = 0; i < others.size(); ++i) {
+          seen[0][e] += weights[i] / total * others[i][2 * c + e];
+        }
+      }
+    }
+    return product(seen, name + ".proj");
+  }
+
+  Rows shuffled(const Rows& x, std::size_t k, PixelShuffleVersion version) const {
     Rows tokens;
-    const std::size_t k = facts_.downsample;
     const std::size_t blocks = facts_.grid() / k;
     for (std::size_t a = 0; a < blocks; ++a) {
       for (std::size_t b = 0; b < blocks; ++b) {
-        const bool by_rows = facts_.pixel_shuffle == PixelShuffleVersion::v2;
+        const bool by_rows = version == PixelShuffleVersion::v2;
         const std::size_t row = by_rows ? a : b;
         const std::size_t column = by_rows ? b : a;
         std::vector<double> token;
@@ -179,13 +289,9 @@ class Reference {
         tokens.push_back(token);
       }
     }
-    normalise(tokens, "projector.norm", facts_.projector_norm_eps, true);
-    Rows inner = product(tokens, "projector.fc1");
-    gelu(inner);
-    return product(inner, "projector.fc2");
+    return tokens;
   }
 
- private:
   const std::vector<double>& get(const std::string& name) const { return weights_.exact(name); }
 
   Rows embedded(const float* pixels) const {
@@ -312,8 +418,9 @@ class Reference {
 };
 
 VisionEncoder encoder_of(const VisionFacts& facts, const TinyWeights& weights, int threads,
-                         std::size_t bytes = default_activation_bytes) {
-  return {facts, weights.file(), test::cpu(threads), bytes};
+                         std::size_t bytes = default_activation_bytes,
+                         const std::optional<FlashFacts>& flash = {}) {
+  return {facts, flash, weights.file(), test::cpu(threads), bytes};
 }
 
 std::vector<float> encoded(VisionEncoder& encoder, const std::vector<float>& pixels,
@@ -321,9 +428,59 @@ std::vector<float> encoded(VisionEncoder& encoder, const std::vector<float>& pix
   const VisionFacts& facts = encoder.facts();
   const std::size_t tiles = pixels.size() / facts.tile_pixels();
   std::vector<float> features(tiles * facts.image_tokens() * facts.output_size, NAN);
-  encoder.encode(pixels.data(), tiles, features.data(), progress);
+  encoder.encode(pixels.data(), tiles, {features.data()}, progress);
   return features;
 }
+
+struct Judged {
+  std::vector<float> features;
+  std::vector<float> compressed;
+  std::vector<float> scores;
+
+  bool operator==(const Judged&) const = default;
+};
+
+Judged judged(VisionEncoder& encoder, const std::vector<float>& pixels,
+              const VisionEncoder::Progress& progress = {}) {
+  const VisionFacts& facts = encoder.facts();
+  const std::size_t tiles = pixels.size() / facts.tile_pixels();
+  Judged found{std::vector<float>(tiles * facts.image_tokens() * facts.output_size, NAN),
+               std::vector<float>(tiles * encoder.flash()->tokens(facts) * facts.output_size, NAN),
+               std::vector<float>(tiles, NAN)};
+  encoder.encode(pixels.data(), tiles, {found.features.data(), found.compressed.data(), found.scores.data()},
+                 progress);
+  return found;
+}
+
+// How far numbers are from those of fp64: the largest error, in units of the root mean square, and the
+// cosine.
+struct Distance {
+  double worst;
+  double cosine;
+
+  Distance(const std::vector<float>& found, const std::vector<double>& exact) {
+    double squares = 0;
+    double found_squares = 0;
+    double product = 0;
+    double most = found.size() == exact.size() ? 0 : INFINITY;
+    for (std::size_t i = 0; i < std::min(found.size(), exact.size()); ++i) {
+      const double value = found[i];
+      squares += exact[i] * exact[i];
+      found_squares += value * value;
+      product += value * exact[i];
+      const double error = std::abs(value - exact[i]);
+      if (!(error <= most)) most = error;  // NaN stays
+    }
+    worst = most / std::sqrt(squares / static_cast<double>(exact.size()));
+    cosine = product / std::sqrt(squares * found_squares);
+  }
+
+  bool within(DataType type) const {
+    if (type == DataType::int8) return cosine >= 0.999;
+    if (activations_for(type, internvl::features()) == Activations::bfloat16) return cosine >= 0.9999;
+    return worst <= 1e-4;
+  }
+};
 
 TEST("features are those of plain fp64 loops, for both towers, both shuffles and every weight type") {
   for (VisionFacts facts : {tiny_300m(), tiny_6b()}) {
@@ -417,13 +574,13 @@ TEST("a batch's activations stay below the bytes that they are given, and one ti
          floats + tokens * (4160 + 4096 / 32 * 8) + (bfloat16 > 0 ? bfloat16 * 608 : made)},
     };
     for (const auto& [storage, tile] : cases) {
-      const VisionBatch batch = vision_batch(facts, default_activation_bytes, storage, device);
+      const VisionBatch batch = vision_batch(facts, {}, default_activation_bytes, storage, device);
       CHECK(batch.tiles == 2 && batch.bytes <= default_activation_bytes);
       CHECK(batch.bytes == 2 * tile);
-      CHECK(vision_batch(facts, 0, storage, device).tiles == 1);
-      CHECK(vision_batch(facts, 2 * tile, storage, device).tiles == 2);
-      CHECK(vision_batch(facts, 2 * tile - 1, storage, device).tiles == 1);
-      CHECK(vision_batch(tiny_300m(), std::size_t{1} << 40U, storage, device).tiles == 64);
+      CHECK(vision_batch(facts, {}, 0, storage, device).tiles == 1);
+      CHECK(vision_batch(facts, {}, 2 * tile, storage, device).tiles == 2);
+      CHECK(vision_batch(facts, {}, 2 * tile - 1, storage, device).tiles == 1);
+      CHECK(vision_batch(tiny_300m(), {}, std::size_t{1} << 40U, storage, device).tiles == 64);
     }
   }
 }
@@ -436,7 +593,7 @@ TEST("an encoder's batch has room for the rows that its own matrices multiply") 
     const bool integers = type == DataType::int8;  // beside a patch embedding in bf16
     const std::size_t columns = integers ? facts.patch_values() : type == DataType::bfloat16 ? inner : 0;
     const bool floats = type == DataType::float32 || type == DataType::float16;
-    const std::size_t bytes = vision_batch(facts, 0, {floats, integers, columns}, *test::cpu(1)).bytes;
+    const std::size_t bytes = vision_batch(facts, {}, 0, {floats, integers, columns}, *test::cpu(1)).bytes;
     CHECK(encoder_of(facts, weights, 1, 0).batch().bytes == bytes);
   }
 }
@@ -446,14 +603,14 @@ TEST("an encoding that is ended between any two layers leaves the encoder as it 
   const TinyWeights weights(facts, DataType::float32);
   const std::vector<float> pixels = test::random_floats(5 * facts.tile_pixels(), 9);
   VisionEncoder encoder =
-      encoder_of(facts, weights, 2, 2 * vision_batch(facts, 0, {.floats = true}, *test::cpu(1)).bytes);
+      encoder_of(facts, weights, 2, 2 * vision_batch(facts, {}, 0, {.floats = true}, *test::cpu(1)).bytes);
   std::vector<std::size_t> all;
   const std::vector<float> whole = encoded(encoder, pixels, [&](std::size_t done) { all.push_back(done); });
-  // Batches of two tiles: before each layer and before the projector, and between the batches.
+  // Batches of two tiles: before each layer and in its middle, before the projector, and between the batches.
   std::vector<std::size_t> expected;
   for (std::size_t done = 0; done < 5; done += 2) {
     if (done > 0) expected.push_back(done);
-    expected.insert(expected.end(), facts.layers + 1, done);
+    expected.insert(expected.end(), 2 * facts.layers + 1, done);
   }
   CHECK(all == expected);
   for (std::size_t last = 0; last < all.size(); ++last) {
@@ -467,11 +624,11 @@ TEST("an encoding that is ended between any two layers leaves the encoder as it 
   CHECK(encoded(encoder, pixels) == whole);
 }
 
-TEST("an encoder lets others use its threads between layers, and a second encoding waits or gives up") {
+TEST("an encoder lets others use its threads twice a layer, and a second encoding waits or gives up") {
   const VisionFacts facts = tiny_300m();
   const TinyWeights weights(facts, DataType::int8);
   const auto team = std::make_shared<ThreadTeam>(2);
-  VisionEncoder encoder(facts, weights.file(), std::make_shared<CpuDevice>(team), 0);
+  VisionEncoder encoder(facts, {}, weights.file(), std::make_shared<CpuDevice>(team), 0);
   const std::vector<float> pixels = test::random_floats(2 * facts.tile_pixels(), 4);
   const std::vector<float> whole = encoded(encoder, pixels);
   std::size_t stretches = 0;
@@ -494,7 +651,130 @@ TEST("an encoder lets others use its threads between layers, and a second encodi
   };
   CHECK(encoded(encoder, pixels, between) == whole);
   waiting.join();
-  CHECK(stretches == 2 * (facts.layers + 1) + 1);
+  CHECK(stretches == 2 * (2 * facts.layers + 1) + 1);
+}
+
+TEST("scores and compressed tiles are those of plain fp64 loops, for both towers and every weight type") {
+  for (const VisionFacts& facts : {tiny_300m(), tiny_6b()}) {
+    const FlashFacts flash = flash_of(facts);
+    for (const DataType type : {DataType::float32, DataType::float16, DataType::bfloat16, DataType::int8}) {
+      const TinyWeights weights(facts, type, "", flash);
+      const std::vector<float> pixels = test::random_floats(5 * facts.tile_pixels(), 9);
+      VisionEncoder encoder = encoder_of(facts, weights, 2, default_activation_bytes, flash);
+      const Judged found = judged(encoder, pixels);
+      const Reference reference(facts, weights);
+      std::vector<double> scores;
+      std::vector<double> compressed;
+      for (std::size_t tile = 0; tile < 5; ++tile) {
+        const float* of_tile = &pixels[tile * facts.tile_pixels()];
+        scores.push_back(reference.score(of_tile, flash));
+        for (const auto& row : reference.compressed(of_tile, flash)) {
+          compressed.insert(compressed.end(), row.begin(), row.end());
+        }
+      }
+      const auto [least, most] = std::minmax_element(scores.begin(), scores.end());
+      CHECK(*least > 0.01 && *most < 0.99 && *most - *least > 0.04);
+      // What all scores have in common must not be all that is right about them.
+      const double size =
+          std::sqrt(std::inner_product(scores.begin(), scores.end(), scores.begin(), 0.0) / 5);
+      CHECK(Distance(found.scores, scores).worst * size < (*most - *least) / 2);
+      CHECK(Distance(found.scores, scores).within(type));
+      CHECK(Distance(found.compressed, compressed).within(type));
+      // The router leaves features as they are, and nothing has to be asked of it.
+      CHECK(found.features == encoded(encoder, pixels));
+      VisionEncoder without = encoder_of(facts, weights, 2);
+      CHECK(without.flash() == nullptr && found.features == encoded(without, pixels));
+    }
+  }
+}
+
+TEST("what the router says of a tile are the same bits in every batch and on any number of threads") {
+  for (const VisionFacts& facts : {tiny_300m(), tiny_6b()}) {
+    const FlashFacts flash = flash_of(facts);
+    for (const DataType type : {DataType::float32, DataType::bfloat16, DataType::int8}) {
+      const TinyWeights weights(facts, type, "", flash);
+      const std::vector<float> pixels = test::random_floats(21 * facts.tile_pixels(), 9);
+      const std::size_t tile_bytes = encoder_of(facts, weights, 1, 0, flash).batch().bytes;
+      VisionEncoder together = encoder_of(facts, weights, 1, default_activation_bytes, flash);
+      const Judged wanted = judged(together, pixels);
+      CHECK(together.batch().tiles > 21);
+      // Few rows in the router, and more than kernels call few.
+      for (const auto& [tiles, threads] :
+           {std::pair{std::size_t{1}, 2}, std::pair{std::size_t{5}, 1}, std::pair{std::size_t{17}, 5}}) {
+        VisionEncoder encoder = encoder_of(facts, weights, threads, tiles * tile_bytes, flash);
+        CHECK(encoder.batch().tiles == tiles);
+        CHECK(judged(encoder, pixels) == wanted);
+      }
+    }
+  }
+}
+
+TEST("a router's long rows are few, and cost a batch next to nothing") {
+  VisionFacts facts = tiny_300m();
+  facts.hidden_size = 1024;
+  facts.heads = 16;
+  facts.intermediate_size = 4096;
+  facts.image_size = 448;
+  facts.patch_size = 14;
+  facts.output_size = 4096;
+  const FlashFacts flash{.downsample = 4, .heads = 16, .relative_threshold = 0.5, .absolute_threshold = 0.1};
+  const CpuDevice device(std::make_shared<ThreadTeam>(1),
+                         Features{Feature::avx2, Feature::avx512, Feature::avx512_bf16});
+  const std::size_t inner = 16 * facts.hidden_size;
+  for (const VisionStorage& storage :
+       {VisionStorage{.floats = true}, VisionStorage{.bfloat16_columns = inner},
+        VisionStorage{.integers = true}}) {
+    const VisionStorage plain{storage.floats, storage.integers,
+                              std::min(storage.bfloat16_columns, facts.intermediate_size)};
+    const std::size_t without = vision_batch(facts, {}, 0, plain, device).bytes;
+    const std::size_t with = vision_batch(facts, flash, 0, storage, device).bytes;
+    CHECK(with > without && with < without + without / 50);
+    CHECK(vision_batch(facts, flash, default_activation_bytes, storage, device).tiles == 2);
+  }
+}
+
+TEST("an encoding with a router is ended between any two of its steps, and leaves the encoder as it was") {
+  const VisionFacts facts = tiny_300m();
+  const FlashFacts flash = flash_of(facts);
+  const TinyWeights weights(facts, DataType::bfloat16, "", flash);
+  const std::vector<float> pixels = test::random_floats(3 * facts.tile_pixels(), 9);
+  VisionEncoder encoder = encoder_of(facts, weights, 2, 0, flash);
+  std::vector<std::size_t> all;
+  const Judged whole = judged(encoder, pixels, [&](std::size_t done) { all.push_back(done); });
+  // Before each layer and in its middle; before the projector; before the router's two attentions; before the
+  // compressed projector; and between the tiles.
+  CHECK(all.size() == 3 * (2 * facts.layers + 4) + 2);
+  CHECK(std::is_sorted(all.begin(), all.end()) && all.back() == 2);
+  for (std::size_t last = 0; last < all.size(); ++last) {
+    std::size_t calls = 0;
+    const auto stop = [&](std::size_t) {
+      if (calls++ == last) throw std::runtime_error("enough");
+    };
+    CHECK_THROWS(std::runtime_error, judged(encoder, pixels, stop));
+    CHECK(calls == last + 1);
+  }
+  CHECK(judged(encoder, pixels) == whole);
+}
+
+TEST("a router's missing tensor and impossible facts are named") {
+  const VisionFacts facts = tiny_300m();
+  FlashFacts flash = flash_of(facts);
+  for (const char* name : {"flash.query", "flash.attention2.qkv.bias", "flash.blocks.3.fc2.weight",
+                           "flash.gate.weight", "flash.projector.fc3.weight"}) {
+    const TinyWeights weights(facts, DataType::float32, name, flash);
+    try {
+      encoder_of(facts, weights, 1, 0, flash);
+      CHECK(!"a tensor is missing");
+    } catch (const BundleError& error) {
+      CHECK(std::string(error.what()).find(name) != std::string::npos);
+    }
+  }
+  const TinyWeights complete(facts, DataType::float32, "", flash);
+  flash.heads = 7;
+  CHECK_THROWS(BundleError, encoder_of(facts, complete, 1, 0, flash));
+  flash = flash_of(facts);
+  flash.downsample = 3;
+  CHECK_THROWS(BundleError, encoder_of(facts, complete, 1, 0, flash));
 }
 
 TEST("a missing tensor and impossible facts are named") {

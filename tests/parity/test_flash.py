@@ -12,11 +12,9 @@ from PIL import Image
 import internvl_rt as ivl
 from internvl_rt.bundle.bundle import open_bundle
 from internvl_rt.bundle.graph_sets import GRAPH_SETS
-from internvl_rt.bundle.manifest import Flash
 from internvl_rt.engines.onnxruntime import OnnxVision
 from internvl_rt.errors import CheckpointError
 from internvl_rt.export import export
-from internvl_rt.images.resolution import compressible
 from parity.checkpoints import QWEN3, TOWER_300M, authors_checkpoint
 from parity.compare import ENGINES, assert_greedy_agrees, cosine, opened, relative_error
 from reference.internvl import POOLING_TENSORS, Reference, pooled
@@ -123,15 +121,6 @@ def test_every_dialect(tmp_path: Path, vision: str) -> None:
         bound = 1e-4 if exact and graphs.compute == "fp32" else 0.02
         assert np.abs(found.scores - scores).max() < (bound if exact else 0.1), graphs.name
         assert cosine(found.compressed, compressed) > (1 - bound**2 if exact else 0.99), graphs.name
-
-
-def test_which_tiles_are_compressed() -> None:
-    scores = np.array([0.1, 0.9, 0.5, 0.7], np.float32)
-    assert compressible(scores, Flash(4, 16, 0.5, 0.0)).tolist() == [False, True, False, True]
-    assert compressible(scores, Flash(4, 16, 0.5, 0.8)).tolist() == [False, True, False, False]
-    assert compressible(scores, Flash(4, 16, 0.0, 0.0)).tolist() == [False, True, True, True]
-    assert not compressible(scores, Flash(4, 16, 1.0, 0.0)).any()
-    assert not compressible(scores[:1], Flash(4, 16, 0.0, 0.0)).any()
 
 
 def test_router_of_another_shape(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ CpuOperations::CpuOperations(CpuModel& model, const Workload& workload)
     attention_ = std::make_unique<PagedAttention>(model.cache_shape(), *storage, team_, features_);
   }
   if (workload.tower) tower_ = std::make_unique<TowerAttention>(*workload.tower, team_, features_);
+  if (workload.pooling) pooling_ = std::make_unique<AttentionPooling>(*workload.pooling, team_, features_);
   if (workload.mixture) mixture_ = std::make_unique<ExpertMixture>(*workload.mixture, workload.rows);
 }
 
@@ -147,6 +148,18 @@ void CpuOperations::linear(const Buffer& x, RowRange rows, const Linear& linear,
            {nullptr, 0, rows.count, values(linear.bias), end.accumulate, y.data(), linear.weight.rows});
 }
 
+void CpuOperations::norm(const Buffer& x, RowRange rows, const Norm& norm, bool accumulate, const Buffer& y) {
+  const std::size_t n = x.columns;
+  team_.for_each_range(rows.count, row_grain, [&](std::size_t begin, std::size_t end) {
+    std::vector<float> normed(accumulate ? n : 0);
+    for (std::size_t i = rows.first + begin; i < rows.first + end; ++i) {
+      float* const out = row(y, i);
+      normalise(norm, row(x, i), n, accumulate ? normed.data() : out);
+      for (std::size_t k = 0; k < normed.size(); ++k) out[k] += normed[k];
+    }
+  });
+}
+
 void CpuOperations::embed(const Matrix& table, std::span<const std::int64_t> tokens, const Buffer& y,
                           std::size_t first) {
   model_.embed(table, tokens, {row(y, first), tokens.size() * y.columns});
@@ -243,6 +256,11 @@ void CpuOperations::norm_queries_and_keys(const Buffer& qkv, RowRange rows, cons
 
 void CpuOperations::attend_tiles(const Buffer& qkv, std::size_t tiles, DataType weights, const Buffer& out) {
   tower_->attend(row(qkv, 0), tiles, weights, output(out, {0, out.rows}));
+}
+
+void CpuOperations::pool_tiles(const Buffer& queries, const Buffer& keys_values, std::size_t tiles,
+                               const Buffer& out) {
+  pooling_->pool(row(queries, 0), row(keys_values, 0), tiles, row(out, 0));
 }
 
 void CpuOperations::shuffle_norm_linear(const Buffer& x, const PixelShuffleShape& shape,

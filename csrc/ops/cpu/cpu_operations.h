@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "ops/cpu/attention_output.h"
+#include "ops/cpu/attention_pooling.h"
 #include "ops/cpu/cpu_model.h"
 #include "ops/cpu/experts.h"
 #include "ops/cpu/matmul.h"
@@ -36,6 +37,7 @@ class CpuOperations : public Operations {
               const Buffer& y) override;
   void linear(const Buffer& x, RowRange rows, const Linear& linear, const LinearEnd& end,
               std::span<float> y) override;
+  void norm(const Buffer& x, RowRange rows, const Norm& norm, bool accumulate, const Buffer& y) override;
 
   void embed(const Matrix& table, std::span<const std::int64_t> tokens, const Buffer& y,
              std::size_t first) override;
@@ -55,6 +57,8 @@ class CpuOperations : public Operations {
   void norm_queries_and_keys(const Buffer& qkv, RowRange rows, const Norm& q_norm,
                              const Norm& k_norm) override;
   void attend_tiles(const Buffer& qkv, std::size_t tiles, DataType weights, const Buffer& out) override;
+  void pool_tiles(const Buffer& queries, const Buffer& keys_values, std::size_t tiles,
+                  const Buffer& out) override;
   void shuffle_norm_linear(const Buffer& x, const PixelShuffleShape& shape, PixelShuffleVersion version,
                            const Norm& norm, const Linear& linear, const LinearEnd& end,
                            const Buffer& y) override;
@@ -94,6 +98,7 @@ class CpuOperations : public Operations {
   Matmul matmul_;
   std::unique_ptr<PagedAttention> attention_;  // of a model with a cache
   std::unique_ptr<TowerAttention> tower_;
+  std::unique_ptr<AttentionPooling> pooling_;
   std::unique_ptr<ExpertMixture> mixture_;
 };
 

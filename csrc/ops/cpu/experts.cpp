@@ -6,27 +6,10 @@
 #include <string>
 
 #include "kernels/activation/activation.h"
+#include "ops/weights.h"
 #include "runtime/error.h"
-#include "runtime/weight_file.h"
 
 namespace internvl {
-namespace {
-
-const std::byte* scales_from(const WeightMatrix& w, std::size_t first) {
-  if (w.scales == nullptr) return nullptr;
-  const std::size_t bytes =
-      w.type == DataType::int8 ? sizeof(float) : byte_size(DataType::float16, w.columns / int4_block);
-  return w.scales + first * bytes;
-}
-
-// Rows [first, first + count) of a matrix, where it lies.
-WeightMatrix rows_of(const WeightMatrix& w, std::size_t first, std::size_t count) {
-  return {
-      w.type,       w.values + first * byte_size(w.type, w.columns), scales_from(w, first), count, w.columns,
-      w.activations};
-}
-
-}  // namespace
 
 ExpertMixture::ExpertMixture(const MixtureShape& shape, std::size_t most_rows) : shape_(shape) {
   if (shape_.chosen == 0 || shape_.chosen > shape_.experts) {

@@ -2,8 +2,26 @@
 
 #include <algorithm>
 
+#include "kernels/matmul/bfloat16_gemm.h"
+#include "kernels/matmul/integer_gemm.h"
+#include "kernels/quantise/quantised_rows.h"
+#include "runtime/rounding.h"
+
 namespace internvl {
 namespace {
+
+// Rows and their number are filled up to whole steps of the kernels: by so many elements and rows at most.
+constexpr std::size_t most_filling = 128;
+constexpr std::size_t most_group = std::max(most_row_group, bfloat16_row_group);
+static_assert(quantised_step <= most_filling / 2 && bfloat16_row_step <= most_filling / 2);
+
+// Elements of a row that there is memory for, where `columns` is the length of the longest: all rows
+// together hold Workload.read_elements, whatever their number.
+std::size_t read_columns(std::size_t columns, const Workload& workload) {
+  if (workload.read_elements == 0) return columns;
+  const std::size_t elements = workload.read_elements + most_group * (columns + most_filling);
+  return std::min(columns, divide_up(elements, workload.rows) + most_filling);
+}
 
 // Bytes of a row that linear() rounds before it multiplies.
 std::size_t rounded_bytes(std::size_t columns, Features features) {
@@ -22,15 +40,19 @@ Matmul::Matmul(ThreadTeam& team, Features features, const Workload& workload, co
     : team_(team),
       features_(features),
       longest_row_(std::max(needs.bfloat16_columns, needs.integer_columns)),
-      linear_(team, workload.rows, rounded_bytes(needs.bfloat16_columns, features)),
+      linear_(team, workload.rows, rounded_bytes(read_columns(needs.bfloat16_columns, workload), features)),
       integer_(team, needs.integer_columns > 0 ? workload.rows : 0),
-      quantised_(needs.integer_columns > 0 ? workload.rows : 0, needs.integer_columns),
+      quantised_(needs.integer_columns > 0 ? workload.rows : 0,
+                 read_columns(needs.integer_columns, workload)),
       made_(takes_floats(needs, features) ? workload.made_elements : 0),
       row_(static_cast<std::size_t>(team.size()) * longest_row_) {}
 
 std::size_t Matmul::row_bytes(const RowNeeds& needs, Features features) {
-  return (needs.integer_columns > 0 ? QuantisedBuffer::row_bytes(needs.integer_columns) : 0) +
-         rounded_bytes(needs.bfloat16_columns, features) +
+  const auto read = [&](std::size_t columns) {
+    return needs.read_columns == 0 ? columns : std::min(columns, needs.read_columns + most_filling);
+  };
+  return (needs.integer_columns > 0 ? QuantisedBuffer::row_bytes(read(needs.integer_columns)) : 0) +
+         rounded_bytes(read(needs.bfloat16_columns), features) +
          (takes_floats(needs, features) ? needs.made_columns * sizeof(float) : 0);
 }
 
