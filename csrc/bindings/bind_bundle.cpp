@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "bindings/paths.h"
 #include "bundle/bundle.h"
 #include "bundle/graph_files.h"
@@ -16,6 +17,7 @@
 #include "bundle/safetensors_header.h"
 #include "bundle/tensor_places.h"
 #include "bundle/tensor_table.h"
+#include "model/flash_facts.h"
 #include "model/tensor_names.h"
 #include "runtime/error.h"
 
@@ -76,7 +78,7 @@ void register_manifest(py::module_& module) {
       "read_manifest",
       [](const py::object& folder) {
         const std::filesystem::path path = path_of(folder);
-        const py::gil_scoped_release release;
+        const GilRelease release;
         std::string json = read_manifest(path);
         parse_manifest(json, (path / kManifestFile).string());
         return json;
@@ -156,7 +158,7 @@ void register_bundle(py::module_& module) {
       "open_bundle",
       [](const py::object& folder, bool verify) {
         const std::filesystem::path path = path_of(folder);
-        const py::gil_scoped_release release;
+        const GilRelease release;
         Bundle bundle = open_bundle(path, verify);
         return std::make_pair(std::move(bundle.manifest_json), std::move(bundle.places));
       },

@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/conversations.h"
+#include "bindings/gil.h"
 #include "bindings/text.h"
 #include "prompt/conversation.h"
 #include "prompt/messages.h"
@@ -24,25 +26,6 @@ Role role_of(std::string_view name) {
     if (name == name_of(role)) return role;
   }
   throw PromptError("the role is '" + std::string(name) + "'; user or assistant was expected.");
-}
-
-Detail detail_of(std::string_view name) {
-  if (name == "low") return Detail::low;
-  if (name == "high") return Detail::high;
-  if (name == "auto") return Detail::automatic;
-  throw PromptError("detail is '" + std::string(name) + "'; low, high or auto was expected.");
-}
-
-std::string_view name_of(Detail detail) {
-  switch (detail) {
-    case Detail::low:
-      return "low";
-    case Detail::high:
-      return "high";
-    case Detail::automatic:
-      break;
-  }
-  return "auto";
 }
 
 ImagePlace place_of(std::optional<std::string_view> detail) {
@@ -70,6 +53,17 @@ py::tuple parts_of(const Turn& turn) {
 }
 
 }  // namespace
+
+Detail detail_of(std::string_view name) {
+  for (const Detail detail : {Detail::low, Detail::high, Detail::automatic}) {
+    if (name == name_of(detail)) return detail;
+  }
+  throw PromptError("detail is '" + std::string(name) + "'; low, high or auto was expected.");
+}
+
+Conversation conversation_of(const py::handle& asked) {
+  return {asked.attr("turns").cast<std::vector<Turn>>(), optional_utf8_of(asked.attr("system"))};
+}
 
 void register_conversation(py::module_& module) {
   py::class_<ImagePlace>(module, "ImagePlace")
@@ -101,7 +95,7 @@ void register_conversation(py::module_& module) {
         std::vector<Exchange> exchanges;
         exchanges.reserve(history.size());
         for (const py::tuple& pair : history) exchanges.push_back({utf8_of(pair[0]), utf8_of(pair[1])});
-        const py::gil_scoped_release release;
+        const GilRelease release;
         return read_question(text, exchanges, images);
       },
       py::arg("question"), py::arg("history"), py::arg("images"));

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "bindings/watched_progress.h"
 #include "bundle/manifest.h"
 #include "kernels/attention/attention.h"
@@ -54,7 +55,7 @@ Floats new_array(std::size_t rows, std::size_t columns) {
 // Dropping a sequence waits for its turn at the cache.
 struct WithoutTheGil {
   void operator()(SequenceLease* lease) const {
-    const py::gil_scoped_release release;
+    const GilRelease release;
     delete lease;
   }
 };
@@ -68,7 +69,7 @@ Floats prefill(Decoder& decoder, SequenceId sequence, const Floats& embeddings, 
   const float* in = embeddings.data();
   WatchedProgress watched(progress);
   {
-    const py::gil_scoped_release release;
+    const GilRelease release;
     decoder.prefill(sequence, in, n, all_logits, out, std::ref(watched));
   }
   return logits;
@@ -81,7 +82,7 @@ Floats decode(Decoder& decoder, const Integers& sequences, const Integers& token
   Floats logits = new_array(ids.size(), decoder.facts().vocab_size);
   float* out = logits.mutable_data();
   {
-    const py::gil_scoped_release release;
+    const GilRelease release;
     if (counts) {
       decoder.decode(ids, values, *counts, out);
     } else {
@@ -103,7 +104,7 @@ Floats embed(const Decoder& decoder, const Integers& tokens, const std::optional
   float* out = embeddings.mutable_data();
   const float* in = features ? features->data() : nullptr;
   {
-    const py::gil_scoped_release release;
+    const GilRelease release;
     decoder.embed(ids, in, rows, image_token, out);
   }
   return embeddings;
@@ -117,7 +118,7 @@ void register_decoder(py::module_& module) {
       .def(py::init([](const Manifest& manifest, std::shared_ptr<WeightFile> weights,
                        std::shared_ptr<ThreadTeam> team, std::size_t cache_tokens,
                        const std::string& cache_type, std::size_t prefill_chunk) {
-             const py::gil_scoped_release release;  // the cache may take gigabytes
+             const GilRelease release;  // the cache may take gigabytes
              return std::make_shared<Decoder>(
                  manifest.llm.decoder, std::move(weights), std::make_shared<CpuDevice>(std::move(team)),
                  DecoderOptions{cache_tokens, cache_type_from(cache_type), prefill_chunk});
@@ -125,21 +126,20 @@ void register_decoder(py::module_& module) {
            py::arg("manifest"), py::arg("weights"), py::arg("team"), py::kw_only(), py::arg("cache_tokens"),
            py::arg("cache_type") = "float32", py::arg("prefill_chunk") = 256)
       .def_property_readonly("cache_tokens", &Decoder::cache_tokens)
-      .def_property_readonly(
-          "free_tokens", py::cpp_function(&Decoder::free_tokens, py::call_guard<py::gil_scoped_release>()))
-      .def("new_sequence", &Decoder::new_sequence, py::call_guard<py::gil_scoped_release>())
-      .def("fork", &Decoder::fork, py::arg("sequence"), py::call_guard<py::gil_scoped_release>())
-      .def("drop", &Decoder::drop, py::arg("sequence"), py::call_guard<py::gil_scoped_release>())
-      .def("length", &Decoder::length, py::arg("sequence"), py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly("free_tokens",
+                             py::cpp_function(&Decoder::free_tokens, py::call_guard<GilRelease>()))
+      .def("new_sequence", &Decoder::new_sequence, py::call_guard<GilRelease>())
+      .def("fork", &Decoder::fork, py::arg("sequence"), py::call_guard<GilRelease>())
+      .def("drop", &Decoder::drop, py::arg("sequence"), py::call_guard<GilRelease>())
+      .def("length", &Decoder::length, py::arg("sequence"), py::call_guard<GilRelease>())
       .def("prefill", &prefill, py::arg("sequence"), py::arg("embeddings"), py::arg("all_logits") = false,
            py::arg("progress") = py::none())
       .def("decode", &decode, py::arg("sequences"), py::arg("tokens"), py::arg("counts") = py::none())
       .def("embed", &embed, py::arg("token_ids"), py::arg("features").none(true), py::arg("image_token"));
   py::class_<SequenceLease, std::unique_ptr<SequenceLease, WithoutTheGil>>(module, "SequenceLease")
-      .def(py::init<const std::shared_ptr<Decoder>&>(), py::arg("decoder"),
-           py::call_guard<py::gil_scoped_release>())
+      .def(py::init<const std::shared_ptr<Decoder>&>(), py::arg("decoder"), py::call_guard<GilRelease>())
       .def(py::init<const std::shared_ptr<Decoder>&, SequenceId>(), py::arg("decoder"), py::arg("origin"),
-           py::call_guard<py::gil_scoped_release>())
+           py::call_guard<GilRelease>())
       .def_property_readonly("id", &SequenceLease::id);
 }
 

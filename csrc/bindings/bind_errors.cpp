@@ -3,6 +3,7 @@
 #include <string_view>
 
 #include "bindings/bindings.h"
+#include "bindings/python_failure.h"
 #include "runtime/error.h"
 
 namespace internvl::bindings {
@@ -34,6 +35,8 @@ void register_errors(py::module_&) {
       [](std::exception_ptr thrown) {  // NOLINT(performance-unnecessary-value-param)
         try {
           if (thrown) std::rethrow_exception(thrown);
+        } catch (const PythonFailure& failure) {
+          failure.restore();
         } catch (const FileError& error) {
           raise_os_error(error);
         } catch (const BundleError& error) {
@@ -46,6 +49,10 @@ void register_errors(py::module_&) {
           raise("DeviceError", error);
         } catch (const CacheFullError& error) {
           raise("CacheFullError", error);
+        } catch (const BusyError& error) {
+          raise("BusyError", error);
+        } catch (const ClosedError& error) {
+          raise("ClosedError", error);
         } catch (const Error& error) {
           raise("InternVLError", error);
         }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "image/tile.h"
 #include "runtime/error.h"
 
@@ -46,7 +47,11 @@ void register_image(py::module_& module) {
              return TilingOptions{tile_size, min_tiles, max_tiles, thumbnail, dynamic};
            }),
            py::kw_only(), py::arg("tile_size"), py::arg("min_tiles"), py::arg("max_tiles"),
-           py::arg("thumbnail"), py::arg("dynamic"));
+           py::arg("thumbnail"), py::arg("dynamic"))
+      .def("with_at_most", &with_at_most, py::arg("max_tiles"));
+
+  module.def("count_tiles", &count_tiles, py::arg("width"), py::arg("height"), py::arg("tiling"),
+             py::arg("max_tiles"));
 
   module.def(
       "choose_grid",
@@ -64,7 +69,7 @@ void register_image(py::module_& module) {
         auto out = new_array<std::uint8_t>({plan.tiles(), plan.tile_size, plan.tile_size, 3});
         std::uint8_t* data = out.mutable_data();
         {
-          const py::gil_scoped_release release;
+          const GilRelease release;
           write_tiles(image, plan, data, team);
         }
         return std::make_pair(out, pair_of(plan.grid));
@@ -81,7 +86,7 @@ void register_image(py::module_& module) {
         auto out = new_array<float>({plan.tiles(), 3, plan.tile_size, plan.tile_size});
         float* data = out.mutable_data();
         {
-          const py::gil_scoped_release release;
+          const GilRelease release;
           write_pixel_values(image, plan, normalisation, data, team);
         }
         return std::make_pair(out, pair_of(plan.grid));
@@ -100,7 +105,7 @@ void register_image(py::module_& module) {
         auto out = new_array<float>({plan.tiles(), patches * patches, 3 * patch_size * patch_size});
         float* data = out.mutable_data();
         {
-          const py::gil_scoped_release release;
+          const GilRelease release;
           write_patches(image, plan, normalisation, patch_size, data, team);
         }
         return std::make_pair(out, pair_of(plan.grid));

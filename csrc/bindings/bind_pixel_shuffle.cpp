@@ -5,6 +5,7 @@
 #include <string>
 
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "ops/cpu/pixel_shuffle.h"
 #include "runtime/error.h"
 
@@ -48,7 +49,7 @@ void register_pixel_shuffle(py::module_& module) {
         const std::span in(features.data(), static_cast<std::size_t>(features.size()));
         const std::span to(out.mutable_data(), static_cast<std::size_t>(out.size()));
         {
-          const py::gil_scoped_release release;
+          const GilRelease release;
           pixel_shuffle(in, shape, order, to, team);
         }
         return out;

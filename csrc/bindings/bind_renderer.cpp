@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/conversations.h"
+#include "bindings/gil.h"
 #include "bindings/text.h"
 #include "prompt/renderer.h"
 #include "prompt/templates.h"
@@ -29,11 +31,6 @@ PromptFacts facts_of(const py::object& prompt, std::int64_t tokens_per_tile) {
           .bos_id = prompt.attr("bos_id").cast<std::optional<std::int64_t>>(),
           .prefix_ids = prompt.attr("prefix_ids").cast<std::vector<std::int64_t>>(),
           .tokens_per_tile = tokens_per_tile};
-}
-
-// An object with `turns` and `system`.
-Conversation conversation_of(const py::object& asked) {
-  return {asked.attr("turns").cast<std::vector<Turn>>(), optional_utf8_of(asked.attr("system"))};
 }
 
 }  // namespace
@@ -70,17 +67,17 @@ void register_renderer(py::module_& module) {
             .format(self.attr("text"), self.attr("input_ids"));
       });
 
-  py::class_<PromptRenderer>(module, "PromptRenderer")
+  py::class_<PromptRenderer, std::shared_ptr<PromptRenderer>>(module, "PromptRenderer")
       .def(py::init([](std::shared_ptr<Tokenizer> tokenizer, const py::object& prompt,
                        std::int64_t tokens_per_tile) {
-             return PromptRenderer(std::move(tokenizer), facts_of(prompt, tokens_per_tile));
+             return std::make_shared<PromptRenderer>(std::move(tokenizer), facts_of(prompt, tokens_per_tile));
            }),
            py::arg("tokenizer").none(false), py::arg("prompt"), py::arg("tokens_per_tile"))
       .def(
           "render",
           [](const PromptRenderer& renderer, const py::object& conversation, const Tiles& tiles) {
             const Conversation asked = conversation_of(conversation);
-            const py::gil_scoped_release release;
+            const GilRelease release;
             return renderer.render(asked, tiles);
           },
           py::arg("conversation"), py::arg("tiles") = Tiles());

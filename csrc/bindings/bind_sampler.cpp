@@ -6,6 +6,7 @@
 #include <span>
 
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "generation/sampler.h"
 #include "runtime/error.h"
 
@@ -31,7 +32,7 @@ void register_sampler(py::module_& module) {
       [](const Vector<float>& logits, float repetition_penalty, const Vector<std::int64_t>& history) {
         const auto scores = span_of(logits);
         const auto ids = span_of(history);
-        const py::gil_scoped_release release;
+        const GilRelease release;
         return argmax(scores, repetition_penalty, ids);
       },
       py::arg("logits").noconvert(), py::arg("repetition_penalty"), py::arg("history").noconvert());
@@ -45,7 +46,7 @@ void register_sampler(py::module_& module) {
         py::array_t<double> probabilities(logits.size());
         double* out = probabilities.mutable_data();
         {
-          const py::gil_scoped_release release;
+          const GilRelease release;
           TokenDistribution distribution;
           distribution.set(scores, {temperature, top_k, top_p, repetition_penalty}, ids);
           for (const float weight : distribution.weights()) *out++ = weight / distribution.total();
@@ -63,12 +64,12 @@ void register_sampler(py::module_& module) {
              float top_p, float repetition_penalty, const Vector<std::int64_t>& history) {
             const auto scores = span_of(logits);
             const auto ids = span_of(history);
-            const py::gil_scoped_release release;
+            const GilRelease release;
             return sampler.sample(scores, {temperature, top_k, top_p, repetition_penalty}, ids);
           },
           py::arg("logits").noconvert(), py::kw_only(), py::arg("temperature"), py::arg("top_k"),
           py::arg("top_p"), py::arg("repetition_penalty"), py::arg("history").noconvert())
-      .def("skip", &Sampler::skip, py::call_guard<py::gil_scoped_release>())
+      .def("skip", &Sampler::skip, py::call_guard<GilRelease>())
       .def(
           "fork",
           [](const Sampler& sampler, std::uint64_t index) {

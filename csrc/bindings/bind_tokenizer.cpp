@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "bindings/text.h"
 #include "prompt/byte_alphabet.h"
 #include "prompt/control_tokens.h"
@@ -20,14 +21,6 @@ namespace internvl::bindings {
 namespace {
 
 namespace py = pybind11;
-
-KeepTokens keep_of(std::string_view name) {
-  if (name == "none") return KeepTokens::none;
-  if (name == "grounding") return KeepTokens::grounding;
-  if (name == "task") return KeepTokens::task;
-  if (name == "all") return KeepTokens::all;
-  throw PromptError("keep is '" + std::string(name) + "'; none, grounding, task or all was expected.");
-}
 
 // A str, or an object with `token` and `count`.
 PromptPart part_of(const py::handle& part) {
@@ -63,7 +56,7 @@ void register_tokenizer(py::module_& module) {
 
   py::class_<Tokenizer, std::shared_ptr<Tokenizer>>(module, "Tokenizer")
       .def(py::init([](std::string json, std::vector<std::int64_t> task_ids, bool clean_up_spaces) {
-             const py::gil_scoped_release release;
+             const GilRelease release;
              return std::make_shared<Tokenizer>(std::move(json),
                                                 TokenizerOptions{std::move(task_ids), clean_up_spaces});
            }),
@@ -85,7 +78,7 @@ void register_tokenizer(py::module_& module) {
           [](const Tokenizer& tokenizer, const py::iterable& pieces) {
             std::vector<PromptPart> parts;
             for (const py::handle& piece : pieces) parts.push_back(part_of(piece));
-            const py::gil_scoped_release release;
+            const GilRelease release;
             return tokenizer.encode(parts);
           },
           py::arg("pieces"))
@@ -93,7 +86,7 @@ void register_tokenizer(py::module_& module) {
           "words",
           [](const Tokenizer& tokenizer, const py::str& text) {
             const std::string bytes = utf8_of(text);
-            const py::gil_scoped_release release;
+            const GilRelease release;
             return tokenizer.words(bytes);
           },
           py::arg("text"))

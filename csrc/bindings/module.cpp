@@ -10,9 +10,13 @@ PYBIND11_MODULE(_core, module) {
   register_sampler(module);
   register_tokenizer(module);
   register_bundle(module);
+  register_cache_size(module);
   register_conversation(module);
   register_renderer(module);
   register_weight_file(module);
   register_decoder(module);
   register_vision_encoder(module);
+  register_engine(module);
+  register_prompt_planner(module);
+  register_scheduler(module);
 }

@@ -1,5 +1,7 @@
 #include "bindings/text.h"
 
+#include "runtime/error.h"
+
 namespace internvl::bindings {
 
 namespace py = pybind11;
@@ -21,6 +23,14 @@ py::str str_of(std::string_view utf8) {
       PyUnicode_DecodeUTF8(utf8.data(), static_cast<py::ssize_t>(utf8.size()), "surrogatepass"));
   if (!text) throw py::error_already_set();
   return text;
+}
+
+KeepTokens keep_of(std::string_view name) {
+  if (name == "none") return KeepTokens::none;
+  if (name == "grounding") return KeepTokens::grounding;
+  if (name == "task") return KeepTokens::task;
+  if (name == "all") return KeepTokens::all;
+  throw PromptError("keep is '" + std::string(name) + "'; none, grounding, task or all was expected.");
 }
 
 }  // namespace internvl::bindings

@@ -8,6 +8,8 @@
 #include <string>
 #include <string_view>
 
+#include "prompt/tokenizer.h"
+
 namespace internvl::bindings {
 
 // Throws Python's TypeError if it is no str.
@@ -16,5 +18,8 @@ std::string utf8_of(const pybind11::handle& text);
 std::optional<std::string> optional_utf8_of(const pybind11::handle& text);
 
 pybind11::str str_of(std::string_view utf8);
+
+// By the names that Python's arguments have. Throws PromptError for another one.
+KeepTokens keep_of(std::string_view name);
 
 }  // namespace internvl::bindings

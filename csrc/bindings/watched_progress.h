@@ -9,6 +9,9 @@
 #include <functional>
 #include <utility>
 
+#include "bindings/gil.h"
+#include "runtime/error.h"
+
 namespace internvl::bindings {
 
 // Called without the GIL, as often as the core likes. Handles signals, so that Ctrl-C ends the call, and
@@ -24,7 +27,8 @@ class WatchedProgress {
     const auto now = std::chrono::steady_clock::now();
     if (done == done_ && now - asked_ < std::chrono::milliseconds(20)) return;
     done_ = done;
-    const pybind11::gil_scoped_acquire acquire;
+    const GilAcquire acquire;
+    if (!acquire) throw ClosedError("the process exits.");
     if (PyErr_CheckSignals() != 0) throw pybind11::error_already_set();
     if (function_) function_(done);
     asked_ = std::chrono::steady_clock::now();

@@ -17,6 +17,7 @@
 
 #include "image/tile.h"
 #include "model/decoder_facts.h"
+#include "model/flash_facts.h"
 #include "model/vision_facts.h"
 
 namespace internvl {
@@ -39,14 +40,6 @@ inline constexpr double kMostInputScale = 65504.0 / 128;
 enum class Precision : std::uint8_t { fp32, fp16, bf16, int8, int4 };
 
 std::string_view name_of(Precision precision);
-
-// The resolution router of InternVL3.5-Flash.
-struct FlashFacts {
-  std::size_t downsample;  // as the projector's, of compressed tiles
-  std::size_t heads;
-  double relative_threshold;
-  double absolute_threshold;
-};
 
 struct LanguageModel {
   std::string architecture;

@@ -4,6 +4,7 @@
 #include <initializer_list>
 #include <utility>
 
+#include "model/flash_facts.h"
 #include "model/tensor_names.h"
 #include "runtime/weight_file.h"
 

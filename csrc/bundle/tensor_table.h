@@ -25,9 +25,6 @@
 
 namespace internvl {
 
-// Residual blocks of the resolution router.
-inline constexpr std::size_t kFlashBlocks = 4;
-
 enum class ModelPart : std::uint8_t { vit, projector, llm, embedding };
 enum class TensorKind : std::uint8_t { matrix, table, vector };
 

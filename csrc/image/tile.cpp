@@ -150,8 +150,8 @@ void for_each_row(std::span<const Resize> resizes, ThreadTeam& team, RowSink sin
   });
 }
 
-// A picture more than a hundred times as tall as wide is what Pillow shrinks vertically first, in a step of
-// its own.
+// A picture more than a hundred times as tall as wide is what Pillow 12.3 shrinks vertically first, in a step
+// of its own.
 bool shrinks_vertically_first(const ImageView& image, std::size_t new_height) {
   return image.height > 100 * image.width && new_height < static_cast<std::size_t>(image.height);
 }
@@ -204,6 +204,17 @@ TilePlan plan_tiles(std::int64_t width, std::int64_t height, const TilingOptions
   Grid grid = choose_grid(width, height, options.min_tiles, options.max_tiles, options.tile_size);
   if (!options.dynamic) grid = Grid{};
   return {grid, options.thumbnail && grid.tiles() > 1, options.tile_size};
+}
+
+TilingOptions with_at_most(const TilingOptions& tiling, int max_tiles) {
+  TilingOptions options = tiling;
+  options.max_tiles = max_tiles;
+  options.min_tiles = std::min(tiling.min_tiles, max_tiles);
+  return options;
+}
+
+int count_tiles(std::int64_t width, std::int64_t height, const TilingOptions& tiling, int max_tiles) {
+  return plan_tiles(width, height, with_at_most(tiling, max_tiles)).tiles();
 }
 
 Normalisation make_normalisation(const std::array<double, rgb_channels>& mean,

@@ -1,12 +1,12 @@
 // From a picture to the tiles that the vision tower takes.
 //
-// Two passes, horizontal and then vertical, give the bits of Pillow's (before 13) bicubic resize of 8-bit
+// Two passes, horizontal and then vertical, give the bits of Pillow 12.3's bicubic resize of 8-bit
 // RGB. A thread resizes a band of rows at a time and keeps only the horizontally resized rows that the next
 // output row needs; each output row goes straight to where it belongs, normalised if asked for. So beside
 // input and output a thread needs (taps of the vertical pass + 32) rows of the resized picture, whatever the
-// size of the picture. The one exception is Pillow's too: a picture more than a hundred times as tall as wide
-// is shrunk vertically first, in a step of its own, which takes a picture of the new height and the old
-// width.
+// size of the picture. The one exception is Pillow 12.3's too: a picture more than a hundred times as tall as
+// wide is shrunk vertically first, in a step of its own, which takes a picture of the new height and the old
+// width. Pillow 11.3 to 12.2 give all other pictures the same bits; 13 gives many other ones.
 #pragma once
 
 #include <array>
@@ -35,6 +35,9 @@ struct TilingOptions {
   bool dynamic;  // false: the whole picture becomes one tile
 };
 
+// How a picture is cut that may have so many tiles, by a model's rules.
+TilingOptions with_at_most(const TilingOptions& tiling, int max_tiles);
+
 struct TilePlan {
   Grid grid;
   bool thumbnail;  // one more tile, the whole picture
@@ -45,6 +48,9 @@ struct TilePlan {
 
 // Throws ImageError if the picture's size or an option is out of range.
 TilePlan plan_tiles(std::int64_t width, std::int64_t height, const TilingOptions& options);
+
+// Tiles of a picture of that size, its thumbnail included. Throws ImageError if a number is out of range.
+int count_tiles(std::int64_t width, std::int64_t height, const TilingOptions& tiling, int max_tiles);
 
 // Throws ImageError if a number is not finite or a deviation is zero.
 Normalisation make_normalisation(const std::array<double, rgb_channels>& mean,

@@ -20,6 +20,18 @@ std::string counted(std::size_t number, std::string_view noun) {
 
 std::string_view name_of(Role role) { return role == Role::user ? "user" : "assistant"; }
 
+std::string_view name_of(Detail detail) {
+  switch (detail) {
+    case Detail::low:
+      return "low";
+    case Detail::high:
+      return "high";
+    case Detail::automatic:
+      break;
+  }
+  return "auto";
+}
+
 std::vector<Turn> read_question(std::string_view question, std::span<const Exchange> history,
                                 std::size_t images) {
   std::vector<Turn> turns;

@@ -19,6 +19,8 @@ std::string_view name_of(Role role);
 // How closely a picture is looked at.
 enum class Detail : std::uint8_t { low, high, automatic };
 
+std::string_view name_of(Detail detail);
+
 // Where one image stands in a message.
 struct ImagePlace {
   // What its item asks for, as in the OpenAI API; none where it does not say.

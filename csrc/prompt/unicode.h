@@ -1,5 +1,6 @@
 // What the patterns and the normaliser of tokenizers ask of code points. The tables are those of the
-// `tokenizers` library, which the models' files were written for; see make_unicode_tables.py.
+// `tokenizers` library (0.22.2 and newer), which the models' files were written for; see
+// make_unicode_tables.py.
 #pragma once
 
 #include <cstdint>

@@ -60,4 +60,16 @@ class CacheFullError : public Error {
   using Error::Error;
 };
 
+// Too many requests wait already.
+class BusyError : public Error {
+ public:
+  using Error::Error;
+};
+
+// A call to a model that was closed.
+class ClosedError : public Error {
+ public:
+  using Error::Error;
+};
+
 }  // namespace internvl

@@ -383,10 +383,10 @@ TEST("a bundle opens and computes without Python") {
   const auto weights = bundle.weights();
   const auto device = test::cpu(2);
 
-  VisionEncoder vision(bundle.manifest.vision, weights, device);
+  VisionEncoder vision(bundle.manifest.vision, bundle.manifest.flash, weights, device);
   const std::vector<float> pixels = test::random_floats(2 * vision.facts().tile_pixels(), 1);
   std::vector<float> features(2 * vision.facts().image_tokens() * vision.facts().output_size);
-  vision.encode(pixels.data(), 2, features.data());
+  vision.encode(pixels.data(), 2, {features.data()});
   CHECK(finite(features));
 
   Decoder decoder(bundle.manifest.llm.decoder, weights, device, {.cache_tokens = 256});

@@ -1,0 +1,115 @@
+#include "generation/picture_encoder.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "generation/milliseconds.h"
+#include "model/compressible.h"
+#include "runtime/error.h"
+#include "runtime/sha256.h"
+
+namespace internvl {
+namespace {
+
+std::vector<float> slice(const std::vector<float>& values, std::size_t part, std::size_t parts) {
+  const std::size_t size = values.size() / parts;
+  const auto begin = values.begin() + static_cast<std::ptrdiff_t>(part * size);
+  return {begin, begin + static_cast<std::ptrdiff_t>(size)};
+}
+
+}  // namespace
+
+PictureFacts::PictureFacts(const Manifest& manifest)
+    : tile_size(manifest.vision.image_size),
+      tokens_per_tile(manifest.vision.image_tokens()),
+      tokens_per_compressed_tile(manifest.flash ? manifest.flash->tokens(manifest.vision) : 0),
+      hidden(manifest.llm.decoder.hidden_size),
+      normalisation(make_normalisation(manifest.tiling.mean, manifest.tiling.deviation)),
+      flash(manifest.flash) {}
+
+void remove_spare_places(std::vector<std::int64_t>& ids, std::int64_t image_context_id,
+                         std::size_t tokens_per_tile, std::span<const std::size_t> tile_tokens) {
+  std::size_t place = 0;
+  std::erase_if(ids, [&](std::int64_t id) {
+    if (id != image_context_id) return false;
+    const std::size_t tile = place / tokens_per_tile;
+    const std::size_t token = place++ % tokens_per_tile;
+    return tile < tile_tokens.size() && token >= tile_tokens[tile];
+  });
+}
+
+EncodedPicture PictureEncoder::encode(const Picture& picture) {
+  progress_(tiles_.size());
+  const auto begun = std::chrono::steady_clock::now();
+  const TilePlan plan = plan_tiles(picture.pixels.width, picture.pixels.height, picture.tiling);
+  const auto tiles = static_cast<std::size_t>(plan.tiles());
+  const std::size_t tile_pixels = facts_.tile_size * facts_.tile_size * rgb_channels;
+  std::vector<float> pixel_values(tiles * tile_pixels);
+  write_pixel_values(picture.pixels, plan, facts_.normalisation, pixel_values.data(), team_);
+  timings_.tile += milliseconds_since(begun);
+
+  std::vector<Key> keys;
+  for (std::size_t i = 0; i < tiles; ++i) {
+    Sha256 hash;
+    hash.update(std::as_bytes(std::span(pixel_values).subspan(i * tile_pixels, tile_pixels)));
+    keys.push_back(hash.finish());
+  }
+  encode_new(pixel_values, keys);
+
+  const std::size_t size = facts_.tokens_per_tile * facts_.hidden;
+  EncodedPicture encoded{std::vector<float>(tiles * size), std::vector(tiles, facts_.tokens_per_tile),
+                         plan.grid, facts_.tokens_per_tile};
+  std::vector<bool> compressed(tiles);
+  if (facts_.flash) {
+    std::vector<float> scores;
+    scores.reserve(tiles);
+    for (const Key& key : keys) scores.push_back(tiles_.at(key).score);
+    compressed = compressible(scores, *facts_.flash);
+  }
+  for (std::size_t i = 0; i < tiles; ++i) {
+    const Tile& tile = tiles_.at(keys[i]);
+    std::copy(compressed[i] ? tile.compressed.begin() : tile.features.begin(),
+              compressed[i] ? tile.compressed.end() : tile.features.end(),
+              encoded.features.begin() + static_cast<std::ptrdiff_t>(i * size));
+    if (compressed[i]) encoded.tile_tokens[i] = facts_.tokens_per_compressed_tile;
+  }
+  return encoded;
+}
+
+void PictureEncoder::encode_new(std::span<const float> pixel_values, std::span<const Key> keys) {
+  const std::size_t tile_pixels = pixel_values.size() / keys.size();
+  std::vector<std::size_t> places;  // of tiles that were not seen before
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const bool repeated = std::find_if(places.begin(), places.end(), [&](std::size_t place) {
+                            return keys[place] == keys[i];
+                          }) != places.end();
+    if (!repeated && !tiles_.contains(keys[i])) places.push_back(i);
+  }
+  if (places.empty()) return;
+  std::vector<float> moved;
+  if (places.size() < keys.size()) {
+    for (const std::size_t place : places) {
+      const auto tile = pixel_values.subspan(place * tile_pixels, tile_pixels);
+      moved.insert(moved.end(), tile.begin(), tile.end());
+    }
+    pixel_values = moved;
+  }
+  const std::size_t before = tiles_.size();
+  const EncodedTiles encoded =
+      engine_.encode(pixel_values, places.size(), [&](std::size_t done) { progress_(before + done); });
+  const std::size_t rows = places.size() * facts_.hidden;
+  if (encoded.features.size() != rows * facts_.tokens_per_tile ||
+      (facts_.flash && (encoded.scores.size() != places.size() ||
+                        encoded.compressed.size() != rows * facts_.tokens_per_compressed_tile))) {
+    throw Error("the engine gave other features than " + std::to_string(places.size()) + " tiles have.");
+  }
+  timings_.vit += encoded.vit_ms;
+  timings_.projector += encoded.projector_ms;
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    Tile tile{slice(encoded.features, i, places.size()), slice(encoded.compressed, i, places.size()), 0.0F};
+    if (!encoded.scores.empty()) tile.score = encoded.scores[i];
+    tiles_.emplace(keys[places[i]], std::move(tile));
+  }
+}
+
+}  // namespace internvl

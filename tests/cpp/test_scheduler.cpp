@@ -1,0 +1,466 @@
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "check.h"
+#include "generation/scheduler.h"
+
+namespace internvl {
+namespace {
+
+using namespace std::chrono_literals;
+using Ids = std::vector<std::int64_t>;
+
+constexpr std::int64_t stop_id = 1;
+constexpr std::int64_t vocab = 64;
+
+// What comes behind ids: a number that follows from all of them, now and then the end.
+std::int64_t next_of(const Ids& ids) {
+  std::uint64_t state = 0x9E3779B97F4A7C15;
+  for (const std::int64_t id : ids) state = (state ^ static_cast<std::uint64_t>(id)) * 0xBF58476D1CE4E5B9 + 1;
+  state ^= state >> 29U;
+  return state % 50 == 0 ? stop_id : 2 + static_cast<std::int64_t>(state % (vocab - 2));
+}
+
+// The answer that one request after the other gives.
+Ids expected(Ids ids, std::size_t most) {
+  Ids answer;
+  while (answer.size() < most) {
+    const std::int64_t id = next_of(ids);
+    if (id == stop_id) break;
+    ids.push_back(id);
+    answer.push_back(id);
+  }
+  return answer;
+}
+
+// An engine of nothing but ids. It holds the scheduler to its promises: no sequence is used that is not
+// there, none by two calls at once, and the cache is never asked for more than it has.
+class IdEngine : public Engine {
+ public:
+  explicit IdEngine(std::size_t tokens) : cache_{tokens, 1, false} {}
+
+  const CacheRoom& cache() const override { return cache_; }
+
+  EncodedTiles encode(std::span<const float>, std::size_t tiles, const Progress& progress) override {
+    for (std::size_t i = 0; i < tiles; ++i) progress(i);
+    encoded += tiles;
+    return {std::vector<float>(tiles * 4 * 2, 1.0F), {}, {}, 1.0, 1.0};
+  }
+
+  SequenceId new_sequence() override {
+    const std::lock_guard lock(mutex_);
+    sequences_[++last_];
+    return last_;
+  }
+  SequenceId fork(SequenceId sequence) override {
+    const std::lock_guard lock(mutex_);
+    const Ids copied = sequences_.at(sequence);
+    sequences_[++last_] = copied;
+    check_room();
+    return last_;
+  }
+  void drop(SequenceId sequence) override {
+    const std::lock_guard lock(mutex_);
+    if (sequences_.erase(sequence) == 0) broken = true;
+  }
+
+  std::vector<float> prefill(SequenceId sequence, std::span<const std::int64_t> ids, std::span<const float>,
+                             const Progress& progress) override {
+    {
+      const std::lock_guard lock(mutex_);
+      prompts.emplace_back(ids.begin(), ids.end());
+    }
+    do progress(0);
+    while (gate);
+    fail_now_and_then();
+    const std::lock_guard lock(mutex_);
+    Ids& own = sequences_.at(sequence);
+    own.insert(own.end(), ids.begin(), ids.end());
+    check_room();
+    return logits_after(own);
+  }
+
+  std::vector<float> decode(std::span<const SequenceId> sequences, std::span<const std::int64_t> tokens,
+                            std::span<const std::size_t> counts) override {
+    fail_now_and_then();
+    const std::lock_guard lock(mutex_);
+    std::vector<float> logits;
+    for (std::size_t i = 0; i < sequences.size(); ++i) {
+      Ids& own = sequences_.at(sequences[i]);
+      own.insert(own.end(), tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(counts[i]));
+      tokens = tokens.subspan(counts[i]);
+      const std::vector<float> row = logits_after(own);
+      logits.insert(logits.end(), row.begin(), row.end());
+    }
+    largest_batch = std::max(largest_batch, sequences.size());
+    check_room();
+    return logits;
+  }
+
+  std::size_t sequences() const {
+    const std::lock_guard lock(mutex_);
+    return sequences_.size();
+  }
+
+  std::atomic<bool> gate{false};  // prefills wait while it is closed
+  std::atomic<bool> broken{false};
+  std::atomic<unsigned> failure_in{0};  // a call fails now and then, once in so many; 0: never
+  std::atomic<std::size_t> encoded{0};
+  std::size_t largest_batch = 0;
+  std::vector<Ids> prompts;
+
+ private:
+  static std::vector<float> logits_after(const Ids& ids) {
+    std::vector<float> logits(vocab, 0.0F);
+    logits[static_cast<std::size_t>(next_of(ids))] = 1.0F;
+    return logits;
+  }
+  void check_room() {
+    std::size_t tokens = 0;
+    for (const auto& [id, ids] : sequences_) tokens += ids.size();
+    if (tokens > cache_.tokens) {
+      broken = true;
+      throw CacheFullError("the scheduler let more into the cache than it holds");
+    }
+  }
+  void fail_now_and_then() {
+    const unsigned in = failure_in;
+    if (in != 0 && ++calls_ % in == 0) throw DeviceError("the engine failed");
+  }
+
+  CacheRoom cache_;
+  mutable std::mutex mutex_;
+  std::map<SequenceId, Ids> sequences_;
+  SequenceId last_ = 0;
+  std::atomic<unsigned> calls_{0};
+};
+
+std::shared_ptr<const Tokenizer> letters() {
+  std::string vocabulary;
+  for (int i = 0; i < vocab; ++i) {
+    vocabulary += (i > 0 ? ", \"" : "\"") + std::string(1, static_cast<char>('!' + i + (i > 0) + (i > 57))) +
+                  "\": " + std::to_string(i);
+  }
+  return std::make_shared<Tokenizer>(
+      R"({"model": {"type": "BPE", "vocab": {)" + vocabulary +
+          R"(}, "merges": []}, "normalizer": null, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}, "decoder": {"type": "ByteLevel"}, "added_tokens": []})",
+      TokenizerOptions{});
+}
+
+Manifest facts() {
+  Manifest manifest;
+  manifest.vision.hidden_size = 2;
+  manifest.vision.image_size = 4;
+  manifest.vision.patch_size = 2;
+  manifest.vision.downsample = 1;
+  manifest.vision.output_size = 2;
+  manifest.llm.decoder.hidden_size = 2;
+  manifest.tiling.deviation = {1.0, 1.0, 1.0};
+  manifest.prompt.image_context_id = 0;
+  manifest.prompt.stop_ids = {stop_id};
+  return manifest;
+}
+
+struct Fixture {
+  explicit Fixture(std::size_t cache_tokens, SchedulerOptions options = {1000})
+      : engine(std::make_shared<IdEngine>(cache_tokens)),
+        scheduler(engine, letters(), facts(), std::make_shared<ThreadTeam>(1), options) {}
+
+  std::shared_ptr<IdEngine> engine;
+  Scheduler scheduler;
+};
+
+Question asked(Ids ids, std::size_t most, std::size_t answers = 1) {
+  Question question;
+  question.ids = std::move(ids);
+  question.answers.resize(answers);
+  for (AnswerRequest& answer : question.answers) answer.settings.max_new_tokens = most;
+  return question;
+}
+
+Question streamed(Ids ids, std::size_t most) {
+  Question question = asked(std::move(ids), most);
+  question.streamed = true;
+  return question;
+}
+
+// The next event. Throws what ended the request, and where nothing comes.
+Event next(Request& request) {
+  std::optional<Event> event = request.next(60s);
+  if (!event) throw test::Failure{"nothing came"};
+  return std::move(*event);
+}
+
+// Reads it to its end; the ids of all pieces.
+Ids read(Request& request) {
+  Ids ids;
+  while (true) {
+    Event event = next(request);
+    const auto* ended = std::get_if<Ended>(&event);
+    const Piece* piece = ended != nullptr ? &ended->rest : std::get_if<Piece>(&event);
+    if (piece != nullptr) ids.insert(ids.end(), piece->token_ids.begin(), piece->token_ids.end());
+    if (ended != nullptr) return ids;
+  }
+}
+
+Ids answer_of(const std::shared_ptr<Request>& request) {
+  read(*request);
+  return request->answers().at(0).token_ids;
+}
+
+void until(const std::function<bool()>& condition) {
+  for (int i = 0; i < 60'000; ++i) {
+    if (condition()) return;
+    std::this_thread::sleep_for(1ms);
+  }
+  throw test::Failure{"it never came to that"};
+}
+
+// A prompt with a long answer.
+Ids talkative(std::size_t least, std::int64_t seed = 0) {
+  for (;; ++seed) {
+    Ids ids{5, 2 + seed % 60, 2 + seed / 60};
+    if (expected(ids, least).size() == least) return ids;
+  }
+}
+
+TEST("answers are those that requests give one by one, and many are written together") {
+  Fixture fixture(100'000);
+  fixture.engine->gate = true;
+  std::vector<std::shared_ptr<Request>> requests;
+  for (std::int64_t i = 0; i < 20; ++i) requests.push_back(fixture.scheduler.submit(asked({i + 2, 7}, 50)));
+  fixture.engine->gate = false;
+  for (std::int64_t i = 0; i < 20; ++i)
+    CHECK(answer_of(requests[static_cast<std::size_t>(i)]) == expected({i + 2, 7}, 50));
+  CHECK(fixture.engine->sequences() == 0);
+}
+
+TEST("a streamed answer comes in pieces that are the answer") {
+  Fixture fixture(1000);
+  const Ids prompt = talkative(40);
+  const auto request = fixture.scheduler.submit(streamed(prompt, 40));
+  CHECK(read(*request) == expected(prompt, 40));
+  const Answer& answer = request->answers().at(0);
+  CHECK(answer.token_ids == expected(prompt, 40));
+  CHECK(answer.finish_reason == FinishReason::length);
+  CHECK(answer.usage.new_tokens == 40 && answer.usage.prompt_tokens == prompt.size());
+}
+
+TEST("requests go by priority, and by their order where that is equal") {
+  Fixture fixture(100'000);
+  fixture.engine->gate = true;
+  const auto first = fixture.scheduler.submit(asked({9}, 1));
+  until([&] { return fixture.scheduler.waiting() == 0; });
+  std::vector<std::shared_ptr<Request>> requests;
+  for (const auto& [id, priority] : {std::pair{10, 0}, {11, 5}, {12, 0}, {13, 5}, {14, -1}}) {
+    Question question = asked({id}, 1);
+    question.priority = priority;
+    requests.push_back(fixture.scheduler.submit(std::move(question)));
+  }
+  fixture.engine->gate = false;
+  for (const auto& request : requests) read(*request);
+  CHECK((fixture.engine->prompts == std::vector<Ids>{{9}, {11}, {13}, {10}, {12}, {14}}));
+}
+
+TEST("more than may wait are refused, and so is what the cache cannot hold") {
+  Fixture fixture(100, {1000, 2, 1min});
+  fixture.engine->gate = true;
+  const auto first = fixture.scheduler.submit(asked({9}, 1));
+  until([&] { return fixture.scheduler.waiting() == 0; });
+  const auto second = fixture.scheduler.submit(asked({10}, 1));
+  const auto third = fixture.scheduler.submit(asked({11}, 1));
+  CHECK_THROWS(BusyError, fixture.scheduler.submit(asked({12}, 1)));
+  fixture.engine->gate = false;
+  answer_of(third);
+  CHECK_THROWS(CacheFullError, fixture.scheduler.submit(asked({12}, 100)));
+  answer_of(fixture.scheduler.submit(asked({12}, 99)));
+}
+
+TEST("a stream that nobody reads stops, gives way to who waits, and goes on when it is read") {
+  Fixture fixture(300);
+  const Ids prompt = talkative(250);
+  const auto stream = fixture.scheduler.submit(streamed(prompt, 250));
+  until([&] { return stream->unread_tokens() >= kMostUnreadTokens; });
+  const Ids other = talkative(200, 500);
+  CHECK(answer_of(fixture.scheduler.submit(asked(other, 200))) == expected(other, 200));
+  CHECK(stream->unread_tokens() == kMostUnreadTokens);
+  CHECK(read(*stream) == expected(prompt, 250));
+  CHECK(fixture.engine->sequences() == 0);
+}
+
+TEST("answers that grow into each other are written on one after the other") {
+  Fixture fixture(300);
+  std::vector<std::pair<Ids, std::shared_ptr<Request>>> requests;
+  for (std::int64_t i = 0; i < 6; ++i) {
+    const Ids prompt = talkative(200, 1000 * i);
+    requests.emplace_back(prompt, fixture.scheduler.submit(asked(prompt, 200)));
+  }
+  for (const auto& [prompt, request] : requests) CHECK(answer_of(request) == expected(prompt, 200));
+  CHECK(!fixture.engine->broken);
+  CHECK(fixture.engine->prompts.size() > 6);  // some were computed anew
+}
+
+TEST("who is urgent takes the room of who is not") {
+  Fixture fixture(300);
+  const Ids prompt = talkative(250);
+  const auto patient = fixture.scheduler.submit(asked(prompt, 250));
+  Question question = asked(talkative(200, 700), 200);
+  question.priority = 1;
+  const Ids urgent = question.ids;
+  CHECK(answer_of(fixture.scheduler.submit(std::move(question))) == expected(urgent, 200));
+  CHECK(answer_of(patient) == expected(prompt, 250));
+}
+
+TEST("several answers share the prompt; where there is no room for all, some wait") {
+  for (const std::size_t tokens : {10'000UL, 250UL, 120UL, 105UL}) {
+    Fixture fixture(tokens);
+    const Ids prompt = talkative(100);
+    const auto request = fixture.scheduler.submit(asked(prompt, 100, 5));
+    read(*request);
+    CHECK(request->answers().size() == 5);
+    for (const Answer& answer : request->answers()) CHECK(answer.token_ids == expected(prompt, 100));
+    CHECK(fixture.engine->sequences() == 0 && !fixture.engine->broken);
+  }
+}
+
+TEST("a wait for room has an end, and what needs no room does not wait for it") {
+  Fixture fixture(300, {1000, 8, 50ms});
+  const auto reserved = fixture.scheduler.reserve(290);
+  read(*reserved);
+  const auto request = fixture.scheduler.submit(asked({5}, 20));
+  std::vector<std::uint8_t> pixels(4 * 4 * 3, 7);
+  Question picture;
+  picture.pictures.resize(1);
+  picture.pictures[0].pixels = {pixels.data(), 4, 4, 12};
+  picture.pictures[0].tiling = {4, 1, 1, false, true};
+  const auto encoding = fixture.scheduler.submit(std::move(picture));
+  read(*encoding);
+  CHECK(encoding->pictures().size() == 1 && fixture.engine->encoded == 1);
+  CHECK_THROWS(CacheFullError, read(*request));
+  fixture.scheduler.release(*reserved);
+  CHECK(answer_of(fixture.scheduler.submit(asked({5}, 20))) == expected({5}, 20));
+}
+
+TEST("a request can be cancelled wherever it is") {
+  Fixture fixture(300);
+  fixture.engine->gate = true;
+  const auto in_prompt = fixture.scheduler.submit(asked(talkative(200), 200));
+  until([&] { return fixture.scheduler.waiting() == 0; });
+  const auto waiting = fixture.scheduler.submit(asked({5}, 200));
+  for (const auto& request : {waiting, in_prompt}) {
+    request->cancel();
+    CHECK(answer_of(request).empty());
+    CHECK(request->answers()[0].finish_reason == FinishReason::cancelled);
+  }
+  fixture.engine->gate = false;
+  const Ids prompt = talkative(250);
+  const auto stalled = fixture.scheduler.submit(streamed(prompt, 250));
+  until([&] { return stalled->unread_tokens() >= kMostUnreadTokens; });
+  stalled->cancel();
+  const Ids whole = expected(prompt, 250);
+  CHECK((read(*stalled) == Ids(whole.begin(), whole.begin() + kMostUnreadTokens)));
+  CHECK(fixture.engine->sequences() == 0);
+}
+
+TEST("closing ends every request, and waits for who uses the engine") {
+  auto fixture = std::make_unique<Fixture>(300);
+  fixture->engine->gate = true;
+  const auto reserved = fixture->scheduler.reserve(10);
+  read(*reserved);
+  const auto in_prompt = fixture->scheduler.submit(asked({5}, 20));
+  const auto waiting = fixture->scheduler.submit(asked({6}, 20));
+  std::atomic<bool> closed{false};
+  std::thread closing([&] {
+    fixture->scheduler.close();
+    closed = true;
+  });
+  CHECK_THROWS(ClosedError, read(*in_prompt));
+  CHECK_THROWS(ClosedError, read(*waiting));
+  CHECK_THROWS(ClosedError, fixture->scheduler.submit(asked({7}, 1)));
+  CHECK(!closed);
+  fixture->scheduler.release(*reserved);
+  closing.join();
+  fixture.reset();
+  waiting->cancel();  // a request may outlive its scheduler
+}
+
+// What threads do with requests at random, against what each request gives by itself.
+void run_program(std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  const auto draw = [&](std::size_t least, std::size_t most) {
+    return least + static_cast<std::size_t>(random() % (most - least + 1));
+  };
+  const std::size_t cache = draw(120, 400);
+  Fixture fixture(cache, {1000, 1000, 10min});
+  if (seed % 3 == 0) fixture.engine->failure_in = static_cast<unsigned>(draw(20, 200));
+  std::atomic<unsigned> wrong{0};
+  const auto person = [&](std::uint64_t own) {
+    std::mt19937_64 dice(own);
+    const auto roll = [&](std::size_t sides) { return static_cast<std::size_t>(dice() % sides); };
+    for (int turn = 0; turn < 8; ++turn) {
+      if (roll(8) == 0) {
+        const auto reservation = fixture.scheduler.reserve(roll(cache));
+        if (roll(2) == 0) read(*reservation);
+        fixture.scheduler.release(*reservation);
+        continue;
+      }
+      Ids prompt(1 + roll(20));
+      for (std::int64_t& id : prompt) id = 2 + static_cast<std::int64_t>(roll(60));
+      const std::size_t most = 1 + roll(cache - prompt.size());
+      const bool stream = roll(2) == 0;
+      Question question = stream ? streamed(prompt, most) : asked(prompt, most, 1 + roll(3));
+      question.priority = static_cast<int>(roll(3));
+      const auto request = fixture.scheduler.submit(std::move(question));
+      const Ids whole = expected(prompt, most);
+      const std::size_t leave_after = roll(3) == 0 ? roll(100) : 100'000;
+      try {
+        Ids got;
+        bool ended = false;
+        for (std::size_t events = 0; !ended; ++events) {
+          if (events == leave_after) request->cancel();
+          if (roll(50) == 0) std::this_thread::sleep_for(std::chrono::microseconds(roll(2000)));
+          Event event = next(*request);
+          const auto* end = std::get_if<Ended>(&event);
+          const Piece* piece = end != nullptr ? &end->rest : std::get_if<Piece>(&event);
+          if (piece != nullptr) got.insert(got.end(), piece->token_ids.begin(), piece->token_ids.end());
+          ended = end != nullptr;
+        }
+        for (const Answer& answer : request->answers()) {
+          const Ids& ids = answer.token_ids;
+          const bool beginning =
+              ids.size() <= whole.size() && std::equal(ids.begin(), ids.end(), whole.begin());
+          const bool cancelled = answer.finish_reason == FinishReason::cancelled;
+          wrong += !beginning || (!cancelled && ids != whole) || (cancelled && leave_after == 100'000);
+          wrong += stream && got != ids;
+        }
+      } catch (const DeviceError&) {
+        wrong += fixture.engine->failure_in == 0;
+      }
+    }
+  };
+  std::vector<std::thread> people;
+  for (std::size_t i = 0; i < 6; ++i) people.emplace_back(person, random());
+  for (std::thread& one : people) one.join();
+  CHECK(wrong == 0);
+  CHECK(!fixture.engine->broken);
+  CHECK(fixture.engine->sequences() == 0);
+}
+
+TEST("whatever many threads ask, each request gives what it gives alone") {
+  for (std::uint64_t seed = 1; seed <= 200; ++seed) run_program(seed);
+}
+
+}  // namespace
+}  // namespace internvl
+
+int main() { return internvl::test::run_all(); }
