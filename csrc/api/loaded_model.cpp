@@ -1,0 +1,241 @@
+#include "api/loaded_model.h"
+
+#include <cmath>
+#include <random>
+#include <string_view>
+#include <utility>
+
+#include "bundle/bundle.h"
+#include "generation/choices.h"
+#include "generation/native_engine.h"
+#include "kernels/attention/attention.h"
+#include "model/decoder.h"
+#include "model/vision_encoder.h"
+#include "ops/cpu/cpu_device.h"
+#include "runtime/error.h"
+#include "runtime/regular_file.h"
+#include "runtime/thread_team.h"
+#include "runtime/usable_resources.h"
+
+namespace internvl::api {
+namespace {
+
+// Prompt tokens that are computed at once: it bounds the memory of activations.
+constexpr std::size_t prefill_chunk = 256;
+constexpr std::int64_t most_threads = 1024;
+constexpr std::size_t most_answers = 256;
+constexpr int most_priority = 1000;
+constexpr double most_seconds = 1e9;
+
+std::string shown(double value) {
+  std::string text = std::to_string(value);
+  text.erase(text.find_last_not_of('0') + 1);
+  return text + (text.ends_with('.') ? "0" : "");
+}
+
+void require(bool holds, std::string_view name, std::string_view expected, const std::string& found) {
+  if (holds) return;
+  throw PromptError(std::string(name) + " must be " + std::string(expected) + ", not " + found + ".");
+}
+
+std::shared_ptr<const Tokenizer> read_tokenizer(const Bundle& bundle) {
+  const std::filesystem::path path = bundle.file(kTokenizerFile);
+  const auto file = RegularFile::open(path);
+  if (!file) throw BundleError(path.string() + ": is not there. Export the bundle again.");
+  const PromptSettings& prompt = bundle.manifest.prompt;
+  try {
+    return std::make_shared<Tokenizer>(file->read(0, file->size()),
+                                       TokenizerOptions{prompt.task_ids, prompt.clean_up_spaces});
+  } catch (const BundleError& error) {
+    throw BundleError(path.string() + ": " + error.what() + " Export the bundle again.");
+  }
+}
+
+std::shared_ptr<const PromptRenderer> make_renderer(const Bundle& bundle,
+                                                    const std::shared_ptr<const Tokenizer>& tokenizer) {
+  const PromptSettings& prompt = bundle.manifest.prompt;
+  PromptFacts facts{.template_name = prompt.template_name,
+                    .system_message = prompt.system_message,
+                    .image_context_id = prompt.image_context_id,
+                    .bos_id = prompt.bos_id,
+                    .prefix_ids = prompt.prefix_ids,
+                    .tokens_per_tile = static_cast<std::int64_t>(bundle.manifest.vision.image_tokens())};
+  try {
+    return std::make_shared<PromptRenderer>(tokenizer, std::move(facts));
+  } catch (const BundleError& error) {
+    throw BundleError(bundle.folder.string() + ": " + error.what() + " Export the bundle again.");
+  }
+}
+
+std::uint64_t new_seed() {
+  std::random_device device;
+  return (std::uint64_t{device()} << 32U) | device();
+}
+
+void check(const LoadOptions& options) {
+  if (options.threads) {
+    require(*options.threads >= 1 && *options.threads <= most_threads, "threads", "from 1 to 1024",
+            std::to_string(*options.threads));
+  }
+  require(options.max_waiting >= 1, "max_waiting", "at least 1", std::to_string(options.max_waiting));
+  require(options.max_wait_s >= 0.0 && options.max_wait_s <= most_seconds, "max_wait",
+          "a number of seconds, 0 or more", shown(options.max_wait_s));
+}
+
+}  // namespace
+
+void check(const Asked& asked) {
+  const GenerationSettings& settings = asked.settings;
+  const SamplingOptions& sampling = settings.sampling;
+  require(settings.max_new_tokens >= 1, "max_new_tokens", "at least 1",
+          std::to_string(settings.max_new_tokens));
+  require(std::isfinite(sampling.temperature) && sampling.temperature >= 0.0F, "temperature",
+          "a number of at least 0", shown(sampling.temperature));
+  require(sampling.top_p > 0.0F && sampling.top_p <= 1.0F, "top_p", "a number above 0 and at most 1",
+          shown(sampling.top_p));
+  require(sampling.top_k >= 0, "top_k", "at least 0", std::to_string(sampling.top_k));
+  require(std::isfinite(sampling.repetition_penalty) && sampling.repetition_penalty > 0.0F,
+          "repetition_penalty", "a number above 0", shown(sampling.repetition_penalty));
+  require(asked.priority >= -most_priority && asked.priority <= most_priority, "priority",
+          "from -1000 to 1000", std::to_string(asked.priority));
+  for (const std::string& text : settings.stop) {
+    require(!text.empty(), "stop", "texts of at least one character", "''");
+  }
+  for (const std::string& text : asked.choices) {
+    require(!text.empty() && stripped(text) == text, "choices",
+            "texts without white space around them, as answers are", "'" + text + "'");
+  }
+  if (!asked.choices.empty() && settings.ignore_stop_tokens) {
+    throw PromptError("choices end the answer, and ignore_stop_tokens does not let them. Give one.");
+  }
+  require(asked.answers >= 1 && asked.answers <= most_answers, "the number of answers", "from 1 to 256",
+          std::to_string(asked.answers));
+  if (asked.answers > 1 && (!settings.do_sample || sampling.temperature == 0.0F)) {
+    throw PromptError(std::to_string(asked.answers) +
+                      " answers without do_sample would be the same. Set do_sample, and a temperature above "
+                      "0.");
+  }
+  if (asked.as_one && asked.images.empty()) {
+    throw PromptError("as_one is for a question with at least one picture.");
+  }
+  asked.tiles.check();
+}
+
+struct LoadedModel::Parts {
+  Bundle bundle;
+  CacheSize size;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  std::shared_ptr<const PromptRenderer> renderer;
+  std::shared_ptr<ThreadTeam> team;
+  std::shared_ptr<NativeEngine> engine;
+};
+
+LoadedModel::Parts LoadedModel::open(const std::filesystem::path& folder, const LoadOptions& options) {
+  check(options);
+  Parts parts{.bundle = open_bundle(folder, options.verify),
+              .size = {},
+              .tokenizer = nullptr,
+              .renderer = nullptr,
+              .team = nullptr,
+              .engine = nullptr};
+  const Manifest& manifest = parts.bundle.manifest;
+  const DecoderFacts& decoder = manifest.llm.decoder;
+  const CacheType cache_type = options.cache_type.value_or(
+      default_cache_type(manifest.precision.llm, attends_in_bfloat16(features())));
+  const std::uint64_t per_token =
+      kv_bytes_per_token(decoder.layers, decoder.kv_heads, decoder.head_dim, cache_type);
+  const std::optional<std::uint64_t> usable = usable_memory();
+  parts.size = cache_size(decoder.rope, options.cache_tokens, options.max_context,
+                          default_cache_tokens(decoder.rope.max_positions, per_token,
+                                               manifest.file(kWeightsFile)->bytes, usable));
+  parts.tokenizer = read_tokenizer(parts.bundle);
+  parts.renderer = make_renderer(parts.bundle, parts.tokenizer);
+  if (usable) check_memory(parts.size.cache_tokens, per_token, *usable);
+  const auto weights = parts.bundle.weights();
+  parts.team = std::make_shared<ThreadTeam>(static_cast<int>(options.threads.value_or(0)));
+  const auto device = std::make_shared<CpuDevice>(parts.team);
+  parts.engine = std::make_shared<NativeEngine>(
+      std::make_shared<Decoder>(decoder, weights, device,
+                                DecoderOptions{parts.size.cache_tokens, cache_type, prefill_chunk}),
+      std::make_shared<VisionEncoder>(manifest.vision, manifest.flash, weights, device),
+      manifest.prompt.image_context_id);
+  parts.size.cache_tokens = parts.engine->cache().tokens;
+  return parts;
+}
+
+LoadedModel::LoadedModel(const std::filesystem::path& folder, const LoadOptions& options)
+    : LoadedModel(folder, options, open(folder, options)) {}
+
+LoadedModel::LoadedModel(const std::filesystem::path&, const LoadOptions& options, Parts parts)
+    : manifest_(std::move(parts.bundle.manifest)),
+      size_(parts.size),
+      tokenizer_(parts.tokenizer),
+      planner_(parts.tokenizer, parts.renderer, manifest_, size_.context_tokens),
+      scheduler_(parts.engine, parts.tokenizer, manifest_, parts.team,
+                 SchedulerOptions{size_.context_tokens, static_cast<std::size_t>(options.max_waiting),
+                                  std::chrono::milliseconds(
+                                      static_cast<std::int64_t>(std::ceil(options.max_wait_s * 1000.0)))}) {}
+
+std::shared_ptr<Request> LoadedModel::ask(const Asked& asked) {
+  check(asked);
+  scheduler_.check_open();
+  const TilingOptions& tiling = manifest_.tiling.options;
+  const std::vector<int> most =
+      most_tiles(asked.tiles, asked.conversation, asked.images.size(), asked.as_one, tiling.max_tiles);
+  std::vector<PlannedPicture> planned;
+  Question question;
+  for (std::size_t i = 0; i < asked.images.size(); ++i) {
+    const RgbImage& image = *asked.images[i];
+    const int tiles = count_tiles(image.width, image.height, tiling, most[i]);
+    planned.push_back({image.width, image.height, most[i], tiles});
+    question.usage.tiles_wanted += static_cast<std::size_t>(tiles);
+    question.timings.decode_image += image.decode_ms;
+  }
+  if (!asked.tiles.max_tiles) {
+    planner_.fit(planned, {&asked.conversation, 1}, asked.as_one, asked.settings.max_new_tokens);
+  }
+  const std::vector<std::int64_t> tiles = tiles_of_places(planned, false);
+  question.ids = planner_.render(asked.conversation, tiles_of_places(planned, asked.as_one)).input_ids;
+  planner_.check_length(question.ids, tiles);
+  for (std::size_t i = 0; i < planned.size(); ++i) {
+    const std::shared_ptr<const RgbImage>& image = asked.images[i];
+    Picture picture;
+    picture.pixels = {image->pixels.data(), image->height, image->width, image->width * 3};
+    picture.tiling = with_at_most(tiling, planned[i].max_tiles);
+    picture.owner = image;
+    question.pictures.push_back(std::move(picture));
+    question.usage.tiles += static_cast<std::size_t>(planned[i].tiles);
+  }
+  question.answers = answers_of(asked);
+  question.asked = asked.begun;
+  question.priority = asked.priority;
+  question.streamed = asked.streamed;
+  return scheduler_.submit(std::move(question));
+}
+
+void LoadedModel::close() { scheduler_.close(); }
+
+std::vector<AnswerRequest> LoadedModel::answers_of(const Asked& asked) {
+  const std::uint64_t seed = asked.seed ? *asked.seed : new_seed();
+  std::vector<AnswerRequest> answers(asked.answers);
+  for (std::size_t i = 0; i < answers.size(); ++i) {
+    answers[i].settings = asked.settings;
+    if (asked.settings.sampling.temperature == 0.0F) answers[i].settings.do_sample = false;
+    answers[i].seed = seed;
+    answers[i].index = i;
+    if (asked.choices.empty()) continue;
+    answers[i].constraint =
+        std::make_shared<Choices>(tokenizer_, token_table(), asked.choices, manifest_.prompt.stop_ids);
+  }
+  return answers;
+}
+
+std::shared_ptr<const TokenTable> LoadedModel::token_table() {
+  const std::lock_guard lock(table_mutex_);
+  if (table_ == nullptr) {
+    table_ = std::make_shared<TokenTable>(*tokenizer_, manifest_.llm.decoder.vocab_size);
+  }
+  return table_;
+}
+
+}  // namespace internvl::api

@@ -1,0 +1,193 @@
+// Makes the calls that the test compares with Python's, and prints a line for each:
+//
+//   calls BUNDLE PICTURE.rgb WIDTH HEIGHT OTHER.rgb
+#include <internvl/model.h>
+
+#include <cstdint>
+#include <exception>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace {
+
+using internvl::Answer;
+using internvl::Image;
+using internvl::Model;
+
+std::vector<std::uint8_t> read(const char* path) {
+  std::ifstream file(path, std::ios::binary);
+  return std::vector<std::uint8_t>(std::istreambuf_iterator<char>(file), {});
+}
+
+void print(const char* name, const Answer& answer) {
+  const char* reasons[] = {"stop", "length", "cancelled"};
+  std::cout << name << "\t" << answer.text << "\t" << reasons[static_cast<int>(answer.finish_reason)] << "\t"
+            << answer.usage.tiles << " " << answer.usage.tiles_wanted << " " << answer.usage.image_tokens
+            << " " << answer.usage.prompt_tokens << " " << answer.usage.new_tokens << " "
+            << answer.usage.forced_tokens << "\t";
+  for (const std::int64_t id : answer.token_ids) std::cout << id << " ";
+  std::cout << "\t" << answer.grounding_text << "\n";
+}
+
+void require(bool holds, const char* what) {
+  if (!holds) throw std::runtime_error(what);
+}
+
+template <class Kind, class Call>
+void require_error(const char* words, Call call) {
+  try {
+    call();
+  } catch (const Kind& error) {
+    require(std::string(error.what()).find(words) != std::string::npos, error.what());
+    return;
+  }
+  throw std::runtime_error(std::string("no error about ") + words);
+}
+
+void check_errors(const Model& model, const Image& picture) {
+  require_error<internvl::BundleError>("/nowhere", [] { Model::load("/nowhere"); });
+  require_error<internvl::PromptError>("threads", [&] { Model::load("/nowhere", {.threads = 0}); });
+  require_error<internvl::ImageError>("found 41", [&] { model.chat("?", {picture}, {.max_tiles = 41}); });
+  require_error<internvl::ImageError>("found -1", [&] { model.chat("?", {picture}, {.max_tiles = 0}); });
+  require_error<internvl::PromptError>(
+      "both say", [&] { model.chat("?", {picture}, {.max_tiles = 2, .detail = internvl::Detail::low}); });
+  require_error<internvl::PromptError>("2 image places", [&] { model.chat("<image><image>", {picture}); });
+  require_error<internvl::PromptError>("top_p", [&] { model.chat("?", {}, {.top_p = 0.0}); });
+  require_error<internvl::PromptError>("would be the same", [&] { model.answers("?", {}, 2); });
+  require_error<internvl::PromptError>("shorten the text", [&] { model.chat(std::string(40000, 'x')); });
+  require_error<internvl::PromptError>("more than the context",
+                                       [&] { model.chat(std::string(2'000'000, 'x')); });
+  require_error<internvl::ImageError>("no data", [&] { model.chat("?", {Image::rgb(nullptr, 1, 1)}); });
+}
+
+void check_streams(const Model& model, const Image& picture) {
+  const internvl::AskOptions options{.max_new_tokens = 40, .ignore_stop_tokens = true};
+  const Answer whole = model.chat("What is on the table?", {picture}, options);
+
+  std::string text;
+  std::vector<std::int64_t> ids;
+  internvl::Stream stream = model.stream("What is on the table?", {picture}, options);
+  while (const std::optional<internvl::Piece> piece = stream.next()) {
+    text += piece->text;
+    ids.insert(ids.end(), piece->token_ids.begin(), piece->token_ids.end());
+  }
+  require(text == whole.text && ids == whole.token_ids, "the pieces are not the answer");
+  require(stream.answer() != nullptr && stream.answer()->text == whole.text, "the stream has another answer");
+  require(!stream.next(), "a piece came behind the end");
+
+  // A reader that has had enough.
+  int pieces = 0;
+  const internvl::AskOptions long_one{.max_new_tokens = 300, .ignore_stop_tokens = true};
+  const Answer ended = model.stream("What is on the table?", {picture}, long_one,
+                                    [&](std::string_view) { return ++pieces < 3; });
+  require(pieces == 3, "the reader was called again");
+  require(ended.finish_reason == internvl::FinishReason::cancelled && ended.usage.new_tokens < 300,
+          "the answer went on");
+
+  // Cancelled by another thread.
+  internvl::Stream other = model.stream("What is on the table?", {picture}, long_one);
+  std::thread canceller([&] { other.cancel(); });
+  while (other.next()) {
+  }
+  canceller.join();
+  require(other.answer()->finish_reason == internvl::FinishReason::cancelled, "nothing was cancelled");
+
+  // Forgotten.
+  {
+    const internvl::Stream forgotten = model.stream("What is on the table?", {picture}, long_one);
+  }
+
+  // A reader that throws.
+  require_error<std::logic_error>("enough", [&] {
+    model.stream("Hi", {}, long_one, [](std::string_view) -> bool { throw std::logic_error("enough"); });
+  });
+}
+
+void check_threads(const Model& model, const Image& picture) {
+  const Answer alone = model.chat("What is on the table?", {picture});
+  std::vector<std::string> texts(4);
+  std::vector<std::thread> threads;
+  for (std::string& text : texts) {
+    threads.emplace_back([&] { text = model.chat("What is on the table?", {picture}).text; });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const std::string& text : texts) require(text == alone.text, "threads have other answers");
+}
+
+void check_closing(const std::string& bundle) {
+  std::optional<internvl::Stream> left;
+  {
+    const Model model = Model::load(bundle, {.cache_tokens = 1024});
+    require(model.cache_tokens() == 1024 && model.context_tokens() <= 1024 && !model.name().empty(),
+            "no facts");
+    left = model.stream("Hi", {}, {.max_new_tokens = 900, .ignore_stop_tokens = true});
+    left->next();
+  }
+  require_error<internvl::ClosedError>("closed", [&] {
+    while (left->next()) {
+    }
+  });
+  const Model model = Model::load(bundle, {.cache_tokens = 1024});
+  model.close();
+  require_error<internvl::ClosedError>("closed", [&] { model.chat("Hi"); });
+}
+
+}  // namespace
+
+int main(int, char** argv) {
+  try {
+    const std::vector<std::uint8_t> pixels = read(argv[2]);
+    const std::vector<std::uint8_t> other = read(argv[5]);
+    const Image picture = Image::rgb(pixels.data(), std::stol(argv[3]), std::stol(argv[4]));
+    const Image second = Image::rgb(other.data(), std::stol(argv[3]), std::stol(argv[4]));
+    const Model model = Model::load(argv[1], {.threads = 2, .cache_tokens = 2048});
+
+    print("chat", model.chat("What is on the table?", {picture}));
+    print("tiles", model.chat("What is on the table?", {picture}, {.max_new_tokens = 32, .max_tiles = 6}));
+    print("high", model.chat("What is on the table?", {picture},
+                             {.max_new_tokens = 8, .detail = internvl::Detail::high}));
+    print("text", model.chat("Hello", {}, {.max_new_tokens = 12}));
+    print("two",
+          model.chat("<image>\n<image>\nWhat is different?", {picture, second}, {.max_new_tokens = 24}));
+    print("one place",
+          model.chat("What?", {picture, second}, {.max_new_tokens = 8, .max_tiles = 2, .as_one = true}));
+    print("history", model.chat("And what else?", {picture},
+                                {.max_new_tokens = 24,
+                                 .history = {{"<image>\nWhat is on the table?", "A red ball."}},
+                                 .system = "You see tables."}));
+    print("messages", model.chat({internvl::Message{"system", {"You see tables."}},
+                                  internvl::Message{"user",
+                                                    {internvl::ImageItem(picture, internvl::Detail::low),
+                                                     second, "What is different?"}}},
+                                 {.max_new_tokens = 24}));
+    print("choices", model.chat("Is there a ball?", {picture}, {.choices = {"yes", "no", "perhaps"}}));
+    print("stop", model.chat("What is on the table?", {picture}, {.stop = {"and", "a"}}));
+    print("grounding",
+          model.chat("Please provide the bounding box coordinate of the region this sentence describes: "
+                     "<ref>red ball</ref>",
+                     {picture}, {.keep_special_tokens = internvl::KeepTokens::grounding}));
+    for (const Answer& answer : model.answers("What is on the table?", {picture}, 3,
+                                              {.max_new_tokens = 12,
+                                               .do_sample = true,
+                                               .temperature = 1.5,
+                                               .top_p = 0.95,
+                                               .repetition_penalty = 1.1,
+                                               .seed = 7})) {
+      print("several", answer);
+    }
+    check_errors(model, picture);
+    check_streams(model, picture);
+    check_threads(model, picture);
+    check_closing(argv[1]);
+    print("after all", model.chat("What is on the table?", {picture}));
+  } catch (const std::exception& error) {
+    std::cerr << "FAILED: " << error.what() << "\n";
+    return 1;
+  }
+}
