@@ -24,8 +24,8 @@ from pathlib import Path
 from internvl_rt._core import BUNDLE_FILES, MANIFEST_FILE, MANIFEST_FORMAT, MAX_MANIFEST_BYTES
 from internvl_rt.errors import BundleError
 from internvl_rt.export.strict_json import JsonError, parse_json
-from internvl_rt.file_errors import advice, reason, shortened
-from internvl_rt.work_folder import InUseError, work_folder
+from internvl_rt.files.errors import advice, reason, shortened
+from internvl_rt.files.work_folder import InUseError, work_folder
 
 NEW, OLD = "new", "old"
 

@@ -36,7 +36,7 @@ from internvl_rt.bundle.tensors import (
 )
 from internvl_rt.errors import BundleError
 from internvl_rt.export.staging import staged
-from internvl_rt.sizes import readable_size
+from internvl_rt.files.sizes import readable_size
 
 DATA_ALIGNMENT = 4096
 """The data section begins at a page, so that tensors are aligned in memory when the file is mapped."""

@@ -22,7 +22,7 @@ from internvl_rt.export.checkpoint.tensor import CheckpointTensor, contiguous_st
 from internvl_rt.export.checkpoint.torch_file import read_torch_file
 from internvl_rt.export.fields import Fields
 from internvl_rt.export.strict_json import JsonError, parse_json
-from internvl_rt.file_errors import advice, reason, shortened
+from internvl_rt.files.errors import advice, reason, shortened
 
 CONFIG_FILE = "config.json"
 WEIGHT_FILES = (

@@ -50,11 +50,11 @@ def _route(ops: Dialect, llm: LanguageModel, u: str, router: str) -> tuple[str, 
     assert experts is not None
     wide = _cast(graph, u, ops.compute, TensorProto.FLOAT, f"{router}.input")
     logits = graph.op("Gemm", [wide, graph.stored(f"{router}.weight")], router, transB=1)
-    likings = graph.op("Softmax", [logits], f"{router}.likings", axis=-1)
+    probabilities = graph.op("Softmax", [logits], f"{router}.probabilities", axis=-1)
     shares, chosen = f"{router}.shares", f"{router}.chosen"
     graph.op(
         "TopK",
-        [likings, graph.integers([experts.chosen])],
+        [probabilities, graph.integers([experts.chosen])],
         f"{router}.best",
         outputs=[shares, chosen],
         axis=-1,

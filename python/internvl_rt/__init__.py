@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from internvl_rt.errors import (
     BundleError,
+    BusyError,
     CacheFullError,
     CheckpointError,
     DeviceError,
@@ -23,18 +24,26 @@ from internvl_rt.errors import (
 
 if TYPE_CHECKING:
     from internvl_rt._core import RenderedPrompt
-    from internvl_rt.critic import Judgement
+    from internvl_rt.answers.critic import Judgement
+    from internvl_rt.answers.grounding import (
+        Box,
+        Grounding,
+        Location,
+        draw_boxes,
+        parse_boxes,
+        parse_grounding,
+    )
+    from internvl_rt.answers.reasoning import final_answer
+    from internvl_rt.answers.results import Answer, ImageFeatures, Piece, Timings, Usage
+    from internvl_rt.answers.thinking import THINKING_SYSTEM_MESSAGE, ThoughtOutAnswer, split_thinking
+    from internvl_rt.answers.voting import BestOf, Vote
+    from internvl_rt.cmake_package import cmake_dir
     from internvl_rt.export import export
-    from internvl_rt.generation import AnswerStream
-    from internvl_rt.grounding import Box, Grounding, Location, draw_boxes, parse_boxes, parse_grounding
     from internvl_rt.images import TiledImage, tile_image
-    from internvl_rt.loading import load
-    from internvl_rt.model import Model
-    from internvl_rt.prompts.reasoning import final_answer
-    from internvl_rt.prompts.thinking import THINKING_SYSTEM_MESSAGE, ThoughtOutAnswer, split_thinking
-    from internvl_rt.results import Answer, ImageFeatures, Piece, Timings, Usage
-    from internvl_rt.video import VideoFrames, frame_indices, sample_video
-    from internvl_rt.voting import BestOf, Vote
+    from internvl_rt.images.video import VideoFrames, frame_indices, sample_video
+    from internvl_rt.model.answer_stream import AnswerStream, AsyncAnswerStream
+    from internvl_rt.model.loading import load
+    from internvl_rt.model.model import Model
 
 __version__ = "0.1.0"
 
@@ -42,9 +51,11 @@ __all__ = [
     "THINKING_SYSTEM_MESSAGE",
     "Answer",
     "AnswerStream",
+    "AsyncAnswerStream",
     "BestOf",
     "Box",
     "BundleError",
+    "BusyError",
     "CacheFullError",
     "CheckpointError",
     "DeviceError",
@@ -65,6 +76,7 @@ __all__ = [
     "VideoFrames",
     "Vote",
     "__version__",
+    "cmake_dir",
     "draw_boxes",
     "export",
     "final_answer",
@@ -79,32 +91,34 @@ __all__ = [
 
 # Where a name is defined. It is imported when it is first used: importing this package loads no library.
 _DEFINED_IN = {
-    "Answer": "results",
-    "AnswerStream": "generation",
-    "BestOf": "voting",
-    "Box": "grounding",
-    "Grounding": "grounding",
-    "ImageFeatures": "results",
-    "Judgement": "critic",
-    "Location": "grounding",
-    "Model": "model",
-    "Piece": "results",
+    "Answer": "answers.results",
+    "AnswerStream": "model.answer_stream",
+    "AsyncAnswerStream": "model.answer_stream",
+    "BestOf": "answers.voting",
+    "Box": "answers.grounding",
+    "Grounding": "answers.grounding",
+    "ImageFeatures": "answers.results",
+    "Judgement": "answers.critic",
+    "Location": "answers.grounding",
+    "Model": "model.model",
+    "Piece": "answers.results",
     "RenderedPrompt": "_core",
-    "THINKING_SYSTEM_MESSAGE": "prompts.thinking",
-    "ThoughtOutAnswer": "prompts.thinking",
+    "THINKING_SYSTEM_MESSAGE": "answers.thinking",
+    "ThoughtOutAnswer": "answers.thinking",
     "TiledImage": "images",
-    "Timings": "results",
-    "Usage": "results",
-    "VideoFrames": "video",
-    "Vote": "voting",
-    "draw_boxes": "grounding",
-    "final_answer": "prompts.reasoning",
-    "frame_indices": "video",
-    "load": "loading",
-    "parse_boxes": "grounding",
-    "parse_grounding": "grounding",
-    "sample_video": "video",
-    "split_thinking": "prompts.thinking",
+    "Timings": "answers.results",
+    "Usage": "answers.results",
+    "VideoFrames": "images.video",
+    "Vote": "answers.voting",
+    "cmake_dir": "cmake_package",
+    "draw_boxes": "answers.grounding",
+    "final_answer": "answers.reasoning",
+    "frame_indices": "images.video",
+    "load": "model.loading",
+    "parse_boxes": "answers.grounding",
+    "parse_grounding": "answers.grounding",
+    "sample_video": "images.video",
+    "split_thinking": "answers.thinking",
     "tile_image": "images",
 }
 

@@ -176,7 +176,11 @@ class TilingOptions:
     def __init__(
         self, *, tile_size: int, min_tiles: int, max_tiles: int, thumbnail: bool, dynamic: bool
     ) -> None: ...
+    # For a picture that may have so many tiles.
+    def with_at_most(self, max_tiles: int) -> TilingOptions: ...
 
+# Tiles of a picture, its thumbnail included.
+def count_tiles(width: int, height: int, tiling: TilingOptions, max_tiles: int) -> int: ...
 def choose_grid(
     width: int, height: int, *, min_tiles: int, max_tiles: int, tile_size: int
 ) -> tuple[int, int]: ...
@@ -223,8 +227,8 @@ class Sampler:
 
 DEFAULT_ACTIVATION_BYTES: int
 
-# (tiles at once, bytes of their activations). `floats`: some matrices of layers or projector are fp32 or
-# fp16; `integers`: some are int8; `bfloat16_columns`: of the widest in bf16.
+# (tiles at once, bytes of their activations). `floats`: some matrices of layers, projector or router are fp32
+# or fp16; `integers`: some are int8; `bfloat16_columns`: of the widest in bf16.
 def vision_batch(
     manifest: Manifest,
     *,
@@ -233,6 +237,9 @@ def vision_batch(
     bfloat16_columns: int,
     activation_bytes: int = DEFAULT_ACTIVATION_BYTES,
 ) -> tuple[int, int]: ...
+
+# Which tiles of a picture with these scores [tiles] become fewer tokens.
+def compressible(scores: _Float32, *, relative_threshold: float, absolute_threshold: float) -> list[bool]: ...
 
 class VisionEncoder:
     def __init__(
@@ -245,10 +252,13 @@ class VisionEncoder:
     ) -> None: ...
     @property
     def batch_tiles(self) -> int: ...
-    # [tiles, 3, size, size] -> [tiles, tokens_per_tile, hidden], ms of the tower and of the projector
+    @property
+    def batch_bytes(self) -> int: ...
+    # [tiles, 3, size, size] -> [tiles, tokens_per_tile, hidden], ms of the tower and of the projector; then,
+    # of a model with a resolution router, [tiles, tokens_per_compressed_tile, hidden] and scores [tiles]
     def encode(
         self, pixel_values: _Float32, progress: Callable[[int], None] | None = None
-    ) -> tuple[_Float32, float, float]: ...
+    ) -> tuple[_Float32, float, float, _Float32 | None, _Float32 | None]: ...
 
 # Tokens of a block of the KV cache: a sequence has whole ones.
 CACHE_BLOCK: int
@@ -293,6 +303,33 @@ class SequenceLease:
     def __init__(self, decoder: Decoder, origin: int) -> None: ...
     @property
     def id(self) -> int: ...
+
+# How large the KV cache is. Bytes and tokens; None for what is not known or was not asked for.
+
+_CacheType = Literal["float32", "float16", "bfloat16", "int8"]
+
+MOST_CACHE_TOKENS: int
+
+# 812 B, 1.50 GiB.
+def readable_size(count: float) -> str: ...
+def kv_bytes_per_token(layers: int, kv_heads: int, head_dim: int, cache_type: _CacheType) -> int: ...
+def default_cache_type(
+    precision: Literal["fp32", "fp16", "bf16", "int8", "int4"], *, attends_in_bfloat16: bool
+) -> _CacheType: ...
+def default_cache_tokens(trained: int, *, per_token: int | None, weights: int, usable: int | None) -> int: ...
+
+# Raises DeviceError unless the memory holds the cache.
+def check_memory(cache_tokens: int, *, per_token: int, usable: int) -> None: ...
+
+# (cache_tokens, context_tokens). Raises PromptError.
+def cache_size(
+    *,
+    trained: int,
+    dynamic_factor: float | None,
+    cache_tokens: int | None,
+    max_context: int | None,
+    unasked: int,
+) -> tuple[int, int]: ...
 
 # Tokens. Texts may hold lone surrogates, which become U+FFFD.
 
@@ -453,3 +490,306 @@ class PromptRenderer:
     # `tiles`: of every image, in the order of the image places. Raises PromptError if there are more image
     # places than images, or fewer.
     def render(self, conversation: _Conversation, tiles: Sequence[int] = ()) -> RenderedPrompt: ...
+
+# The most tiles of a picture that may be asked for.
+MOST_TILES: int
+
+# How many tiles the pictures of a question may have: the most of each, or a detail that they share. Raises
+# ImageError if `max_tiles` is out of range, PromptError if both say something.
+class TileBudget:
+    def __init__(self, max_tiles: int | None, detail: _Detail) -> None: ...
+    # `own`: the model's figure.
+    def per_picture(self, own: int, pictures: int) -> int: ...
+
+# The most tiles of every picture; the item of a message may ask for a detail of its own.
+def most_tiles(
+    budget: TileBudget, conversation: _Conversation, *, pictures: int, as_one: bool, own: int
+) -> list[int]: ...
+
+# A picture of (width, height) pixels; `max_tiles` is 0 where it is encoded already.
+class PlannedPicture:
+    def __init__(self, size: tuple[int, int], max_tiles: int, tiles: int) -> None: ...
+    @property
+    def max_tiles(self) -> int: ...
+    # Its thumbnail included.
+    @property
+    def tiles(self) -> int: ...
+
+class PromptPlanner:
+    def __init__(
+        self, tokenizer: Tokenizer, renderer: PromptRenderer, manifest: Manifest, context_tokens: int
+    ) -> None: ...
+    # The pictures, in fewer tiles where the longest of the conversations would not fit the context.
+    def fit(
+        self,
+        pictures: Sequence[PlannedPicture],
+        conversations: Iterable[_Conversation],
+        *,
+        as_one: bool,
+        max_new_tokens: int,
+    ) -> list[PlannedPicture]: ...
+    # Raises PromptError too for a text that cannot fit, whatever its tokens are.
+    def render(self, conversation: _Conversation, tiles: Sequence[int]) -> RenderedPrompt: ...
+    # Raises PromptError unless a prompt leaves a token of the context for its answer. `tiles`: of every
+    # picture in it; `frames`: they are a video's.
+    def check_length(self, ids: _Int64, tiles: Sequence[int], *, frames: bool = False) -> None: ...
+
+# Requests. What an engine of Python's or a constraint raises reaches the caller of next() with its traceback.
+
+class CacheRoom:
+    """Tokens of a KV cache, and how many of them a sequence takes."""
+
+    def __init__(self, tokens: int, *, block_tokens: int = 1, forks_share: bool = False) -> None:
+        """A cache.
+
+        Args:
+            tokens: that it holds, all sequences together.
+            block_tokens: a sequence takes whole blocks of so many.
+            forks_share: whether a fork shares the full blocks of its origin; else it is a copy.
+        """
+
+    @property
+    def tokens(self) -> int: ...
+    def needed(self, prompt: int, added: int, forks: int) -> int:
+        """Tokens of the cache that a prompt takes at most with its forks.
+
+        Args:
+            prompt: tokens of the sequence.
+            added: tokens that are appended to each fork; to the sequence itself where there are no forks.
+            forks: how many there are at once.
+        """
+
+class NativeEngine:
+    """Both sides of the native engine, as the scheduler computes with them: without Python."""
+
+    def __init__(self, decoder: Decoder, vision: VisionEncoder, manifest: Manifest) -> None: ...
+
+class Picture:
+    """A picture of a question."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+    @staticmethod
+    def of_pixels(rgb: _Uint8, tiling: TilingOptions) -> Picture: ...
+    @staticmethod
+    def of_features(rows: _Float32, tile_tokens: Sequence[int]) -> Picture: ...
+
+class TokenTable:
+    """The tokens of a vocabulary by the bytes that they write."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None: ...
+
+class Choices:
+    """The form of one answer that is one of several texts."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, table: TokenTable, texts: Iterable[str], stop_ids: Sequence[int]
+    ) -> None:
+        """Raises PromptError if there are no tokens to write one of the texts with."""
+
+    def allowed(self) -> _Uint8: ...
+    def forced(self) -> int | None: ...
+    def take(self, token: int) -> None: ...
+    def complete(self) -> bool: ...
+
+class _Constraint(Protocol):
+    def allowed(self) -> _Uint8: ...
+    def forced(self) -> int | None: ...
+    def take(self, token: int) -> None: ...
+    def complete(self) -> bool: ...
+
+class AnswerRequest:
+    def __init__(
+        self,
+        *,
+        max_new_tokens: int,
+        do_sample: bool,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        repetition_penalty: float,
+        seed: int,
+        index: int,
+        stop: Iterable[str],
+        keep_special_tokens: str,
+        ignore_stop_tokens: bool,
+        constraint: _Constraint | None = None,
+    ) -> None: ...
+
+class Timings:
+    """Milliseconds."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+    @property
+    def decode_image(self) -> float: ...
+    @property
+    def tile(self) -> float: ...
+    @property
+    def vit(self) -> float: ...
+    @property
+    def projector(self) -> float: ...
+    @property
+    def prefill(self) -> float: ...
+    @property
+    def first_token(self) -> float: ...
+    @property
+    def per_token(self) -> float: ...
+    @property
+    def total(self) -> float: ...
+
+class Usage:
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+    @property
+    def tiles(self) -> int: ...
+    @property
+    def tiles_wanted(self) -> int: ...
+    @property
+    def image_tokens(self) -> int: ...
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def new_tokens(self) -> int: ...
+    @property
+    def forced_tokens(self) -> int: ...
+
+class Answer:
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def token_ids(self) -> tuple[int, ...]: ...
+    @property
+    def finish_reason(self) -> Literal["stop", "length", "cancelled"]: ...
+    @property
+    def timings(self) -> Timings: ...
+    @property
+    def usage(self) -> Usage: ...
+    @property
+    def grounding_text(self) -> str: ...
+
+class EncodedPicture:
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+    @property
+    def features(self) -> _Float32:
+        """float32 [tiles, tokens_per_tile, hidden]; it keeps the memory of the picture."""
+
+    @property
+    def tile_tokens(self) -> list[int]: ...
+    @property
+    def grid(self) -> tuple[int, int]: ...
+
+class TilesEncoded:
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+    @property
+    def tiles(self) -> int: ...
+
+class Piece:
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def token_ids(self) -> tuple[int, ...]: ...
+
+class Ended:
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+    @property
+    def rest(self) -> Piece: ...
+
+_Event = TilesEncoded | Piece | Ended
+
+class Request:
+    """A request that the scheduler works on. It is cancelled when it is forgotten."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+    def next(self) -> _Event:
+        """Waits for the next event. Ctrl-C ends the wait.
+
+        Raises:
+            BaseException: what ended the request, in place of ``Ended``.
+        """
+
+    def poll(self) -> _Event | None:
+        """The next event, if it has come already."""
+
+    @property
+    def answers(self) -> list[Answer]: ...
+    def take_pictures(self) -> list[EncodedPicture]: ...
+    @property
+    def timings(self) -> Timings: ...
+    def cancel(self) -> None: ...
+    def abandon(self) -> None:
+        """Cancels it and waits until it has ended. Ctrl-C ends the wait."""
+
+    def set_event_fd(self, fd: int) -> None:
+        """An eventfd that is written to with every event; -1: none."""
+
+class Reservation:
+    """Room in the cache, from when it is entered until it is left."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+    def __enter__(self) -> Reservation: ...
+    def __exit__(self, *error: object) -> None: ...
+    def check_open(self) -> None:
+        """Raises ClosedError where the model is being closed."""
+
+class Scheduler:
+    """Many requests at once on one engine; see csrc/generation/scheduler.h."""
+
+    def __init__(
+        self,
+        engine: object,
+        tokenizer: Tokenizer,
+        manifest: Manifest,
+        team: ThreadTeam,
+        *,
+        context_tokens: int,
+        max_waiting: int,
+        max_wait_s: float,
+    ) -> None:
+        """Starts its threads.
+
+        Args:
+            engine: a ``NativeEngine``, or an object of Python's that satisfies
+                ``internvl_rt.engines.engine.Engine``.
+            tokenizer: of the bundle.
+            manifest: of the bundle.
+            team: cuts pictures into tiles.
+            context_tokens: a prompt and its answer end here.
+            max_waiting: requests that may wait.
+            max_wait_s: for room in the cache, in seconds.
+        """
+
+    def submit(
+        self,
+        ids: _Int64,
+        pictures: Sequence[Picture],
+        answers: Sequence[AnswerRequest],
+        *,
+        features: _Float32 | None = None,
+        elapsed_ms: float = 0.0,
+        decode_image_ms: float = 0.0,
+        tiles: int = 0,
+        tiles_wanted: int = 0,
+        priority: int = 0,
+        streamed: bool = False,
+        tells_tiles: bool = False,
+        cancelled: bool = False,
+    ) -> Request:
+        """Raises BusyError, CacheFullError, ClosedError or, in a forked process, DeviceError."""
+
+    def reserve(self, tokens: int) -> Reservation: ...
+    @property
+    def waiting(self) -> int: ...
+    def check_open(self) -> None: ...
+    def close(self) -> None: ...
+
+def without_spare_places(
+    ids: _Int64, *, image_context_id: int, tokens_per_tile: int, tile_tokens: Sequence[int]
+) -> _Int64:
+    """A prompt without the image places that its tiles turned out not to need.
+
+    Args:
+        ids: int64 [n], with ``tokens_per_tile`` places for every tile.
+        image_context_id: of a place.
+        tokens_per_tile: places of a tile.
+        tile_tokens: of every tile, how many it needs.
+    """

@@ -27,3 +27,11 @@ class DeviceError(InternVLError):
 
 class CacheFullError(InternVLError):
     """The KV cache has no free block left. Sequences that are running keep running."""
+
+
+class BusyError(InternVLError):
+    """So many requests wait for the model that it takes no further one now."""
+
+
+class ClosedError(InternVLError):
+    """A call to a model that was closed."""

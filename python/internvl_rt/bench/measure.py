@@ -14,18 +14,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from internvl_rt.answers.results import Answer, ms_since
 from internvl_rt.bench.report import BenchOptions, EngineReport, Memory, Stage
 from internvl_rt.bundle.bundle import open_bundle
-from internvl_rt.cache_size import stored_type
 from internvl_rt.engines.engine import Engine
 from internvl_rt.errors import ImageError, PromptError
-from internvl_rt.files import read_regular_file
-from internvl_rt.generation import ms_since
+from internvl_rt.files.regular import read_regular_file
 from internvl_rt.images import MAX_PIXELS
 from internvl_rt.images.decode import BYTES_PER_PIXEL
-from internvl_rt.loading import assemble, context_of
-from internvl_rt.model import Model
-from internvl_rt.results import Answer
+from internvl_rt.model.cache_size import context_of, stored_type
+from internvl_rt.model.loading import assemble
+from internvl_rt.model.model import Model
 
 QUESTION = "Please describe the image in detail."
 

@@ -17,8 +17,8 @@ from internvl_rt import _core, errors
 from internvl_rt.bench.measure import Progress
 from internvl_rt.bench.report import BenchOptions, BenchReport, EngineReport, Machine, Memory, Stage
 from internvl_rt.bundle.bundle import open_bundle
-from internvl_rt.doctor import cpu_name
-from internvl_rt.loading import check_cache_type, check_engine
+from internvl_rt.engines.doctor import cpu_name
+from internvl_rt.model.loading import check_cache_type, check_engine
 
 
 def bench(

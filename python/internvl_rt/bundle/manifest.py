@@ -21,7 +21,7 @@ from internvl_rt._core import TOKENIZER_FILE as TOKENIZER_FILE
 from internvl_rt._core import WEIGHTS_FILE as WEIGHTS_FILE
 from internvl_rt.bundle.graph_sets import DEFAULT_GRAPH_SET, GraphSet, complete_sets
 from internvl_rt.errors import BundleError
-from internvl_rt.file_errors import advice, reason, shortened
+from internvl_rt.files.errors import advice, reason, shortened
 
 GRAPH_FILES = VIT_GRAPH, PROJECTOR_GRAPH, LLM_GRAPH = DEFAULT_GRAPH_SET.files
 
@@ -108,13 +108,6 @@ class Rope:
     original_max_position_embeddings: int | None = None
     attention_factor: float = 1.0
     """Multiplies cosines and sines: queries and keys grow by it."""
-
-    @property
-    def longest_context(self) -> int:
-        """Tokens of the longest sequence that the model is made for."""
-        if self.scaling == "dynamic":
-            return int(self.max_position_embeddings * self.factor)
-        return self.max_position_embeddings
 
     def same_frequencies(self, length: int, other: int) -> bool:
         """Whether sequences of these two lengths have the same frequencies."""

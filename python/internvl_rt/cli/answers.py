@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from internvl_rt.results import Answer
+    from internvl_rt.answers.results import Answer
 
 
 def answer_document(answer: Answer) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def _print(report: BenchReport) -> None:
 
 def _print_engine(engine: EngineReport) -> None:
     from internvl_rt.cli.output import console, facts, table
-    from internvl_rt.sizes import readable_size as size
+    from internvl_rt.files.sizes import readable_size as size
 
     rows = []
     for stage in engine.stages:

@@ -45,6 +45,7 @@ def command(
     from internvl_rt.engines.tensorrt.build import build_engines
     from internvl_rt.engines.tensorrt.nvidia import TensorRtBuilder
     from internvl_rt.engines.tensorrt.profiles import default_limits
+    from internvl_rt.export.graphs import write_graphs
 
     if compute not in (None, "bf16", "fp16"):
         raise typer.BadParameter(f"{compute!r} is neither bf16 nor fp16.", param_hint="--compute")
@@ -56,6 +57,7 @@ def command(
         opened,
         TensorRtBuilder(),
         limits,
+        write_graphs=write_graphs,
         compute=compute,  # type: ignore[arg-type]
         rebuild=rebuild,
         say=lambda told: typer.echo(told, err=as_json),

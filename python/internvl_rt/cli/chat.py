@@ -23,8 +23,8 @@ from internvl_rt.cli.tile_progress import tile_progress
 from internvl_rt.cli.wording import for_command, options_of
 
 if TYPE_CHECKING:
-    from internvl_rt.asking import AskArguments
-    from internvl_rt.results import Answer
+    from internvl_rt.answers.results import Answer
+    from internvl_rt.model.asking import AskArguments
 
 
 @with_option_groups

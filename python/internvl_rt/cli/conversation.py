@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from internvl_rt.asking import AskArguments
+from internvl_rt.answers.results import Answer, ImageFeatures
 from internvl_rt.cli.answers import counted, print_summary, write
 from internvl_rt.cli.wording import one_line
 from internvl_rt.errors import InternVLError
-from internvl_rt.model import Model
+from internvl_rt.model.asking import AskArguments
+from internvl_rt.model.model import Model
 from internvl_rt.prompts.control_tokens import IMAGE_MARK
-from internvl_rt.results import Answer, ImageFeatures
 
 COMMANDS = """/image FILE  add a picture to the next question
 /new         start over, without what was said and shown

@@ -23,8 +23,8 @@ from internvl_rt.cli.options import (
 from internvl_rt.cli.tile_progress import tile_progress
 
 if TYPE_CHECKING:
-    from internvl_rt.model import Model
-    from internvl_rt.results import Answer, ImageFeatures
+    from internvl_rt.answers.results import Answer, ImageFeatures
+    from internvl_rt.model.model import Model
 
 PICTURE_STAGES = ("decode_image", "tile", "vit", "projector")
 QUESTION_STAGES = ("prefill", "first_token", "per_token", "total")
@@ -59,10 +59,10 @@ def command(
 
     from PIL import Image
 
-    from internvl_rt import demo
+    from internvl_rt.answers.grounding import draw_boxes
     from internvl_rt.cli.output import check_picture_name, print_json, save_picture, warn
-    from internvl_rt.grounding import draw_boxes
     from internvl_rt.images import decode_image
+    from internvl_rt.tabletop import demo
 
     check_picture_name(out, "--out")
     own = [question_of(text, image == STANDARD_INPUT) for text in question or ()]
@@ -103,7 +103,7 @@ def _answers(
     model: Model, shown: ImageFeatures, own: list[str], max_new_tokens: int, quiet: bool
 ) -> Iterator[tuple[str, Answer]]:
     """The user's questions; or the demo's, and then where the things are that the first answer named."""
-    from internvl_rt import demo
+    from internvl_rt.tabletop import demo
 
     for asked in own or demo.QUESTIONS:
         answer = _ask(model, shown, asked, max_new_tokens, quiet)

@@ -16,7 +16,7 @@ def command(
 ) -> None:
     """Tell what this machine can run and what it lacks. Exits with 1 if something needed is missing."""
     from internvl_rt.cli.output import console, facts, print_json, table
-    from internvl_rt.doctor import diagnose
+    from internvl_rt.engines.doctor import diagnose
 
     found = diagnose()
     said = functools.partial(for_command, options=ALL_OPTIONS)
@@ -59,7 +59,7 @@ def command(
 
 
 def _memory(total: int | None, available: int | None) -> str:
-    from internvl_rt.sizes import readable_size as size
+    from internvl_rt.files.sizes import readable_size as size
 
     if total is None:
         return "unknown"

@@ -30,8 +30,8 @@ def command(
     from contextlib import nullcontext
 
     from internvl_rt.cli.output import console, print_json, warn
-    from internvl_rt.demo import demo_bundle
     from internvl_rt.tabletop import answers_of, evaluate, held_out_questions
+    from internvl_rt.tabletop.demo import demo_bundle
 
     with (
         nullcontext(bundle) if bundle is not None else demo_bundle(warn) as folder,

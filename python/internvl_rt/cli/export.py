@@ -123,7 +123,7 @@ def _tell(bundle: Path, calibration: Calibration | None, as_json: bool) -> None:
 
     from internvl_rt.bundle.manifest import read_manifest
     from internvl_rt.cli.output import print_json
-    from internvl_rt.sizes import readable_size
+    from internvl_rt.files.sizes import readable_size
 
     manifest = read_manifest(bundle)
     size = sum(entry.bytes for entry in manifest.files.values())

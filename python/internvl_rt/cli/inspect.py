@@ -9,7 +9,7 @@ import typer
 from internvl_rt.cli.options import BundleArgument, CacheTypeOption, JsonOption
 
 if TYPE_CHECKING:
-    from internvl_rt.inspection import Inspection
+    from internvl_rt.model.inspection import Inspection
 
 
 def command(
@@ -27,7 +27,7 @@ def command(
 
     from internvl_rt.bundle.bundle import open_bundle
     from internvl_rt.cli.output import print_json
-    from internvl_rt.inspection import inspect_bundle
+    from internvl_rt.model.inspection import inspect_bundle
 
     found = inspect_bundle(
         open_bundle(bundle, verify=verify),
@@ -43,7 +43,7 @@ def command(
 
 def _print(found: Inspection, verified: bool) -> None:
     from internvl_rt.cli.output import console, facts, table
-    from internvl_rt.sizes import readable_size as size
+    from internvl_rt.files.sizes import readable_size as size
 
     manifest = found.manifest
     vision, llm, tiling, rope = manifest.vision, manifest.llm, manifest.tiling, manifest.llm.rope

@@ -56,8 +56,8 @@ def command(
     as_json: JsonOption = False,
 ) -> None:
     """Find something in a picture: its boxes in pixels, left top right bottom."""
+    from internvl_rt.answers.grounding import draw_boxes
     from internvl_rt.cli.output import check_picture_name, console, print_json, save_picture
-    from internvl_rt.grounding import draw_boxes
 
     if draw is not None:
         check_picture_name(draw, "--draw")

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_type_h
 import typer
 
 if TYPE_CHECKING:
-    from internvl_rt.asking import AskArguments
-    from internvl_rt.model import Model
+    from internvl_rt.model.asking import AskArguments
+    from internvl_rt.model.model import Model
 
 BundleArgument: TypeAlias = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="The folder that `export` wrote.", show_default=False)
@@ -199,7 +199,7 @@ class ModelOptions:
 
     def load(self, bundle: Path) -> Model:
         """Loads a bundle; arguments and errors are those of ``internvl_rt.load``."""
-        from internvl_rt.loading import load
+        from internvl_rt.model.loading import load
 
         return load(
             bundle,
@@ -261,7 +261,7 @@ class PictureOptions:
             if (self.num_frames, self.fps, self.start, self.end) != (None,) * 4:
                 raise typer.BadParameter("--num-frames, --fps, --start and --end go with --video FILE.")
             return look
-        from internvl_rt.video import sample_video
+        from internvl_rt.images.video import sample_video
 
         look["video"] = sample_video(
             self.video,
@@ -292,7 +292,7 @@ class FormOptions:
             import json
 
             from internvl_rt.errors import PromptError
-            from internvl_rt.files import read_regular_file
+            from internvl_rt.files.regular import read_regular_file
 
             content = read_regular_file(
                 self.schema, most_bytes=MOST_SCHEMA_BYTES, expected="a JSON schema", error=PromptError

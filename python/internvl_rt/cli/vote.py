@@ -25,9 +25,9 @@ from internvl_rt.cli.options import (
 from internvl_rt.cli.tile_progress import tile_progress
 
 if TYPE_CHECKING:
-    from internvl_rt.asking import AskArguments
-    from internvl_rt.results import Answer
-    from internvl_rt.voting import AnyReasoning
+    from internvl_rt.answers.results import Answer
+    from internvl_rt.answers.voting import AnyReasoning
+    from internvl_rt.model.asking import AskArguments
 
 Number = Annotated[int, typer.Option("--number", "-n", help="Answers, written together.")]
 ReasoningOption = Annotated[

@@ -9,6 +9,8 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from internvl_rt._core import CacheRoom
+
 Float32Array = npt.NDArray[np.float32]
 
 Progress: TypeAlias = Callable[[int], None]
@@ -47,23 +49,16 @@ class Engine(Protocol):
     """
 
     name: str
+    hidden_size: int
+    """Of the language model: the width of embeddings and of image features."""
 
     @property
-    def cache_tokens(self) -> int:
-        """Tokens that the KV cache holds, all sequences together."""
+    def cache(self) -> CacheRoom:
+        """Tokens that the KV cache holds, all sequences together, and how many of them a sequence takes."""
 
     @property
     def free_tokens(self) -> int:
         """Tokens of the cache that no sequence uses; a new sequence of so many fits now."""
-
-    def room(self, prompt: int, new: int, forks: int) -> int:
-        """Tokens of the cache that a sequence takes at most with its forks.
-
-        Args:
-            prompt: tokens of the sequence.
-            new: tokens that are appended to each fork; to the sequence itself where there are no forks.
-            forks: how many there are at once.
-        """
 
     def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
         """Encodes tiles, in batches whose activations are bounded.

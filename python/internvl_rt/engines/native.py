@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +11,9 @@ import numpy.typing as npt
 from internvl_rt import _core
 from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.bundle.manifest import Manifest, unreadable_files
+from internvl_rt.engines.arrays import check_pixel_values
 from internvl_rt.engines.engine import EncodedTiles, Float32Array, Progress
-from internvl_rt.engines.pixel_values import check_pixel_values
 from internvl_rt.errors import InternVLError, PromptError
-
-if TYPE_CHECKING:
-    from internvl_rt.engines.onnxruntime import OnnxVision
 
 CacheType = Literal["float32", "float16", "bfloat16", "int8"]
 """How keys and values are stored; int8 has one scale for each token's key and value of a head."""
@@ -26,16 +23,8 @@ PREFILL_CHUNK = 256
 
 
 def default_cache_type(manifest: Manifest) -> CacheType:
-    """How keys and values are stored where the user does not say.
-
-    Half of float32's bytes is half of what a step reads. float16 rounds to 11 bits and is multiplied in fp32;
-    bfloat16 rounds to 8, as bf16 weights and integers do anyway, and is multiplied as it is stored, twice as
-    fast, by processors that can.
-    """
-    precision = manifest.precision.llm
-    if precision == "fp32":
-        return "float32"
-    return "bfloat16" if precision != "fp16" and _core.attends_in_bfloat16() else "float16"
+    """How keys and values are stored where the user does not say."""
+    return _core.default_cache_type(manifest.precision.llm, attends_in_bfloat16=_core.attends_in_bfloat16())
 
 
 class NativeEngine:
@@ -60,7 +49,7 @@ class NativeEngine:
         """Maps the weights and allocates the KV cache.
 
         Args:
-            bundle: an opened bundle; its graphs are needed only if the model has a resolution router.
+            bundle: an opened bundle; its graphs are not needed.
             cache_tokens: tokens that the KV cache holds, all sequences together; rounded up to whole blocks.
             threads: how many compute; None for one per usable core.
             cache_type: how keys and values are stored.
@@ -73,6 +62,8 @@ class NativeEngine:
         self._bundle = bundle
         # Both sides read one mapping of the weights, and one team of threads computes both.
         weights, team = map_weights(bundle), _core.ThreadTeam(threads or 0)
+        self.team = team
+        self.hidden_size = bundle.manifest.llm.hidden_size
         manifest = bundle.manifest.checked()
         self._decoder: _core.Decoder | None = _core.Decoder(
             manifest,
@@ -82,29 +73,21 @@ class NativeEngine:
             cache_type=cache_type,
             prefill_chunk=PREFILL_CHUNK,
         )
-        self._vision: _core.VisionEncoder | OnnxVision | None
-        if bundle.manifest.flash is None:
-            self._vision = _core.VisionEncoder(manifest, weights, team, activation_bytes=activation_bytes)
-        else:
-            self._vision = _flash_vision(bundle, threads)
+        self._vision: _core.VisionEncoder | None = _core.VisionEncoder(
+            manifest, weights, team, activation_bytes=activation_bytes
+        )
+        self.core: _core.NativeEngine | None = _core.NativeEngine(self._decoder, self._vision, manifest)
+        """What the scheduler computes with, without Python."""
 
     @property
-    def cache_tokens(self) -> int:
-        """Tokens that the KV cache holds, all sequences together."""
-        return self._open.cache_tokens
+    def cache(self) -> _core.CacheRoom:
+        """See :class:`internvl_rt.engines.engine.Engine`. Forks share full blocks."""
+        return _core.CacheRoom(self._open.cache_tokens, block_tokens=_core.CACHE_BLOCK, forks_share=True)
 
     @property
     def free_tokens(self) -> int:
         """Tokens of the cache that no sequence uses, in whole blocks."""
         return self._open.free_tokens
-
-    def room(self, prompt: int, new: int, forks: int) -> int:
-        """See :meth:`internvl_rt.engines.engine.Engine.room`. Forks share the prompt's full blocks."""
-        block = _core.CACHE_BLOCK
-        whole = -(-(prompt + new) // block) * block
-        if forks == 0:
-            return whole
-        return -(-prompt // block) * block + forks * (whole - prompt // block * block)
 
     def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
         """Encodes tiles, as :meth:`internvl_rt.engines.engine.Engine.encode_tiles`.
@@ -119,9 +102,7 @@ class NativeEngine:
         if vision is None:
             raise _closed()
         check_pixel_values(pixel_values, self._bundle.manifest.vision)
-        if isinstance(vision, _core.VisionEncoder):
-            return EncodedTiles(*vision.encode(pixel_values, progress))
-        return vision.encode_tiles(pixel_values, progress)
+        return EncodedTiles(*vision.encode(pixel_values, progress))
 
     def new_sequence(self) -> int:
         """Starts an empty sequence. One that nobody knows any more is dropped."""
@@ -189,8 +170,7 @@ class NativeEngine:
 
     def close(self) -> None:
         """Frees the engine's memory, once the calls that are running have ended."""
-        self._decoder = None
-        self._vision = None
+        self._decoder = self._vision = self.core = None
 
     @property
     def _open(self) -> _core.Decoder:
@@ -217,14 +197,6 @@ class LeasedSequence(int):
 
 def _closed() -> InternVLError:
     return InternVLError("the engine is closed. Load the bundle again.")
-
-
-def _flash_vision(bundle: Bundle, threads: int | None) -> OnnxVision:
-    """The vision side of a model with a resolution router, which is not in C++ yet: on ONNX Runtime."""
-    # Imported late: ONNX Runtime takes longer to load than the language model.
-    from internvl_rt.engines.onnxruntime import OnnxVision
-
-    return OnnxVision(bundle, threads)
 
 
 def map_weights(bundle: Bundle) -> _core.WeightFile:

@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from internvl_rt.errors import ImageError
-from internvl_rt.files import read_regular_file
+from internvl_rt.files.regular import read_regular_file
 from internvl_rt.images.container import Container, orientation_of, read_container
 from internvl_rt.images.sources import source_of
 

@@ -60,7 +60,7 @@ def tile_image(
     """Cuts a picture into tiles.
 
     The grid has ``min_tiles`` to ``max_tiles`` tiles and the aspect ratio that is nearest to the picture's.
-    The picture is resized to fill it, with the bits of Pillow's (before version 13) bicubic filter.
+    The picture is resized to fill it, with the bits of Pillow 12.3's bicubic filter.
 
     Args:
         image: anything that ``decode_image`` takes.
@@ -117,26 +117,33 @@ def tile_pixel_values(
     )
 
 
+def picture_of(rgb: RgbArray, tiling: Tiling, max_tiles: int) -> _core.Picture:
+    """A decoded picture that the core cuts into so many tiles at most, when it encodes it.
+
+    Args:
+        rgb: uint8 [height, width, 3], from ``decode_image``.
+        tiling: the model's rules.
+        max_tiles: replaces ``tiling.max_tiles``.
+    """
+    return _core.Picture.of_pixels(_with_contiguous_rows(rgb), _options(tiling, max_tiles))
+
+
 def count_tiles(size: tuple[int, int], tiling: Tiling, max_tiles: int) -> int:
     """Tiles of a picture of (width, height) pixels, its thumbnail included; see ``tile_pixel_values``."""
-    if not tiling.dynamic:
-        return 1
-    least = min(tiling.min_tiles, max_tiles)
-    columns, rows = _core.choose_grid(*size, min_tiles=least, max_tiles=max_tiles, tile_size=tiling.tile_size)
-    tiles = columns * rows
-    return tiles + 1 if tiling.thumbnail and tiles > 1 else tiles
+    return _core.count_tiles(*size, _options(tiling), max_tiles)
 
 
 def _options(tiling: Tiling, max_tiles: int | None = None) -> _core.TilingOptions:
     most = tiling.max_tiles if max_tiles is None else max_tiles
     try:
-        return _core.TilingOptions(
+        options = _core.TilingOptions(
             tile_size=tiling.tile_size,
-            min_tiles=min(tiling.min_tiles, most) if max_tiles is not None else tiling.min_tiles,
-            max_tiles=most,
+            min_tiles=tiling.min_tiles,
+            max_tiles=tiling.max_tiles,
             thumbnail=tiling.thumbnail,
             dynamic=tiling.dynamic,
         )
+        return options if max_tiles is None else options.with_at_most(max_tiles)
     except TypeError as error:
         raise ImageError(
             f"max_tiles={most!r}, min_tiles={tiling.min_tiles!r}, tile_size={tiling.tile_size!r}: "

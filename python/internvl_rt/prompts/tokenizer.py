@@ -11,7 +11,7 @@ from internvl_rt import _core
 from internvl_rt._core import Detokeniser as Detokeniser
 from internvl_rt.bundle.manifest import TOKENIZER_FILE, Prompt
 from internvl_rt.errors import BundleError
-from internvl_rt.file_errors import advice, reason
+from internvl_rt.files.errors import advice, reason
 
 KeepTokens = Literal["none", "grounding", "task", "all"]
 """Which special tokens stay visible in decoded text: none; ``<ref> <box> <quad>`` and their ends; all that

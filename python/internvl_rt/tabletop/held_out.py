@@ -20,7 +20,7 @@ from PIL import Image
 from internvl_rt.tabletop.questions import KINDS, Question, Sampler
 
 if TYPE_CHECKING:
-    from internvl_rt.model import Model
+    from internvl_rt.model.model import Model
 
 TRAINING_STREAM = 0
 HELD_OUT_STREAM = 1

@@ -25,14 +25,15 @@ from internvl_rt.bundle.graph_ports import (
     cache_ports,
 )
 from internvl_rt.bundle.graph_sets import GraphSet
+from internvl_rt.engines.arrays import check_embeddings
 from internvl_rt.engines.engine import Float32Array, Progress
 from internvl_rt.engines.onnxruntime.cache import SequenceCache
 from internvl_rt.engines.onnxruntime.providers import PROVIDERS, Provider, choose_graph_set
-from internvl_rt.engines.onnxruntime.rotary import rotary_tables
 from internvl_rt.engines.onnxruntime.session import NUMPY_TYPE, Session, Tensor, contiguous
+from internvl_rt.engines.rotary import rotary_tables
 from internvl_rt.engines.runs import check_runs, steps_together
+from internvl_rt.engines.sequences import Sequences
 from internvl_rt.engines.turns import Turns
-from internvl_rt.errors import CacheFullError, InternVLError, PromptError
 
 MAX_CHUNK = 512
 """Tokens of a prompt that are computed together."""
@@ -87,26 +88,19 @@ class OnnxDecoder:
             extents={} if fixed is None else {CAPACITY: fixed},
         )
         self._ports = [port for layer in range(self._llm.layers) for port in cache_ports(layer)]
-        self._cache_tokens = cache_tokens
-        self._sequences: dict[int, SequenceCache] = {}
-        self._next = 0
+        self._sequences: Sequences[SequenceCache] = Sequences(cache_tokens)
         self._turns = Turns()
-
-    @property
-    def cache_tokens(self) -> int:
-        """Tokens that the KV cache holds, all sequences together."""
-        return self._cache_tokens
 
     @property
     def free_tokens(self) -> int:
         """Tokens of the cache that no sequence uses."""
         with self._turns.turn():
-            return self._free_tokens()
+            return self._sequences.free_tokens
 
     def new_sequence(self) -> int:
         """Starts an empty sequence."""
         with self._turns.turn():
-            return self._add(SequenceCache(self._llm, self._dtype, self._memory, self._capacity))
+            return self._sequences.add(SequenceCache(self._llm, self._dtype, self._memory, self._capacity))
 
     def fork(self, sequence: int) -> int:
         """Starts a sequence with the same content; keys and values are copied.
@@ -115,20 +109,19 @@ class OnnxDecoder:
             CacheFullError: if the copy does not fit.
         """
         with self._turns.turn():
-            origin = self._idle(sequence)
-            self._require_free(origin.length)
-            return self._add(origin.copy())
+            origin = self._sequences.idle(sequence)
+            self._sequences.require_free(origin.length)
+            return self._sequences.add(origin.copy())
 
     def drop(self, sequence: int) -> None:
         """Forgets a sequence and frees its place in the cache."""
         with self._turns.turn():
-            self._idle(sequence)
-            del self._sequences[sequence]
+            self._sequences.remove(sequence)
 
     def length(self, sequence: int) -> int:
         """Tokens of a sequence."""
         with self._turns.turn():
-            return self._sequence(sequence).length
+            return self._sequences[sequence].length
 
     def prefill(
         self,
@@ -138,13 +131,13 @@ class OnnxDecoder:
         progress: Progress | None = None,
     ) -> Float32Array:
         """Appends embeddings, as :meth:`internvl_rt.engines.engine.Engine.prefill`."""
-        self._check(embeddings)
+        check_embeddings(embeddings, self._llm.hidden_size)
         embeddings = contiguous(embeddings)
         n = len(embeddings)
         with self._turns.turn(None if progress is None else partial(progress, 0)):
-            cache = self._idle(sequence)
+            cache = self._sequences.idle(sequence)
             start, length = cache.length, cache.length + n
-            self._require_free(n)
+            self._sequences.require_free(n)
             cache.make_room(length)
             cache.appending = n
         logits = np.empty((n if all_logits else 1, self._llm.vocab_size), self._dtype)
@@ -190,11 +183,11 @@ class OnnxDecoder:
             PromptError: if a sequence is named twice, or the counts do not add up.
         """
         counts = check_runs(sequences, len(embeddings), counts)
-        self._check(embeddings)
+        check_embeddings(embeddings, self._llm.hidden_size)
         embeddings = contiguous(embeddings)
         with self._turns.turn():
-            caches = [self._idle(sequence) for sequence in sequences]
-            self._require_free(len(embeddings))
+            caches = [self._sequences.idle(sequence) for sequence in sequences]
+            self._sequences.require_free(len(embeddings))
             for cache, count in zip(caches, counts, strict=True):
                 cache.make_room(cache.length + count)
             logits = np.empty((len(caches), self._llm.vocab_size), self._dtype)
@@ -256,47 +249,5 @@ class OnnxDecoder:
             inputs[port_in] = outputs[port_out] = buffer
         self._session.run(inputs, outputs, step)
 
-    def _require_free(self, tokens: int) -> None:
-        free = self._free_tokens()
-        if tokens > free:
-            raise CacheFullError(
-                f"the KV cache holds {self._cache_tokens} tokens, {free} are free, {tokens} more are needed. "
-                "Shorten the prompt, or load the model with a larger cache_tokens."
-            )
-
-    def _free_tokens(self) -> int:
-        return self._cache_tokens - sum(cache.length + cache.appending for cache in self._sequences.values())
-
     def _chunk(self, capacity: int) -> int:
         return max(16, min(MAX_CHUNK, MAX_SCORE_BYTES // (4 * self._llm.heads * capacity)))
-
-    def _add(self, cache: SequenceCache) -> int:
-        self._next += 1
-        self._sequences[self._next] = cache
-        return self._next
-
-    def _sequence(self, sequence: int) -> SequenceCache:
-        try:
-            return self._sequences[sequence]
-        except KeyError:
-            raise InternVLError(
-                f"there is no sequence {sequence}: it was dropped, or belongs to another model."
-            ) from None
-
-    def _idle(self, sequence: int) -> SequenceCache:
-        found = self._sequence(sequence)
-        if found.appending:
-            raise PromptError(
-                f"sequence {sequence} is being appended to by another call. Wait for it, or fork it before."
-            )
-        return found
-
-    def _check(self, embeddings: Float32Array) -> None:
-        hidden = self._llm.hidden_size
-        if not isinstance(embeddings, np.ndarray):
-            raise PromptError(f"embeddings is a {type(embeddings).__name__}; expected float32 [n, {hidden}].")
-        shape = embeddings.shape
-        if embeddings.dtype != np.float32 or len(shape) != 2 or shape[0] < 1 or shape[1] != hidden:
-            raise PromptError(
-                f"embeddings is {embeddings.dtype} {list(shape)}; expected float32 [n, {hidden}], n >= 1."
-            )

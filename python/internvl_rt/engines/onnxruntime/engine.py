@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from internvl_rt._core import CacheRoom
 from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.engines.embedding import EmbeddingTable
 from internvl_rt.engines.engine import EncodedTiles, Float32Array, Progress
@@ -52,6 +53,7 @@ class OnnxEngine:
         graphs = choose_graph_set(bundle, chosen)
         self.providers = tuple(provider.key for provider in chosen)
         self.graphs = graphs
+        self.hidden_size = bundle.manifest.llm.hidden_size
         self._cache_tokens = cache_tokens
         self._embedding: EmbeddingTable | None = EmbeddingTable(bundle)
         self._vision: OnnxVision | None = OnnxVision(bundle, threads, providers=chosen, graphs=graphs)
@@ -60,18 +62,14 @@ class OnnxEngine:
         )
 
     @property
-    def cache_tokens(self) -> int:
-        """Tokens that the KV cache holds, all sequences together."""
-        return self._cache_tokens
+    def cache(self) -> CacheRoom:
+        """See :class:`internvl_rt.engines.engine.Engine`. A fork is a copy."""
+        return CacheRoom(self._cache_tokens)
 
     @property
     def free_tokens(self) -> int:
         """Tokens of the cache that no sequence uses."""
         return _open(self._decoder).free_tokens
-
-    def room(self, prompt: int, new: int, forks: int) -> int:
-        """See :meth:`internvl_rt.engines.engine.Engine.room`. A fork is a copy."""
-        return prompt + (forks * (prompt + new) if forks else new)
 
     def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
         """Encodes tiles, one after another."""

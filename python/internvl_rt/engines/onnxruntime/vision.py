@@ -14,10 +14,10 @@ from internvl_rt import _core
 from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.bundle.graph_ports import COMPRESSED, FEATURES, HIDDEN, PIXEL_VALUES, SCORES, SHUFFLED
 from internvl_rt.bundle.graph_sets import GraphSet, Part
+from internvl_rt.engines.arrays import check_pixel_values
 from internvl_rt.engines.engine import EncodedTiles, Float32Array, Progress
 from internvl_rt.engines.onnxruntime.providers import PROVIDERS, Provider, choose_graph_set
 from internvl_rt.engines.onnxruntime.session import NUMPY_TYPE, Session, contiguous
-from internvl_rt.engines.pixel_values import check_pixel_values
 from internvl_rt.engines.turns import Turns
 
 VISION_PARTS: tuple[Part, ...] = ("vit", "projector")

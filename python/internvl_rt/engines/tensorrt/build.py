@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Protocol
 
 from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.bundle.graph_ports import HIDDEN, SHUFFLED
-from internvl_rt.bundle.graph_sets import PARTS, Compute, Part
+from internvl_rt.bundle.graph_sets import PARTS, Compute, GraphSet, Part
 from internvl_rt.bundle.manifest import WEIGHTS_FILE, Manifest
-from internvl_rt.bundle.tensors import tensor_specs
+from internvl_rt.bundle.tensors import TensorPlace, tensor_specs
 from internvl_rt.engines.tensorrt.device import Builder
 from internvl_rt.engines.tensorrt.profiles import LOGIT_ROWS, Limits, Profile, ShapeRange, profiles_of
 from internvl_rt.engines.tensorrt.store import (
@@ -78,11 +79,28 @@ def estimate(manifest: Manifest, limits: Limits, compute: Compute, *, in_place: 
     )
 
 
+class GraphWriter(Protocol):
+    """``internvl_rt.export.graphs.write_graphs``: building is like exporting, and running needs neither."""
+
+    def __call__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        places: Mapping[str, TensorPlace],
+        sets: Sequence[GraphSet],
+        *,
+        capacity: int | None = None,
+        shuffles: bool = False,
+    ) -> None:
+        """Writes the graphs of a model into its bundle's folder."""
+
+
 def build_engines(
     bundle: Bundle,
     builder: Builder,
     limits: Limits,
     *,
+    write_graphs: GraphWriter,
     compute: Compute | None = None,
     rebuild: bool = False,
     say: Callable[[str], None] = lambda _: None,
@@ -96,6 +114,7 @@ def build_engines(
         bundle: an opened bundle.
         builder: TensorRT on this machine's GPU.
         limits: what the engines must be able to do.
+        write_graphs: the exporter's.
         compute: the type to compute in; see ``plan_of``.
         rebuild: build even if the engines are there.
         say: is told what is needed, before anything starts, and what is being done.
@@ -122,7 +141,7 @@ def build_engines(
     )
     _check_room(bundle, builder, needs)
     with staged_engines(bundle, plan) as staging:
-        _write_graphs(bundle, plan, staging)
+        _write_graphs(bundle, plan, staging, write_graphs)
         timing = store_of(bundle) / TIMING_CACHE
         for part in PARTS:
             say(f"building {part}")
@@ -153,11 +172,8 @@ def engine_profiles(manifest: Manifest, part: Part, limits: Limits) -> tuple[Pro
     return ({HIDDEN: ShapeRange(*((n, *shape) for n in tiles))},)
 
 
-def _write_graphs(bundle: Bundle, plan: Plan, staging: Path) -> None:
+def _write_graphs(bundle: Bundle, plan: Plan, staging: Path, write_graphs: GraphWriter) -> None:
     """The graphs for these engines: the cache's extent fixed, the shuffle on the GPU."""
-    # Building is like exporting: it needs onnx, which running does not.
-    from internvl_rt.export.graphs import write_graphs
-
     weights = bundle.weights.resolve()
     try:
         # A parser may refuse weights that a symbolic link leads out of the graph's folder for.

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from internvl_rt._core import CacheRoom
 from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.bundle.graph_ports import (
     COS,
@@ -26,14 +27,16 @@ from internvl_rt.bundle.graph_ports import (
     cache_ports,
 )
 from internvl_rt.bundle.graph_sets import Compute
+from internvl_rt.engines.arrays import check_embeddings, check_pixel_values
 from internvl_rt.engines.embedding import EmbeddingTable
 from internvl_rt.engines.engine import EncodedTiles, Float32Array, Progress
-from internvl_rt.engines.onnxruntime.rotary import rotary_tables
+from internvl_rt.engines.rotary import rotary_tables
 from internvl_rt.engines.runs import check_runs, steps_together
+from internvl_rt.engines.sequences import Sequences
 from internvl_rt.engines.tensorrt.device import Binding, Device, Program
 from internvl_rt.engines.tensorrt.profiles import ATTENDED, LOGIT_ROWS, Shape
 from internvl_rt.engines.tensorrt.store import Plan, built_plans, engine_file, find_engines
-from internvl_rt.errors import CacheFullError, DeviceError, ImageError, InternVLError, PromptError
+from internvl_rt.errors import CacheFullError, DeviceError, InternVLError
 
 PREFILL, DECODE = 0, 1
 """The profiles of the language model's engine."""
@@ -92,26 +95,24 @@ class TensorRtEngine:
         vit, projector, llm = (
             (folder / engine_file(part)).read_bytes() for part in ("vit", "projector", "llm")
         )
+        self.hidden_size = bundle.manifest.llm.hidden_size
         self._lock = threading.Lock()
         self._embedding = EmbeddingTable(bundle)
         self._vision = Vision(bundle, plan, device, device.load(vit), device.load(projector))
         self._decoder = Decoder(bundle, plan, device, device.load(llm), cache_tokens)
+        self._cache_tokens = cache_tokens
         self._closed = False
 
     @property
-    def cache_tokens(self) -> int:
-        """Tokens that the KV cache holds, all sequences together."""
-        return self._decoder.cache_tokens
+    def cache(self) -> CacheRoom:
+        """See :class:`internvl_rt.engines.engine.Engine`. A fork is a copy."""
+        return CacheRoom(self._cache_tokens)
 
     @property
     def free_tokens(self) -> int:
         """Tokens of the cache that no sequence uses; a new sequence of so many fits now."""
         with self._open():
             return self._decoder.free_tokens
-
-    def room(self, prompt: int, new: int, forks: int) -> int:
-        """See :meth:`internvl_rt.engines.engine.Engine.room`. A fork is a copy."""
-        return prompt + (forks * (prompt + new) if forks else new)
 
     def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
         """Encodes tiles, as many at once as the engines were built for."""
@@ -182,6 +183,7 @@ class Vision:
     def __init__(self, bundle: Bundle, plan: Plan, device: Device, vit: Program, projector: Program) -> None:
         manifest = bundle.manifest
         size, vision = manifest.vision.image_size, manifest.vision
+        self._facts = vision
         self._device, self._vit, self._projector = device, vit, projector
         self._dtype = NUMPY_TYPE[plan.graph_set.compute]
         self._tiles = plan.limits.tiles
@@ -195,13 +197,7 @@ class Vision:
 
     def encode(self, pixel_values: Float32Array, progress: Progress | None) -> EncodedTiles:
         """Encodes tiles; the times are those of all batches."""
-        good = isinstance(pixel_values, np.ndarray) and pixel_values.dtype == np.float32
-        if not (good and pixel_values.shape[1:] == self._pixels_shape and len(pixel_values)):
-            raise ImageError(
-                f"pixel_values is {_described(pixel_values)}; expected float32 "
-                f"[tiles, {', '.join(map(str, self._pixels_shape))}] with at least one tile. "
-                "internvl_rt.tile_image(image).pixel_values() makes one."
-            )
+        check_pixel_values(pixel_values, self._facts)
         features = np.empty((len(pixel_values), *self._features_shape), self._dtype)
         started = perf_counter()
         for begin in range(0, len(pixel_values), self._tiles):
@@ -229,6 +225,8 @@ class _Sequence:
 
     def __init__(self) -> None:
         self.length = 0
+        self.appending = 0
+        """Always 0: a call keeps others from the engine."""
         self.current = 0
         self.other = 0
         """The side that the next run writes; ``current`` itself where it writes in place."""
@@ -246,14 +244,12 @@ class Decoder:
         # TensorRT updates a cache in place where the graph says TensorScatter, and copies it where it says
         # ScatterND.
         self._in_place = plan.graph_set.dialect == "onnx24"
-        self.cache_tokens = cache_tokens
         self._cache_shape: Shape = (1, llm.kv_heads, plan.limits.cache_tokens, llm.head_dim)
         self._cache_bytes = int(np.prod(self._cache_shape)) * self._dtype.itemsize
         self._ports = [port for layer in range(llm.layers) for port in cache_ports(layer)]
-        self._sequences: dict[int, _Sequence] = {}
+        self._sequences: Sequences[_Sequence] = Sequences(cache_tokens)
         self._spare: list[int] = []
         """Caches of sequences that were dropped."""
-        self._next = 0
         n, half, wide = plan.limits.prefill_chunk, llm.head_dim // 2, self._dtype.itemsize
         self._buffers = {
             name: device.allocate(size)
@@ -271,37 +267,31 @@ class Decoder:
     @property
     def free_tokens(self) -> int:
         """Tokens that no sequence uses; a new one of so many fits."""
-        used = sum(sequence.length for sequence in self._sequences.values())
-        return min(self.cache_tokens - used, self._limits.cache_tokens)
+        return min(self._sequences.free_tokens, self._limits.cache_tokens)
 
     def new_sequence(self) -> int:
         """Starts an empty sequence; it takes memory when it gets its first token."""
-        self._next += 1
-        self._sequences[self._next] = _Sequence()
-        return self._next
+        return self._sequences.add(_Sequence())
 
     def fork(self, sequence: int) -> int:
         """Starts a sequence with the same keys and values."""
-        origin = self._sequence(sequence)
+        origin = self._sequences[sequence]
         self._require_free(origin.length, origin.length)
         copy = _Sequence()
         if origin.length:
             self._give_memory(copy)
             self._device.copy(copy.current, origin.current, self._cache_bytes * len(self._ports))
             copy.length = origin.length
-        self._next += 1
-        self._sequences[self._next] = copy
-        return self._next
+        return self._sequences.add(copy)
 
     def drop(self, sequence: int) -> None:
         """Forgets a sequence; its memory serves the next one."""
-        dropped = self._sequence(sequence)
-        del self._sequences[sequence]
+        dropped = self._sequences.remove(sequence)
         self._spare += {dropped.current, dropped.other} - {0}
 
     def length(self, sequence: int) -> int:
         """Tokens of a sequence."""
-        return self._sequence(sequence).length
+        return self._sequences[sequence].length
 
     def prefill(
         self,
@@ -311,8 +301,8 @@ class Decoder:
         progress: Progress | None = None,
     ) -> Float32Array:
         """Appends embeddings, as :meth:`internvl_rt.engines.engine.Engine.prefill`."""
-        self._check(embeddings)
-        cache, n = self._sequence(sequence), len(embeddings)
+        check_embeddings(embeddings, self._llm.hidden_size)
+        cache, n = self._sequences[sequence], len(embeddings)
         self._require_free(n, cache.length + n)
         self._give_memory(cache)
         logits = np.empty((n if all_logits else 1, self._llm.vocab_size), self._dtype)
@@ -338,8 +328,8 @@ class Decoder:
         Each gets one row where there are no counts.
         """
         counts = check_runs(sequences, len(embeddings), counts)
-        self._check(embeddings)
-        caches = [self._sequence(sequence) for sequence in sequences]
+        check_embeddings(embeddings, self._llm.hidden_size)
+        caches = [self._sequences[sequence] for sequence in sequences]
         longest = max(cache.length + count for cache, count in zip(caches, counts, strict=True))
         self._require_free(len(embeddings), longest)
         logits = np.empty((len(caches), self._llm.vocab_size), self._dtype)
@@ -356,7 +346,7 @@ class Decoder:
 
     def close(self) -> None:
         """Frees all memory."""
-        for sequence in list(self._sequences):
+        for sequence in self._sequences.numbers():
             self.drop(sequence)
         for address in (*self._spare, *self._buffers.values()):
             self._device.free(address)
@@ -426,38 +416,10 @@ class Decoder:
 
     def _require_free(self, tokens: int, length: int) -> None:
         """Raises unless so many more tokens fit, and a sequence of ``length`` tokens, the longest then."""
-        free = self.cache_tokens - sum(cache.length for cache in self._sequences.values())
-        if tokens > free:
-            raise CacheFullError(
-                f"the KV cache holds {self.cache_tokens} tokens, {free} are free, {tokens} more are needed. "
-                "Shorten the prompt, or load the model with a larger cache_tokens."
-            )
+        self._sequences.require_free(tokens)
         most = self._limits.cache_tokens
         if length > most:
             raise CacheFullError(
                 f"the engines were built for sequences of {most} tokens; this one would have more. Shorten "
                 "the prompt, or build them with a larger --cache-tokens."
             )
-
-    def _sequence(self, sequence: int) -> _Sequence:
-        try:
-            return self._sequences[sequence]
-        except KeyError:
-            raise InternVLError(
-                f"there is no sequence {sequence}: it was dropped, or belongs to another model."
-            ) from None
-
-    def _check(self, embeddings: Float32Array) -> None:
-        hidden = self._llm.hidden_size
-        good = isinstance(embeddings, np.ndarray) and embeddings.dtype == np.float32
-        if not (good and embeddings.ndim == 2 and len(embeddings) and embeddings.shape[1] == hidden):
-            raise PromptError(
-                f"embeddings is {_described(embeddings)}; expected float32 [n, {hidden}], n >= 1."
-            )
-
-
-def _described(value: Any) -> str:
-    """What an argument that should be an array is."""
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype} {list(value.shape)}"
-    return f"a {type(value).__name__}"

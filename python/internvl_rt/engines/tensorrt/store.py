@@ -18,8 +18,8 @@ from internvl_rt.bundle.manifest import WEIGHTS_FILE
 from internvl_rt.engines.tensorrt.profiles import Limits, profiles_of
 from internvl_rt.engines.tensorrt.toolkit import Toolkit
 from internvl_rt.errors import DeviceError
-from internvl_rt.file_errors import advice, reason
-from internvl_rt.work_folder import InUseError, work_folder
+from internvl_rt.files.errors import advice, reason
+from internvl_rt.files.work_folder import InUseError, work_folder
 
 FORMAT = 1
 """Raised whenever graphs or profiles change in a way that their facts do not show."""

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, cast, get_args
 
+from internvl_rt import _core
+from internvl_rt.answers.results import ImageFeatures
+from internvl_rt.answers.settings import GenerationArguments, GenerationSettings, generation_settings
+from internvl_rt.arguments import checked_integer
 from internvl_rt.bundle.manifest import Tiling
 from internvl_rt.errors import ImageError, PromptError
 from internvl_rt.images import MAX_PIXELS, ImageSource, Orientation, checked_orientation
+from internvl_rt.images.video import VideoSource, sample_video
+from internvl_rt.model.answer_stream import TileProgress
 from internvl_rt.prompts.control_tokens import IMAGE_MARK
-from internvl_rt.prompts.messages import Conversation, Detail, History, ImagePlace, Messages, conversation
-from internvl_rt.results import ImageFeatures
-from internvl_rt.settings import GenerationArguments, GenerationSettings, checked_integer, generation_settings
-from internvl_rt.video import VideoSource, sample_video
+from internvl_rt.prompts.messages import Conversation, Detail, History, Messages, conversation
 
 Image: TypeAlias = ImageSource | ImageFeatures
 """A path, a data URL, the bytes of a file, a PIL image, a uint8 RGB array [height, width, 3], a CPU array of
 another library with ``__dlpack__`` of that form, or ``ImageFeatures``."""
-
-TileProgress: TypeAlias = Callable[[int, int], None]
-"""Is told on the way how many tiles are done, and how many there are. What it raises ends the call, which
-leaves everything as it was. It must not call the model."""
-
-MOST_TILES = 40
-"""The most tiles of a picture that the authors document, for 4K."""
 
 
 class AskArguments(GenerationArguments, total=False):
@@ -105,38 +100,26 @@ class TileBudget:
     """For every picture."""
     detail: Detail = "auto"
     """For all of them together; see ``AskArguments``."""
+    core: _core.TileBudget = field(init=False, repr=False, compare=False)
+    """What reckons with it."""
 
     def __post_init__(self) -> None:
         if self.detail not in get_args(Detail):
             raise PromptError(f"detail must be one of {', '.join(get_args(Detail))}, not {self.detail!r}.")
-        if self.max_tiles is None:
-            return
-        if self.detail != "auto":
-            raise PromptError(
-                f"max_tiles={self.max_tiles!r} and detail={self.detail!r} both say how many tiles a picture "
-                "has. Give one of them."
-            )
         try:
             if isinstance(self.max_tiles, bool):
                 raise TypeError
-            number = operator.index(self.max_tiles)
+            core = _core.TileBudget(self.max_tiles, self.detail)
         except TypeError:
-            number = 0
-        if not 1 <= number <= MOST_TILES:
             raise ImageError(
-                f"max_tiles is the most tiles of a picture, an integer from 1 to {MOST_TILES}; found "
+                f"max_tiles is the most tiles of a picture, an integer from 1 to {_core.MOST_TILES}; found "
                 f"{self.max_tiles!r}."
-            )
-        object.__setattr__(self, "max_tiles", number)
+            ) from None
+        object.__setattr__(self, "core", core)
 
     def per_picture(self, tiling: Tiling, pictures: int) -> int:
         """The most tiles of each of so many pictures, their thumbnails not counted."""
-        if self.max_tiles is not None:
-            return self.max_tiles
-        if self.detail == "low":
-            return 1
-        tiles = tiling.max_tiles if self.detail == "auto" else MOST_TILES
-        return max(1, tiles // pictures)
+        return self.core.per_picture(tiling.max_tiles, pictures)
 
 
 @dataclass(frozen=True)
@@ -157,17 +140,13 @@ class Asked:
 
     def most_tiles(self, tiling: Tiling) -> list[int]:
         """The most tiles of every picture. An item of a message may ask for a detail of its own."""
-        pictures = len(self.conversation.images)
-        budgets = [self.tile_budget] * pictures
-        if self.tile_budget.max_tiles is None and not self.as_one:
-            places = [
-                part
-                for turn in self.conversation.turns
-                for part in turn.parts
-                if isinstance(part, ImagePlace)
-            ]
-            budgets = [TileBudget(detail=place.detail or self.tile_budget.detail) for place in places]
-        return [budget.per_picture(tiling, pictures) for budget in budgets]
+        return _core.most_tiles(
+            self.tile_budget.core,
+            self.conversation,
+            pictures=len(self.conversation.images),
+            as_one=self.as_one,
+            own=tiling.max_tiles,
+        )
 
     @property
     def may_have_fewer_tiles(self) -> bool:

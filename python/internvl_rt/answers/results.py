@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from internvl_rt.answers.grounding import Box, Grounding, parse_grounding
 from internvl_rt.errors import PromptError
-from internvl_rt.grounding import Box, Grounding, parse_grounding
 
 if TYPE_CHECKING:
     from internvl_rt.images import Orientation
@@ -44,6 +45,11 @@ class Timings:
     """Mean time of every token after the first."""
     total: float = 0.0
     """From the call to the finished answer. A stream's consumer is part of it."""
+
+
+def ms_since(begun: float) -> float:
+    """Milliseconds since ``begun``, a reading of ``perf_counter``."""
+    return (perf_counter() - begun) * 1000.0
 
 
 @dataclass(frozen=True)
@@ -163,11 +169,15 @@ class ImageFeatures:
         return int(np.count_nonzero(self.kept))
 
     @property
+    def tokens_of_tiles(self) -> list[int]:
+        """Prompt tokens that every tile takes."""
+        return list(self.tile_tokens) or [self.features.shape[1]] * self.tiles
+
+    @property
     def kept(self) -> npt.NDArray[np.bool_]:
         """Which features count, bool [tiles, tokens_per_tile]: of each tile the first ones."""
-        tiles, most = self.features.shape[:2]
-        tokens = np.array(self.tile_tokens or [most] * tiles)
-        chosen: npt.NDArray[np.bool_] = np.arange(most) < tokens[:, None]
+        most = self.features.shape[1]
+        chosen: npt.NDArray[np.bool_] = np.arange(most) < np.array(self.tokens_of_tiles)[:, None]
         return chosen
 
     @property

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias, TypedDict, cast, get_args
 
+from internvl_rt.arguments import checked_integer
 from internvl_rt.errors import PromptError
 from internvl_rt.prompts.tokenizer import KeepTokens
 
@@ -56,6 +56,9 @@ class GenerationSettings:
     look-around and back references."""
     choices: tuple[str, ...] | None = None
     """The answer is one of these texts."""
+    priority: int = 0
+    """Of requests that wait, those of a higher priority come first; where the cache is full they take the
+    room of answers of a lower one, which are written on later."""
 
     def __post_init__(self) -> None:
         self._set("max_new_tokens", checked_integer("max_new_tokens", self.max_new_tokens, 1))
@@ -63,6 +66,7 @@ class GenerationSettings:
         self._set("temperature", _number("temperature", self.temperature, "of at least 0", zero=True))
         self._set("top_p", _number("top_p", self.top_p, "above 0 and at most 1", most=1.0))
         self._set("repetition_penalty", _number("repetition_penalty", self.repetition_penalty, "above 0"))
+        self._set("priority", checked_integer("priority", self.priority, -1000, 1000))
         if self.seed is not None:
             self._set("seed", checked_integer("seed", self.seed, 0, most=2**64 - 1))
         self._set("stop", _stop_strings(self.stop))
@@ -95,23 +99,6 @@ class GenerationSettings:
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
-
-
-def checked_integer(name: str, value: Any, least: int, most: int = 2**31 - 1) -> int:
-    """The value of an argument of that name.
-
-    Raises:
-        PromptError: unless it is an integer from ``least`` to ``most``.
-    """
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise PromptError(f"{name} must be an integer of at least {least}, not {value!r}.") from None
-    if not least <= number <= most:
-        raise PromptError(f"{name} must be an integer from {least} to {most}, not {number}.")
-    return number
 
 
 def _number(name: str, value: Any, expected: str, most: float = math.inf, zero: bool = False) -> float:
@@ -183,6 +170,7 @@ class GenerationArguments(TypedDict, total=False):
     schema: JsonSchema | None
     pattern: str | None
     choices: Sequence[str] | None
+    priority: int
 
 
 def generation_settings(arguments: GenerationArguments) -> GenerationSettings:

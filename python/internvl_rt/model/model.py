@@ -3,53 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+import os
+import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast, overload
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
 
-from internvl_rt._core import PromptRenderer, RenderedPrompt
-from internvl_rt.asking import (
-    AskArguments,
-    Asked,
-    Image,
-    PictureRules,
-    TileBudget,
-    TileProgress,
-    ask,
-)
-from internvl_rt.bundle.manifest import Manifest, Tiling
-from internvl_rt.cache_room import CacheRoom
-from internvl_rt.critic import Judgement, critic_conversation, judge_steps, shared_length, split_steps
-from internvl_rt.engines.engine import EncodedTiles, Engine, Float32Array
-from internvl_rt.errors import ImageError, InternVLError, PromptError
-from internvl_rt.generation import AnswerStream, Question, Writer, all_answers, answer_pieces, ms_since
-from internvl_rt.grounding import LOCATE_PROMPT, Location, locate_question
-from internvl_rt.guarded_engine import GuardedEngine
-from internvl_rt.images import Orientation, decode_image, tile_pixel_values
-from internvl_rt.images.resolution import compressible
-from internvl_rt.images.tiling import count_tiles
-from internvl_rt.prompts.messages import Conversation, Detail, Messages
-from internvl_rt.prompts.reasoning import with_reasoning
-from internvl_rt.prompts.tokenizer import Detokeniser, PromptTokenizer
-from internvl_rt.results import Answer, ImageFeatures, Piece, Timings, Usage
-from internvl_rt.sampling import TokenChooser, new_seed
-from internvl_rt.settings import (
+from internvl_rt import _core
+from internvl_rt._core import PromptRenderer, RenderedPrompt, Scheduler
+from internvl_rt.answers.critic import Judgement, critic_conversation, judge_steps, shared_length, split_steps
+from internvl_rt.answers.grounding import LOCATE_PROMPT, Location, locate_question
+from internvl_rt.answers.reasoning import with_reasoning
+from internvl_rt.answers.results import Answer, ImageFeatures, ms_since
+from internvl_rt.answers.settings import (
     GenerationArguments,
     GenerationSettings,
     checked_sequences,
     generation_settings,
 )
-from internvl_rt.structured import Constraints
-from internvl_rt.tile_encoding import EncodingCancelledError, TileEncoding
-from internvl_rt.video import VideoSource, sample_video
-from internvl_rt.voting import (
+from internvl_rt.answers.structured import Constraints
+from internvl_rt.answers.voting import (
     AnyReasoning,
     BestOf,
     Vote,
@@ -59,21 +38,52 @@ from internvl_rt.voting import (
     reasoning_of,
     sampled,
 )
+from internvl_rt.bundle.manifest import Manifest, Tiling
+from internvl_rt.engines.engine import Engine, Float32Array
+from internvl_rt.engines.native import NativeEngine
+from internvl_rt.errors import ImageError, InternVLError, PromptError
+from internvl_rt.images import Orientation, decode_image
+from internvl_rt.images.tiling import count_tiles, picture_of
+from internvl_rt.images.video import VideoSource, sample_video
+from internvl_rt.model.answer_stream import (
+    AnswerStream,
+    AsyncAnswerStream,
+    RunningRequest,
+    TileProgress,
+    timings_of,
+)
+from internvl_rt.model.asking import (
+    AskArguments,
+    Asked,
+    Image,
+    PictureRules,
+    TileBudget,
+    ask,
+)
+from internvl_rt.prompts.messages import Conversation, Detail, Messages
+from internvl_rt.prompts.tokenizer import PromptTokenizer
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-_LONG_TEXT = 1 << 16
-"""Characters; they are tokenised in less time than a tile takes."""
+_engines: WeakSet[Engine] = WeakSet()
+"""Of the models that are loaded."""
+_left_behind: list[Engine] = []
+"""Engines of the process that this one was forked from, kept so that nothing ends them here: an engine's end
+may wait for threads that stayed behind."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _left_behind.extend(_engines))
 
 
 class Model:
     """A bundle that is loaded into an engine. Made by ``internvl_rt.load``.
 
-    It may be used from several threads: every call has a sequence of its own in the KV cache, whose size
-    they share. Before anything is computed, a call reserves room for its prompt and its whole answer, and
-    waits for it where other calls have it. A call that fails leaves the model as it was. Use it in a ``with``
-    statement, or call ``close``, to free its memory at a time of your choosing.
+    It may be used from several threads, and by many tasks of asyncio: their answers are written together, and
+    none depends on the others. They share the size of the KV cache. Before anything is computed for a call,
+    there is room for its prompt and the first tokens of its answer; where answers grow into each other, the
+    ones that came last are written on later. A call that fails leaves the model as it was. Use it in a
+    ``with`` statement, or call ``close``, to free its memory at a time of your choosing.
     """
 
     def __init__(
@@ -86,17 +96,29 @@ class Model:
         context_tokens: int,
         threads: int | None,
         max_wait_s: float,
+        max_waiting: int,
         rules: PictureRules,
     ) -> None:
         self._manifest = manifest
-        self._engine = GuardedEngine(engine)
-        self._room = CacheRoom(engine.cache_tokens, max_wait_s)
+        self._engine = engine
+        _engines.add(engine)
+        self._cache_tokens = engine.cache.tokens
+        native = engine.core if isinstance(engine, NativeEngine) else None
+        self._scheduler = Scheduler(
+            native or engine,
+            tokenizer,
+            manifest.checked(),
+            engine.team if isinstance(engine, NativeEngine) else _core.ThreadTeam(threads or 0),
+            context_tokens=context_tokens,
+            max_waiting=max_waiting,
+            max_wait_s=max_wait_s,
+        )
         self._tokenizer = tokenizer
-        self._renderer = renderer
+        self._planner = _core.PromptPlanner(tokenizer, renderer, manifest.checked(), context_tokens)
         self._context_tokens = context_tokens
-        self._threads = threads
         self._rules = rules
         self._constraints = Constraints(tokenizer, manifest.prompt.stop_ids, manifest.llm.vocab_size)
+        self._process = os.getpid()
         # The manifest holds the hashes of all files, so it tells bundles apart.
         self._fingerprint = hashlib.sha256(manifest.to_json().encode()).hexdigest()
 
@@ -118,7 +140,7 @@ class Model:
     @property
     def cache_tokens(self) -> int:
         """Tokens that the KV cache holds, all answers that are being written together."""
-        return self._engine.cache_tokens
+        return self._cache_tokens
 
     @property
     def context_tokens(self) -> int:
@@ -178,9 +200,25 @@ class Model:
             CacheFullError: if other calls kept the room that this one needs for longer than ``max_wait_s``.
         """
         asked = ask(question, images, arguments, self._rules)
-        writers = self._writers(asked.settings, num_return_sequences)
-        answers = self._all_answers(self._read(asked), writers, threading.Event())
+        requests = self._requests(asked.settings, num_return_sequences)
+        answers = self._submit(self._read(asked), requests).answers()
         return answers[0] if num_return_sequences is None else answers
+
+    async def achat(
+        self,
+        question: str | Messages,
+        images: Sequence[Image] | Image | None = None,
+        **arguments: Unpack[AskArguments],
+    ) -> Answer:
+        """Answers a question, for asyncio. Arguments and errors are those of ``chat``.
+
+        Waiting for the answer takes no thread. Cancelling the task ends the work at its next step.
+        """
+        stream = self.astream(question, images, **arguments)
+        async for _ in stream:
+            pass
+        assert stream.result is not None, "the last piece has it"
+        return stream.result
 
     def stream(
         self,
@@ -194,9 +232,20 @@ class Model:
             an iterator; its last piece carries the whole answer, which is the one that ``chat`` returns. Form
             and settings are checked at once; everything else happens while the iterator is advanced.
         """
-        asked = ask(question, images, arguments, self._rules)
-        (writer,) = self._writers(asked.settings, None)
-        return AnswerStream(lambda cancelled: self._pieces(asked, writer, cancelled))
+        return AnswerStream(self._start_of(question, images, arguments))
+
+    def astream(
+        self,
+        question: str | Messages,
+        images: Sequence[Image] | Image | None = None,
+        **arguments: Unpack[AskArguments],
+    ) -> AsyncAnswerStream:
+        """Answers a question piece by piece, for asyncio. Arguments and errors are those of ``chat``.
+
+        Returns:
+            an asynchronous iterator; see ``stream``. Waiting for a piece takes no thread.
+        """
+        return AsyncAnswerStream(self._start_of(question, images, arguments))
 
     def vote(
         self,
@@ -283,8 +332,7 @@ class Model:
         asked = ask(prompt, images, sampled(arguments, n), self._rules)
         settings = [asked.settings] * n
         settings[0] = replace(asked.settings, do_sample=False)
-        writers = self._writers_of(settings)
-        samples = self._all_answers(self._read(asked), writers, threading.Event())
+        samples = self._submit(self._read(asked), self._requests_of(settings)).answers()
         if not isinstance(score, Model):
             return pick_best(samples, [score(sample) for sample in samples])
         judgements = score.judge(
@@ -348,6 +396,7 @@ class Model:
             "allow_paths": allow_paths,
         }
         asked = ask(question, images, about, self._rules)
+        self._scheduler.check_open()
         steps = [split_steps(solution) for solution in solutions]
 
         conversations = [
@@ -357,17 +406,24 @@ class Model:
         ]
         pictures = self._pictures(asked, conversations)
         tiles = [picture.tiles for picture in pictures]
-        rendered = iter([self._rendered(one, tiles).input_ids for one in conversations])
+        rendered = iter([self._planner.render(one, tiles).input_ids for one in conversations])
         prompts = [[next(rendered) for _ in parts] for parts in steps]
         longest = max((ids for solution in prompts for ids in solution), key=len, default=None)
         if longest is not None:
-            self._check_length(longest, tiles, asked.video)
-        rope, never = self.manifest.llm.rope, threading.Event()
+            self._planner.check_length(longest, tiles, frames=asked.video)
+        rope = self.manifest.llm.rope
         _, room = shared_length(self._engine, rope, prompts)
-        with self._room.reserved(room, never, self._engine.check_open):
-            encoded, _ = self._encode_pictures(pictures, TileEncoding(self._engine))
+        with self._scheduler.reserve(room) as reservation:
+            encoded = [self._encode_picture(picture) for picture in pictures]
             prompts = [[self._without_spare_places(ids, encoded) for ids in own] for own in prompts]
-            scores = judge_steps(self._engine, self._tokenizer, rope, _joined(encoded), prompts)
+            scores = judge_steps(
+                self._engine,
+                self._tokenizer,
+                rope,
+                _joined(encoded),
+                prompts,
+                lambda _: reservation.check_open(),
+            )
         return [
             Judgement(sum(own) / len(own) if own else 0.0, tuple(parts), tuple(own))
             for parts, own in zip(steps, scores, strict=True)
@@ -428,8 +484,7 @@ class Model:
         picture = self._picture(image, most, self._rules.overridden(orientation, allow_paths))
         if picture.features is not None:
             return picture.features
-        with _told(progress, picture.tiles) as step:
-            encoded = self._encode_picture(picture, TileEncoding(self._engine, progress=step))
+        encoded = self._encode_picture(picture, progress)
         return replace(encoded, timings=replace(encoded.timings, total=ms_since(started)))
 
     def render(
@@ -444,7 +499,7 @@ class Model:
         """
         asked = ask(question, images, arguments, self._rules)
         tiles = [picture.tiles for picture in self._pictures(asked, [asked.conversation])]
-        return self._rendered(asked.conversation, asked.tiles_of_places(tiles))
+        return self._planner.render(asked.conversation, asked.tiles_of_places(tiles))
 
     def encode_pixels(
         self, pixel_values: npt.ArrayLike, *, progress: TileProgress | None = None
@@ -462,8 +517,20 @@ class Model:
             ImageError: if shape or type is another one, or a value is not finite.
         """
         pixels = self._checked_pixels(pixel_values)
-        with _told(progress, len(pixels)) as step:
-            return TileEncoding(self._engine, progress=step).encode(pixels).features
+        told = -1
+
+        def step(done: int) -> None:
+            nonlocal told
+            reservation.check_open()
+            if progress is not None and done > told:
+                told = done
+                progress(done, len(pixels))
+
+        with self._scheduler.reserve(0) as reservation:
+            step(0)
+            features = self._engine.encode_tiles(pixels, step).features
+            step(len(pixels))
+        return features
 
     def logits(self, input_ids: npt.ArrayLike, image_features: Any = None) -> Float32Array:
         """The logits at every position of a prompt.
@@ -482,12 +549,14 @@ class Model:
         """
         ids = self._checked_ids(input_ids)
         features = self._checked_features(image_features)
-        embeddings = self._engine.embed(ids, features)
-        room = self._engine.room(len(ids), 0, 0)
-        with self._room.reserved(room, threading.Event(), self._engine.check_open):
+        self._scheduler.check_open()
+        with self._scheduler.reserve(self._engine.cache.needed(len(ids), 0, 0)) as reservation:
+            embeddings = self._engine.embed(ids, features)
             sequence = self._engine.new_sequence()
             try:
-                return self._engine.prefill(sequence, embeddings, all_logits=True)
+                return self._engine.prefill(
+                    sequence, embeddings, all_logits=True, progress=lambda _: reservation.check_open()
+                )
             finally:
                 self._engine.drop(sequence)
 
@@ -533,17 +602,22 @@ class Model:
             CacheFullError: if other calls kept the room that this one needs for longer than ``max_wait_s``.
         """
         checked = generation_settings(settings)
-        writers = self._writers(checked, num_return_sequences)
+        requests = self._requests(checked, num_return_sequences)
         ids = self._checked_ids(input_ids)
         features = self._checked_features(image_features)
-        self._check_length(ids, [])
-        prompt = _Prompt(ids, (), perf_counter(), given=features)
-        answers = self._all_answers(prompt, writers, threading.Event())
+        self._planner.check_length(ids, [])
+        prompt = _Prompt(ids, (), perf_counter(), given=features, priority=checked.priority)
+        answers = self._submit(prompt, requests).answers()
         return answers[0] if num_return_sequences is None else answers
 
     def close(self) -> None:
-        """Frees the model's memory once the calls that are running are done. Calling it twice is fine."""
-        self._engine.close()
+        """Ends the calls that are running and frees the model's memory. Calling it twice is fine.
+
+        In a forked process nothing is freed.
+        """
+        self._scheduler.close()
+        if os.getpid() == self._process:
+            self._engine.close()
 
     def __enter__(self) -> Model:
         return self
@@ -568,71 +642,94 @@ class Model:
             f"context_tokens={self.context_tokens})"
         )
 
-    def _pieces(
-        self, asked: Asked, writer: Writer, cancelled: threading.Event
-    ) -> Generator[Piece, None, None]:
-        prompt = self._read(asked)
-        with self._reserved(prompt, [writer], cancelled):
-            question = self._question(prompt, cancelled)
-            yield from answer_pieces(self._engine, question, writer, self._context_tokens, cancelled)
+    def _start_of(
+        self,
+        question: str | Messages,
+        images: Sequence[Image] | Image | None,
+        arguments: AskArguments,
+    ) -> Callable[[bool], RunningRequest]:
+        """Checks a question's form and settings; what it returns begins to answer it."""
+        asked = ask(question, images, arguments, self._rules)
+        requests = self._requests(asked.settings, None)
+        return lambda cancelled: self._submit(self._read(asked), requests, streamed=True, cancelled=cancelled)
 
-    def _all_answers(
-        self, prompt: _Prompt, writers: Sequence[Writer], cancelled: threading.Event
-    ) -> list[Answer]:
-        with self._reserved(prompt, writers, cancelled) as at_once:
-            question = self._question(prompt, cancelled)
-            return all_answers(self._engine, question, writers, self._context_tokens, cancelled, at_once)
-
-    @contextmanager
-    def _reserved(
-        self, prompt: _Prompt, writers: Sequence[Writer], cancelled: threading.Event
-    ) -> Iterator[int]:
-        """Holds room for a prompt and so many whole answers at once; see ``all_answers``."""
-        tokens = len(prompt.input_ids)
-        new = min(max(w.settings.max_new_tokens for w in writers), self._context_tokens - tokens)
-        at_once, room = 0, self._engine.room(tokens, new, 0)
-        while 1 < len(writers) > at_once:
-            more = self._engine.room(tokens, new, at_once + 1)
-            if more > self._room.tokens:
-                break
-            at_once, room = at_once + 1, more
-        with self._room.reserved(room, cancelled, self._engine.check_open):
-            yield at_once
+    def _submit(
+        self,
+        prompt: _Prompt,
+        requests: Sequence[_core.AnswerRequest],
+        *,
+        streamed: bool = False,
+        cancelled: bool = False,
+    ) -> RunningRequest:
+        """Hands a prompt to the scheduler, which encodes its pictures and writes the answers."""
+        new = [picture for picture in prompt.pictures if picture.features is None]
+        request = self._scheduler.submit(
+            prompt.input_ids,
+            [picture.core(self.manifest.tiling) for picture in prompt.pictures],
+            requests,
+            features=prompt.given,
+            elapsed_ms=ms_since(prompt.started),
+            decode_image_ms=prompt.decode_ms + sum(picture.decode_ms for picture in new),
+            tiles=sum(picture.tiles for picture in prompt.pictures),
+            tiles_wanted=sum(picture.tiles_wanted for picture in prompt.pictures),
+            priority=prompt.priority,
+            streamed=streamed,
+            tells_tiles=prompt.progress is not None,
+            cancelled=cancelled,
+        )
+        return RunningRequest(
+            request,
+            sum(picture.tiles for picture in new),
+            prompt.progress,
+            tuple(picture.size for picture in prompt.pictures),
+            tuple(picture.orientation for picture in prompt.pictures),
+        )
 
     def _read(self, asked: Asked) -> _Prompt:
         """The prompt of a question, before its pictures are encoded: nothing is for one that does not fit."""
-        self._engine.check_open()
+        self._scheduler.check_open()
         started = perf_counter() - asked.decode_ms / 1000.0
         pictures = self._pictures(asked, [asked.conversation])
         tiles = [picture.tiles for picture in pictures]
-        rendered = self._rendered(asked.conversation, asked.tiles_of_places(tiles))
-        self._check_length(rendered.input_ids, tiles, asked.video)
-        return _Prompt(rendered.input_ids, tuple(pictures), started, asked.decode_ms, asked.progress)
+        rendered = self._planner.render(asked.conversation, asked.tiles_of_places(tiles))
+        self._planner.check_length(rendered.input_ids, tiles, frames=asked.video)
+        return _Prompt(
+            rendered.input_ids,
+            tuple(pictures),
+            started,
+            asked.decode_ms,
+            asked.progress,
+            priority=asked.settings.priority,
+        )
 
-    def _writers(self, settings: GenerationSettings, sequences: int | None) -> list[Writer]:
-        """One writer for each of so many answers; one where the caller gave no number."""
+    def _requests(self, settings: GenerationSettings, sequences: int | None) -> list[_core.AnswerRequest]:
+        """What each of so many answers is asked for with; one where the caller gave no number."""
         number = 1 if sequences is None else checked_sequences(sequences)
         if number > 1 and not settings.do_sample:
             raise PromptError(
                 f"num_return_sequences={number} without do_sample would give the same answer {number} times. "
                 "Set do_sample=True, and a temperature above 0."
             )
-        return self._writers_of([settings] * number)
+        return self._requests_of([settings] * number)
 
-    def _writers_of(self, settings: Sequence[GenerationSettings]) -> list[Writer]:
-        """A writer for each of several settings, which have seed and form in common."""
-        seed = new_seed(settings[0])
+    def _requests_of(self, settings: Sequence[GenerationSettings]) -> list[_core.AnswerRequest]:
+        """The same for several settings, which have seed and form in common."""
+        seed = secrets.randbits(64) if settings[0].seed is None else settings[0].seed
         constraints = self._constraints.compile(settings[0], len(settings))
         return [
-            Writer(
-                own,
-                TokenChooser(own, seed, index, constraint),
-                Detokeniser(
-                    self._tokenizer,
-                    keep=own.keep_special_tokens,
-                    stop=own.stop,
-                    verbatim=own.constrained,
-                ),
+            _core.AnswerRequest(
+                max_new_tokens=own.max_new_tokens,
+                do_sample=own.do_sample,
+                temperature=own.temperature,
+                top_k=own.top_k,
+                top_p=own.top_p,
+                repetition_penalty=own.repetition_penalty,
+                seed=seed,
+                index=index,
+                stop=own.stop,
+                keep_special_tokens=own.keep_special_tokens,
+                ignore_stop_tokens=own.ignore_stop_tokens,
+                constraint=constraint,
             )
             for index, (own, constraint) in enumerate(zip(settings, constraints, strict=True))
         ]
@@ -650,35 +747,22 @@ class Model:
         ]
         if not (pictures and asked.may_have_fewer_tiles):
             return pictures
-        tokens, tiles = self._longest(asked, conversations, pictures)
-        if tokens < self._context_tokens:
-            return pictures
-        answer = min(asked.settings.max_new_tokens, self._context_tokens // 4)
-        text = tokens - tiles * self.manifest.tokens_per_tile
-        fitting = (self._context_tokens - answer - text) // self.manifest.tokens_per_tile
-        for max_tiles in range(max(picture.max_tiles for picture in pictures) - 1, 0, -1):
-            fewer = [picture.with_at_most(max_tiles, self.manifest.tiling) for picture in pictures]
-            if sum(picture.tiles for picture in fewer) <= fitting:
-                return fewer
-        return pictures
-
-    def _longest(
-        self, asked: Asked, conversations: Sequence[Conversation], pictures: Sequence[_Picture]
-    ) -> tuple[int, int]:
-        """Tokens of the longest of several prompts, and the tiles that are in each."""
-        tiles = [picture.tiles for picture in pictures]
-        places = asked.tiles_of_places(tiles)
-        return max((len(self._rendered(one, places).input_ids) for one in conversations), default=0), sum(
-            tiles
+        fitted = self._planner.fit(
+            [_core.PlannedPicture(picture.size, picture.max_tiles, picture.tiles) for picture in pictures],
+            conversations,
+            as_one=asked.as_one,
+            max_new_tokens=asked.settings.max_new_tokens,
         )
+        return [
+            replace(picture, max_tiles=fewer.max_tiles, tiles=fewer.tiles)
+            for picture, fewer in zip(pictures, fitted, strict=True)
+        ]
 
     def _picture(self, image: Image, max_tiles: int, rules: PictureRules) -> _Picture:
         """Decodes a picture, or checks that its features are this model's."""
         if isinstance(image, ImageFeatures):
             self._check_fingerprint(image)
-            return _Picture(
-                None, image, 0, image.tiles, image.tiles, image.image_size, image.orientation, Timings()
-            )
+            return _Picture(None, image, 0, image.tiles, image.tiles, image.image_size, image.orientation)
         begun = perf_counter()
         rgb = decode_image(
             image,
@@ -686,172 +770,41 @@ class Model:
             orientation=rules.orientation,
             allow_paths=rules.allow_paths,
         )
-        timings = Timings(decode_image=ms_since(begun))
+        decode_ms = ms_since(begun)
         size = (rgb.shape[1], rgb.shape[0])
         tiles = count_tiles(size, self.manifest.tiling, max_tiles)
-        return _Picture(rgb, None, max_tiles, tiles, tiles, size, rules.orientation, timings)
+        return _Picture(rgb, None, max_tiles, tiles, tiles, size, rules.orientation, decode_ms)
 
-    def _encode_picture(self, picture: _Picture, encoding: TileEncoding) -> ImageFeatures:
-        """The features of a picture, as one of those of a request.
-
-        Raises:
-            EncodingCancelledError: if the request was cancelled on the way.
-        """
+    def _encode_picture(self, picture: _Picture, progress: TileProgress | None = None) -> ImageFeatures:
+        """The features of a picture, encoded where it is not yet."""
         if picture.features is not None:
             return picture.features
-        assert picture.rgb is not None, "a picture has one of the two"
-        begun = perf_counter()
-        pixel_values, grid = tile_pixel_values(
-            picture.rgb, self.manifest.tiling, picture.max_tiles, self._threads
-        )
-        timings = replace(picture.timings, tile=ms_since(begun))
-        encoded = encoding.encode(pixel_values)
-        features, tile_tokens = self._compress(encoded)
+        prompt = _Prompt(np.empty(0, np.int64), (picture,), perf_counter(), progress=progress)
+        running = self._submit(prompt, [])
+        running.answers()
+        (encoded,) = running.request.take_pictures()
+        features = encoded.features
         features.setflags(write=False)
-        timings = replace(timings, vit=encoded.vit_ms, projector=encoded.projector_ms)
         return ImageFeatures(
             features,
-            grid,
+            encoded.grid,
             picture.size,
             self._fingerprint,
-            timings,
-            tile_tokens,
+            timings_of(running.request.timings),
+            () if self.manifest.flash is None else tuple(encoded.tile_tokens),
             picture.orientation,
         )
-
-    def _compress(self, encoded: EncodedTiles) -> tuple[Float32Array, tuple[int, ...]]:
-        """Puts tiles that can do with fewer tokens in the places of their features, and counts the tokens.
-
-        Of a model without a resolution router, the features as they are, and no counts: ().
-        """
-        flash = self.manifest.flash
-        if flash is None or encoded.compressed is None or encoded.scores is None:
-            return encoded.features, ()
-        few, most = self.manifest.tokens_per_compressed_tile, self.manifest.tokens_per_tile
-        chosen = compressible(encoded.scores, flash)
-        # Not in place: an equal tile of the next picture may be left as it is.
-        features = encoded.features.copy()
-        features[chosen, :few] = encoded.compressed[chosen]
-        features[chosen, few:] = 0
-        return features, tuple(few if less else most for less in chosen)
-
-    def _encode_pictures(
-        self, pictures: Sequence[_Picture], encoding: TileEncoding
-    ) -> tuple[list[ImageFeatures], Timings]:
-        """Features of all pictures, and the stages of those that were encoded now.
-
-        No features where there are no pictures, or the request was cancelled on the way.
-        """
-        features: list[ImageFeatures] = []
-        stages = Timings()
-        for picture in pictures:
-            try:
-                encoded = self._encode_picture(picture, encoding)
-            except EncodingCancelledError:
-                return [], stages
-            features.append(encoded)
-            if picture.features is None:
-                new = encoded.timings
-                stages = replace(
-                    stages,
-                    decode_image=stages.decode_image + new.decode_image,
-                    tile=stages.tile + new.tile,
-                    vit=stages.vit + new.vit,
-                    projector=stages.projector + new.projector,
-                )
-        return features, stages
 
     def _without_spare_places(
         self, input_ids: npt.NDArray[np.int64], encoded: Sequence[ImageFeatures]
     ) -> npt.NDArray[np.int64]:
         """A prompt without the image places that its tiles, once encoded, turned out not to need."""
-        if not any(picture.tile_tokens for picture in encoded):
-            return input_ids
-        places = input_ids == self.manifest.prompt.image_context_id
-        stays = ~places
-        stays[places] = np.concatenate([picture.kept.reshape(-1) for picture in encoded])
-        kept: npt.NDArray[np.int64] = input_ids[stays]
-        return kept
-
-    def _question(self, prompt: _Prompt, cancelled: threading.Event) -> Question:
-        """The prompt with its pictures encoded; without their features where ``cancelled`` was set."""
-        new_tiles = sum(picture.tiles for picture in prompt.pictures if picture.features is None)
-        with _told(prompt.progress, new_tiles, cancelled) as step:
-            encoding = TileEncoding(self._engine, cancelled, step)
-            encoded, timings = self._encode_pictures(prompt.pictures, encoding)
-        input_ids = self._without_spare_places(prompt.input_ids, encoded)
-        image_tokens = int(np.count_nonzero(input_ids == self.manifest.prompt.image_context_id))
-        return Question(
-            input_ids=input_ids,
-            features=_joined(encoded) if prompt.given is None else prompt.given,
-            grounding_text=lambda ids: self._tokenizer.decode(ids, keep="grounding"),
-            stop_ids=frozenset(self.manifest.prompt.stop_ids),
-            timings=replace(timings, decode_image=timings.decode_image + prompt.decode_ms),
-            usage=Usage(
-                tiles=sum(picture.tiles for picture in prompt.pictures),
-                tiles_wanted=sum(picture.tiles_wanted for picture in prompt.pictures),
-                image_tokens=image_tokens,
-                prompt_tokens=len(input_ids),
-            ),
-            image_sizes=tuple(picture.size for picture in prompt.pictures),
-            orientations=tuple(picture.orientation for picture in prompt.pictures),
-            started=prompt.started,
+        return _core.without_spare_places(
+            input_ids,
+            image_context_id=self.manifest.prompt.image_context_id,
+            tokens_per_tile=self.manifest.tokens_per_tile,
+            tile_tokens=[tokens for picture in encoded for tokens in picture.tokens_of_tiles],
         )
-
-    def _rendered(self, conversation: Conversation, tiles: Sequence[int]) -> RenderedPrompt:
-        """A conversation's prompt, unless its text is so long that tokenising alone would take seconds.
-
-        Raises:
-            PromptError: if the text cannot fit, whatever its tokens are.
-        """
-        parts = [part for turn in conversation.turns for part in turn.parts if isinstance(part, str)]
-        characters = sum(map(len, parts)) + len(conversation.system or "")
-        # Looking for the longest token takes a while, so a text of ordinary length is not asked.
-        if characters > max(_LONG_TEXT, self._context_tokens):
-            most = self._context_tokens * self._tokenizer.longest_token
-            if characters > most:
-                raise PromptError(
-                    f"the text has {characters:,} characters, which is more than the context of "
-                    f"{self._context_tokens} tokens can hold: {most:,}, if all of them were the longest "
-                    "token. Shorten the text."
-                )
-        return self._renderer.render(conversation, tiles)
-
-    def _check_length(
-        self, input_ids: npt.NDArray[np.int64], tiles: Sequence[int], video: bool = False
-    ) -> None:
-        tokens = len(input_ids)
-        if tokens < self._context_tokens:
-            return
-        about, advice = "", ["shorten the text"]
-        if tiles:
-            pictures = "1 picture" if len(tiles) == 1 else f"{len(tiles)} pictures"
-            image_tokens = sum(tiles) * self.manifest.tokens_per_tile
-            about = f" {image_tokens} of them are for {sum(tiles)} tiles of {pictures}."
-            advice = ["lower max_tiles", "give fewer pictures", *advice]
-            if video:
-                about = f" {image_tokens} of them are for {sum(tiles)} tiles of {len(tiles)} frames."
-                frames = self._frames_that_fit(input_ids, len(tiles))
-                advice = [f"take {frames} frames (num_frames)"] if frames else ["shorten the text"]
-        rope = self.manifest.llm.rope
-        most = rope.max_position_embeddings
-        if self._context_tokens < most:
-            advice.append(f"load the model with a larger cache_tokens (it takes contexts up to {most})")
-        elif tokens < rope.longest_context:
-            advice.append(
-                f"load the model with a larger max_context (its rope stretches to {rope.longest_context})"
-            )
-        raise PromptError(
-            f"the prompt has {tokens} tokens, and prompt and answer together have a context of "
-            f"{self._context_tokens}.{about} What helps: {', or '.join(advice)}."
-        )
-
-    def _frames_that_fit(self, input_ids: npt.NDArray[np.int64], frames: int) -> int:
-        """How many frames of a video leave a token for the answer; each counts as much as the others."""
-        places = np.flatnonzero(input_ids == self.manifest.prompt.image_context_id)
-        of_frames = int(places[-1]) + 1 - int(places[0])
-        left = self._context_tokens - 1 - (len(input_ids) - of_frames)
-        return max(0, left * frames // of_frames)
 
     def _check_fingerprint(self, features: ImageFeatures) -> None:
         if features.fingerprint != self._fingerprint:
@@ -916,20 +869,6 @@ def _joined(encoded: Sequence[ImageFeatures]) -> Float32Array | None:
     return np.concatenate([picture.rows for picture in encoded]) if encoded else None
 
 
-@contextmanager
-def _told(
-    progress: TileProgress | None, tiles: int, cancelled: threading.Event | None = None
-) -> Iterator[Callable[[int], None] | None]:
-    """While tiles are encoded: what to call with the number that is done."""
-    if progress is None or tiles == 0:
-        yield None
-        return
-    progress(0, tiles)
-    yield lambda done: progress(done, tiles)
-    if cancelled is None or not cancelled.is_set():
-        progress(tiles, tiles)
-
-
 @dataclass(frozen=True)
 class _Picture:
     """A picture of a question: pixels that are to be cut into tiles and encoded, or features."""
@@ -945,13 +884,15 @@ class _Picture:
     size: tuple[int, int]
     """(width, height) in pixels."""
     orientation: Orientation
-    timings: Timings
+    decode_ms: float = 0.0
+    """What decoding it took."""
 
-    def with_at_most(self, max_tiles: int, tiling: Tiling) -> _Picture:
-        """The same in so many tiles at most, the thumbnail not counted; features are as they are."""
-        if self.features is not None or max_tiles >= self.max_tiles:
-            return self
-        return replace(self, max_tiles=max_tiles, tiles=count_tiles(self.size, tiling, max_tiles))
+    def core(self, tiling: Tiling) -> _core.Picture:
+        """As the scheduler takes it."""
+        if self.features is not None:
+            return _core.Picture.of_features(self.features.rows, self.features.tokens_of_tiles)
+        assert self.rgb is not None, "a picture has one of the two"
+        return picture_of(self.rgb, tiling, self.max_tiles)
 
 
 @dataclass(frozen=True)
@@ -967,6 +908,7 @@ class _Prompt:
     progress: TileProgress | None = None
     given: Float32Array | None = None
     """Features [image tokens, hidden] that came with the ids, in place of pictures."""
+    priority: int = 0
 
 
 def _as_array(given: Any) -> npt.NDArray[Any]:

@@ -18,14 +18,14 @@ from typing import Any, TypeAlias, cast
 
 from PIL import Image
 
+from internvl_rt._core import IMAGE_MARK
+from internvl_rt.arguments import checked_integer
 from internvl_rt.errors import ImageError, PromptError
-from internvl_rt.files import open_regular_file
+from internvl_rt.files.regular import open_regular_file
 from internvl_rt.images import ImageSource, decode_image
 from internvl_rt.images.decode import RgbArray
 from internvl_rt.images.sources import source_of
-from internvl_rt.prompts.control_tokens import IMAGE_MARK
-from internvl_rt.settings import checked_integer
-from internvl_rt.video_process import check_installed, open_video
+from internvl_rt.images.video_process import check_installed, open_video
 
 DEFAULT_FRAMES = 8
 """As in the model cards' example; training had 8 to 32."""

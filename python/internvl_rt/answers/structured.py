@@ -1,8 +1,9 @@
 """Answers of a given form: a JSON schema, a regular expression or a list of choices constrains decoding.
 
 Before a token is chosen, every token that would leave the form is taken out of the logits. Which tokens
-those are is computed by llguidance (the optional dependency ``internvl-rt[structured]``) from the bytes of
-each token. Special tokens have none, so that a form never holds them; the stop tokens end it.
+those are is computed from the bytes of each token, for choices by the core, for the others by llguidance (the
+optional dependency ``internvl-rt[structured]``). Special tokens have none, so that a form never holds them;
+the stop tokens end it.
 """
 
 from __future__ import annotations
@@ -16,15 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from internvl_rt.engines.engine import Float32Array
+from internvl_rt import _core
+from internvl_rt.answers.settings import GenerationSettings
 from internvl_rt.errors import InternVLError, PromptError
 from internvl_rt.prompts.tokenizer import PromptTokenizer
-from internvl_rt.settings import GenerationSettings
 
-_REGEX_METACHARACTERS = frozenset("\\.+*?()|[]{}^$#&-~")
 _JSON_SEPARATORS = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
 """Those of ``json.dumps``. Free white space would let a model write it for ever."""
-_EXCLUDED = np.float32(-np.inf)
 
 
 class Constraint:
@@ -44,34 +43,31 @@ class Constraint:
         self._taken: list[int] = []
         self._mask: npt.NDArray[np.uint8] | None = None
 
-    @property
     def complete(self) -> bool:
         """The form is complete and nothing can follow but the end of the answer."""
         return bool(self._matcher.is_stopped())
 
-    def masked(self, logits: Float32Array) -> Float32Array:
-        """A copy of logits [vocab] in which every token that leaves the form is minus infinity.
+    def allowed(self) -> npt.NDArray[np.uint8]:
+        """The tokens that may come next: a bit for each, the lowest first, uint8 [vocab / 8].
 
         Raises:
             PromptError: if no token can follow, or the grammar grew beyond llguidance's limits.
         """
         bits = self._bits()
         self._check()
-        allowed = np.unpackbits(bits, count=len(logits), bitorder="little").view(np.bool_)
-        return np.where(allowed, logits, _EXCLUDED)
+        return bits
 
-    @property
     def forced(self) -> int | None:
-        """The token that ``masked`` would leave in, where it is a single one.
+        """The token that ``allowed`` would leave, where it is a single one.
 
         It is asked of the mask instead of llguidance's list of forced tokens, since a mask may depend on what
-        was taken before. None if the form cannot be kept: ``masked`` says why.
+        was taken before. None if the form cannot be kept: ``allowed`` says why.
         """
         token = _single(self._bits())
         return None if self._matcher.is_error() else token
 
     def take(self, token: int) -> None:
-        """Goes on with a token that ``masked`` left in.
+        """Goes on with a token that ``allowed`` left.
 
         Raises:
             PromptError: if the grammar grew beyond llguidance's limits.
@@ -119,8 +115,11 @@ class Constraints:
         self._vocab_size = vocab_size
         self._lock = threading.Lock()
         self._tokenizer: Any = None
+        self._table: _core.TokenTable | None = None
 
-    def compile(self, settings: GenerationSettings, answers: int) -> Sequence[Constraint | None]:
+    def compile(
+        self, settings: GenerationSettings, answers: int
+    ) -> Sequence[Constraint | _core.Choices | None]:
         """A constraint for each of so many answers; None for each where the settings name no form.
 
         Raises:
@@ -129,15 +128,14 @@ class Constraints:
         """
         if not settings.constrained:
             return [None] * answers
+        if settings.choices is not None:
+            return self._choices(settings.choices, answers)
         library = _llguidance()
         tokens = self._tokens(library)
         try:
             grammar = self._grammar(library, settings)
         except UnicodeEncodeError as error:
-            raise PromptError(
-                f"{_name(settings)} holds {error.object[error.start : error.end]!r}, which is no character. "
-                "Decode the text as what it is encoded in, such as UTF-8."
-            ) from error
+            raise _no_character(_name(settings), error) from error
         matcher = library.LLMatcher(tokens, grammar, log_level=0)
         if not matcher.is_error():
             matcher.compute_bitmask()  # finds out whether anything satisfies it
@@ -148,6 +146,19 @@ class Constraints:
             return library.LLMatcher(tokens, self._grammar(library, settings, forcing=False), log_level=0)
 
         return [Constraint(matcher.deep_copy(), tokens, without_forcing) for _ in range(answers)]
+
+    def _choices(self, texts: Sequence[str], answers: int) -> list[_core.Choices]:
+        try:
+            for text in texts:
+                text.encode()
+        except UnicodeEncodeError as error:
+            raise _no_character("choices", error) from error
+        with self._lock:
+            if self._table is None:
+                self._table = _core.TokenTable(self._prompt_tokenizer, self._vocab_size)
+        return [
+            _core.Choices(self._prompt_tokenizer, self._table, texts, self._stop_ids) for _ in range(answers)
+        ]
 
     def _grammar(self, library: Any, settings: GenerationSettings, *, forcing: bool = True) -> Any:
         # llguidance tokenises the text that a form forces, which begins anywhere in an answer. A tokenizer
@@ -162,11 +173,8 @@ class Constraints:
             schema = json.dumps({**settings.schema, "x-guidance": _JSON_SEPARATORS})
             lark = f"start: {'/ ?/ answer' if space else 'answer'}\nanswer: %json {schema}"
             return library.LLMatcher.grammar_from_lark(options + lark)
-        if settings.choices is not None:
-            pattern = "|".join(_escaped(choice) for choice in settings.choices)
-        else:
-            assert settings.pattern is not None, "one of the three is given"
-            pattern = settings.pattern
+        pattern = settings.pattern
+        assert pattern is not None, "one of the two is given"
         if not space and forcing:
             return library.LLMatcher.grammar_from_regex(f"(?:{pattern})")
         lark = f"start: {_lark_regex(f'(?:{pattern})')}\n"
@@ -219,19 +227,20 @@ def _llguidance() -> Any:
         import llguidance
     except ImportError as error:
         raise InternVLError(
-            "schema, pattern and choices need llguidance. Install it: pip install 'internvl-rt[structured]'"
+            "schema and pattern need llguidance. Install it: pip install 'internvl-rt[structured]'"
         ) from error
     return llguidance
 
 
 def _name(settings: GenerationSettings) -> str:
-    if settings.schema is not None:
-        return "schema"
-    return "pattern" if settings.pattern is not None else "choices"
+    return "pattern" if settings.schema is None else "schema"
 
 
-def _escaped(text: str) -> str:
-    return "".join(f"\\{c}" if c in _REGEX_METACHARACTERS else c for c in text)
+def _no_character(name: str, error: UnicodeEncodeError) -> PromptError:
+    return PromptError(
+        f"{name} holds {error.object[error.start : error.end]!r}, which is no character. "
+        "Decode the text as what it is encoded in, such as UTF-8."
+    )
 
 
 def _lark_regex(pattern: str) -> str:

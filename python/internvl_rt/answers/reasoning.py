@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from internvl_rt.answers.thinking import split_thinking
 from internvl_rt.errors import PromptError
 from internvl_rt.prompts.control_tokens import IMAGE_MARK
 from internvl_rt.prompts.messages import Messages
-from internvl_rt.prompts.thinking import split_thinking
 
 Reasoning = Literal["choice", "open", "mpo"]
 """``choice``: multiple choice, the letter is wanted; ``open``: any question; ``mpo``: as the MPO checkpoints

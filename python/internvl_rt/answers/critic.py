@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from internvl_rt.bundle.manifest import Rope
-from internvl_rt.engines.engine import Engine, Float32Array
+from internvl_rt.engines.engine import Engine, Float32Array, Progress
 from internvl_rt.errors import PromptError
 from internvl_rt.prompts.messages import Conversation, ImagePlace, Turn
 from internvl_rt.prompts.tokenizer import PromptTokenizer
@@ -91,6 +91,7 @@ def judge_steps(
     rope: Rope,
     features: Float32Array | None,
     prompts: Sequence[Sequence[Ids]],
+    progress: Progress,
 ) -> list[list[float]]:
     """The probability of ``+`` after each prompt.
 
@@ -104,6 +105,7 @@ def judge_steps(
         rope: of the critic.
         features: of the pictures of the question, which every prompt has; None where it has none.
         prompts: for each solution the prompt of each of its steps.
+        progress: asked on the way whether to go on.
 
     Raises:
         PromptError: if the tokenizer does not write ``+`` and ``-`` as a token each.
@@ -116,8 +118,8 @@ def judge_steps(
     base = engine.new_sequence()
     try:
         if shared:
-            engine.prefill(base, engine.embed(first, features)[:shared])
-        return [_judge(engine, rope, base, features, solution, pair) for solution in prompts]
+            engine.prefill(base, engine.embed(first, features)[:shared], progress=progress)
+        return [_judge(engine, rope, base, features, solution, pair, progress) for solution in prompts]
     finally:
         engine.drop(base)
 
@@ -129,6 +131,7 @@ def _judge(
     features: Float32Array | None,
     prompts: Sequence[Ids],
     pair: list[int],
+    progress: Progress,
 ) -> list[float]:
     scores = []
     sequence: int | None = None
@@ -149,7 +152,7 @@ def _judge(
                     sequence = None
                 sequence = engine.fork(base)
                 rest = engine.embed(ids, features)[shared:]
-            good, bad = engine.prefill(sequence, rest)[-1][pair].astype(np.float64)
+            good, bad = engine.prefill(sequence, rest, progress=progress)[-1][pair].astype(np.float64)
             scores.append(float(1.0 / (1.0 + np.exp(np.clip(bad - good, -700, 700)))))
             done = ids
     finally:
@@ -172,10 +175,10 @@ def shared_length(engine: Engine, rope: Rope, prompts: Sequence[Sequence[Ids]]) 
         differ = np.flatnonzero((together != together[0]).any(axis=0))
         shared = int(differ[0]) if len(differ) else shared
     if shared and rope.same_frequencies(shared, longest):
-        room = engine.room(shared, longest - shared, 1)
-        if room <= engine.cache_tokens:
+        room = engine.cache.needed(shared, longest - shared, 1)
+        if room <= engine.cache.tokens:
             return shared, room
-    return 0, engine.room(longest, 0, 0)
+    return 0, engine.cache.needed(longest, 0, 0)
 
 
 def _sign(tokenizer: PromptTokenizer, sign: str) -> int:

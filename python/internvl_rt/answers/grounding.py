@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from internvl_rt.errors import ImageError, PromptError
-from internvl_rt.files import read_regular_file
+from internvl_rt.files.regular import read_regular_file
 from internvl_rt.prompts.control_tokens import GROUNDING_TOKENS, IMAGE_MARK
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
+    from internvl_rt.answers.results import Answer
     from internvl_rt.images import ImageSource, Orientation
-    from internvl_rt.results import Answer
 
 COORDINATE_RANGE = 1000.0
 """Coordinates are thousandths of the picture's width and height."""

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
+from internvl_rt.answers.reasoning import Reasoning, final_answer, same_answer
+from internvl_rt.answers.results import Answer, Timings
 from internvl_rt.errors import PromptError
-from internvl_rt.prompts.reasoning import Reasoning, final_answer, same_answer
-from internvl_rt.results import Answer, Timings
 
 if TYPE_CHECKING:
-    from internvl_rt.asking import AskArguments
-    from internvl_rt.critic import Judgement
+    from internvl_rt.answers.critic import Judgement
+    from internvl_rt.model.asking import AskArguments
 
 AnyReasoning: TypeAlias = Reasoning | Literal["auto"] | None
 """``auto`` is ``open``, and None where the answer has a form to keep (schema, pattern, choices)."""

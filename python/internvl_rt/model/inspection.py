@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from math import prod
+from typing import get_args
 
 from internvl_rt import _core
 from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.bundle.manifest import WEIGHTS_FILE, Manifest
 from internvl_rt.bundle.tensors import SCALES_SUFFIX, tensor_specs
-from internvl_rt.cache_size import KV_ELEMENT_BYTES, default_cache_tokens, kv_bytes_per_token
 from internvl_rt.engines.native import CacheType, default_cache_type
 from internvl_rt.errors import PromptError
+from internvl_rt.model.cache_size import default_cache_tokens, kv_bytes_per_token
 
 PARTS = ("vit", "projector", "embedding", "llm")
 
@@ -69,22 +70,22 @@ def inspect_bundle(
     """
     if cache_type is None:
         cache_type = default_cache_type(bundle.manifest)
-    if cache_type not in KV_ELEMENT_BYTES:
-        raise PromptError(f"cache_type must be one of {', '.join(KV_ELEMENT_BYTES)}, not {cache_type!r}.")
+    if cache_type not in get_args(CacheType):
+        raise PromptError(f"cache_type must be one of {', '.join(get_args(CacheType))}, not {cache_type!r}.")
     manifest = bundle.manifest
     if context_tokens is None:
         context_tokens = default_cache_tokens(manifest, cache_type, _core.usable_memory())
     if context_tokens < 1:
         raise PromptError(f"the context must be at least 1 token, not {context_tokens}.")
     per_token = kv_bytes_per_token(manifest.llm, cache_type)
-    stored = [
-        place.tensor for name, place in bundle.places.items() if name.startswith(("vit.", "projector."))
-    ]
+    vision = [spec for spec in tensor_specs(manifest) if spec.part in ("vit", "projector")]
+    matrices = {spec.precision for spec in vision if spec.kind == "matrix"}
+    bfloat16 = [prod(spec.shape[1:]) for spec in vision if spec.precision == "bf16"]
     batch_tiles, activation_bytes = _core.vision_batch(
         manifest.checked(),
-        floats=any(t.dtype in ("float32", "float16") for t in stored if len(t.shape) == 2),
-        integers=any(tensor.dtype in ("int8", "int4") for tensor in stored),
-        bfloat16_columns=max((prod(t.shape[1:]) for t in stored if t.dtype == "bfloat16"), default=0),
+        floats=not matrices.isdisjoint(("fp32", "fp16")),
+        integers=not matrices.isdisjoint(("int8", "int4")),
+        bfloat16_columns=max(bfloat16, default=0),
     )
     return Inspection(
         manifest=manifest,

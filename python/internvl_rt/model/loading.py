@@ -8,23 +8,23 @@ from pathlib import Path
 from typing import Any, get_args
 
 from internvl_rt import _core
-from internvl_rt.asking import PictureRules
+from internvl_rt.arguments import checked_integer
 from internvl_rt.bundle.bundle import Bundle, open_bundle
 from internvl_rt.bundle.manifest import Manifest
-from internvl_rt.cache_size import check_memory, default_cache_tokens, stored_type
 from internvl_rt.engines.engine import Engine
 from internvl_rt.engines.native import CacheType
 from internvl_rt.errors import BundleError, DeviceError, PromptError
 from internvl_rt.images import MAX_PIXELS, Orientation
-from internvl_rt.model import Model
+from internvl_rt.model.asking import PictureRules
+from internvl_rt.model.cache_size import check_memory, context_of, stored_type
+from internvl_rt.model.model import Model
 from internvl_rt.prompts.tokenizer import PromptTokenizer
-from internvl_rt.settings import checked_integer
 
 ENGINES = {"native": "NativeEngine", "onnxruntime": "OnnxEngine", "tensorrt": "TensorRtEngine"}
 """The modules of ``internvl_rt.engines``, and the engine's class in each."""
 DEVICES = ("auto", "cpu")
-MOST_CACHE_TOKENS = 1 << 24
 MAX_WAIT_S = 300.0
+MAX_WAITING = 256
 
 
 def load(
@@ -37,6 +37,7 @@ def load(
     cache_type: CacheType | None = None,
     max_context: int | None = None,
     max_wait_s: float = MAX_WAIT_S,
+    max_waiting: int = MAX_WAITING,
     verify: bool = False,
     providers: Sequence[str] | None = None,
     orientation: Orientation | None = None,
@@ -64,6 +65,7 @@ def load(
             ``cache_tokens`` and the trained length where None. More than the trained length is for models
             with dynamic rope scaling, up to its factor times as many.
         max_wait_s: how long a call waits at most, in seconds, for room in the cache that others hold.
+        max_waiting: how many requests wait for their turn at most; one more is refused with ``BusyError``.
         verify: compute the SHA-256 of the weights first, which reads the whole file.
         providers: of ``engine="onnxruntime"``, best first: ``cpu`` (where None), ``cuda``, ``tensorrt``,
             ``tensorrt-rtx``, ``openvino``, or ONNX Runtime's own names.
@@ -99,6 +101,7 @@ def load(
         cache_type,
         rules,
         max_wait_s,
+        checked_integer("max_waiting", max_waiting, 1),
     )[0]
 
 
@@ -117,6 +120,7 @@ def assemble(
     cache_type: CacheType | None = None,
     rules: PictureRules | None = None,
     max_wait_s: float = MAX_WAIT_S,
+    max_waiting: int = MAX_WAITING,
 ) -> tuple[Model, Engine]:
     """A model, and the engine that it computes with; arguments as for ``load``.
 
@@ -142,49 +146,9 @@ def assemble(
         threads=threads,
         rules=rules or PictureRules(own_orientation(bundle.manifest)),
         max_wait_s=max_wait_s,
+        max_waiting=max_waiting,
     )
     return model, started
-
-
-def context_of(
-    manifest: Manifest,
-    cache_tokens: int | None,
-    max_context: int | None,
-    stored: CacheType | None = None,
-) -> tuple[int, int]:
-    """The size of the KV cache and the longest prompt with its answer, in tokens.
-
-    Args:
-        manifest: of the bundle.
-        cache_tokens: as for ``load``.
-        max_context: as for ``load``.
-        stored: what ``stored_type`` returned.
-
-    Raises:
-        PromptError: if a number is out of range, or the context is longer than the cache or than the model is
-            made for.
-    """
-    rope = manifest.llm.rope
-    if max_context is not None:
-        max_context = checked_integer("max_context", max_context, 1, MOST_CACHE_TOKENS)
-        if max_context > rope.longest_context:
-            raise PromptError(
-                f"max_context={max_context}: this model is made for contexts of up to {rope.longest_context} "
-                "tokens."
-            )
-    if cache_tokens is None:
-        cache_tokens = default_cache_tokens(manifest, stored, _core.usable_memory())
-        cache_tokens = max(cache_tokens, max_context or 0)
-    else:
-        cache_tokens = checked_integer("cache_tokens", cache_tokens, 1, MOST_CACHE_TOKENS)
-    if max_context is None:
-        return cache_tokens, min(cache_tokens, rope.max_position_embeddings)
-    if max_context > cache_tokens:
-        raise PromptError(
-            f"max_context={max_context} is more than the cache_tokens={cache_tokens} that all answers share. "
-            f"Give cache_tokens={max_context} or more, or leave it out."
-        )
-    return cache_tokens, max_context
 
 
 def start_engine(

@@ -1,0 +1,1 @@
+"""Answers, and what is made of them: boxes, forms, votes, judgements."""

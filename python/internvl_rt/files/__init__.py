@@ -1,0 +1,1 @@
+"""Files of users: read within bounds, written where nothing else is lost."""

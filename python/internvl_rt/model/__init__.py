@@ -1,0 +1,1 @@
+"""A loaded model: questions in, answers out."""

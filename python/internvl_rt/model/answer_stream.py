@@ -1,0 +1,260 @@
+"""Requests that are being answered: waited for, read piece by piece, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeAlias
+
+from internvl_rt import _core
+from internvl_rt.answers.results import Answer, Piece, Timings, Usage
+from internvl_rt.errors import InternVLError
+
+if TYPE_CHECKING:
+    from internvl_rt.images import Orientation
+
+TileProgress: TypeAlias = Callable[[int, int], None]
+"""Is told on the way how many tiles are done, and how many there are. What it raises ends the call, which
+leaves everything as it was. It must not call the model."""
+
+
+@dataclass(frozen=True)
+class RunningRequest:
+    """A request that the scheduler works on, and what its answers are told about."""
+
+    request: _core.Request
+    tiles: int
+    """That are to be encoded, equal ones counted too."""
+    progress: TileProgress | None = None
+    image_sizes: tuple[tuple[int, int], ...] = ()
+    orientations: tuple[Orientation, ...] = ()
+    """Of the pictures; see ``Answer``."""
+
+    def answers(self) -> list[Answer]:
+        """Waits for the end, and returns the answers.
+
+        Raises:
+            BaseException: what ended the request; an interrupt, or what the progress raised, after the
+                request was ended.
+        """
+        try:
+            while self.next_piece() is None:
+                pass
+        except BaseException:
+            self.request.abandon()
+            raise
+        return self.finished()
+
+    def finished(self) -> list[Answer]:
+        """The answers, in the order in which they were asked for, once the last piece was taken."""
+        return [self._answer(answer) for answer in self.request.answers]
+
+    def next_piece(self) -> Piece | None:
+        """Waits for an event; the piece that it brought, if it brought one."""
+        return self.piece_of(self.request.next())
+
+    def piece_of(self, event: _core.TilesEncoded | _core.Piece | _core.Ended) -> Piece | None:
+        """The piece of an event. The progress is told of the others."""
+        if isinstance(event, _core.TilesEncoded):
+            if self.progress is not None:
+                self.progress(event.tiles, self.tiles)
+            return None
+        if isinstance(event, _core.Piece):
+            return Piece(event.text, event.token_ids)
+        answers = self.request.answers
+        return Piece(event.rest.text, event.rest.token_ids, self._answer(answers[0]) if answers else None)
+
+    def _answer(self, answer: _core.Answer) -> Answer:
+        usage = answer.usage
+        return Answer(
+            text=answer.text,
+            token_ids=answer.token_ids,
+            finish_reason=answer.finish_reason,
+            timings=timings_of(answer.timings),
+            usage=Usage(
+                tiles=usage.tiles,
+                tiles_wanted=usage.tiles_wanted,
+                image_tokens=usage.image_tokens,
+                prompt_tokens=usage.prompt_tokens,
+                new_tokens=usage.new_tokens,
+                forced_tokens=usage.forced_tokens,
+            ),
+            grounding_text=answer.grounding_text,
+            image_sizes=self.image_sizes,
+            orientations=self.orientations,
+        )
+
+
+def timings_of(timings: _core.Timings) -> Timings:
+    """The core's timings as the results have them."""
+    return Timings(
+        decode_image=timings.decode_image,
+        tile=timings.tile,
+        vit=timings.vit,
+        projector=timings.projector,
+        prefill=timings.prefill,
+        first_token=timings.first_token,
+        per_token=timings.per_token,
+        total=timings.total,
+    )
+
+
+class AnswerStream:
+    """An answer as it is written: an iterator of ``Piece``.
+
+    The request begins when the first piece is asked for, and runs at most 64 tokens ahead of its reader. One
+    thread reads it. ``close`` (called too when the stream is used in a ``with`` statement) ends it and frees
+    its place in the cache, and so does forgetting it; ``cancel`` may be called from any thread and ends the
+    answer after the token that is being computed, with the finish reason ``cancelled``.
+    """
+
+    def __init__(self, start: Callable[[bool], RunningRequest]) -> None:
+        """Begins nothing yet.
+
+        Args:
+            start: begins the request; its argument says whether that was cancelled already.
+        """
+        self._start = start
+        self._running: RunningRequest | None = None
+        self._cancelled = self._over = False
+        self._result: Answer | None = None
+
+    @property
+    def result(self) -> Answer | None:
+        """The whole answer once the last piece was taken, else None."""
+        return self._result
+
+    def cancel(self) -> None:
+        """Ends the answer early. From any thread."""
+        self._cancelled = True
+        if self._running is not None:
+            self._running.request.cancel()
+
+    def close(self) -> None:
+        """Ends the request and frees its place in the cache. Calling it twice is fine."""
+        self._over = True
+        self.cancel()  # another thread may be beginning it
+        if self._running is not None:
+            self._running.request.abandon()
+
+    def __iter__(self) -> AnswerStream:
+        return self
+
+    def __next__(self) -> Piece:
+        if self._over:
+            raise StopIteration
+        try:
+            piece = None
+            while piece is None:
+                piece = self._begun().next_piece()
+        except BaseException:
+            self.close()
+            raise
+        if piece.result is not None:
+            self._over, self._result = True, piece.result
+        return piece
+
+    def _begun(self) -> RunningRequest:
+        if self._running is None:
+            self._running = self._start(self._cancelled)
+            if self._cancelled:  # by another thread meanwhile
+                self._running.request.cancel()
+        return self._running
+
+    def __enter__(self) -> AnswerStream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class AsyncAnswerStream:
+    """An answer as it is written, for asyncio: an asynchronous iterator of ``Piece``.
+
+    Waiting for a piece takes no thread: the event loop watches a file descriptor. Cancelling the task that
+    waits ends the request at its next step. See ``AnswerStream`` for the rest.
+    """
+
+    def __init__(self, start: Callable[[bool], RunningRequest]) -> None:
+        if sys.platform != "linux" or sys.version_info < (3, 10):  # eventfd
+            raise InternVLError("achat and astream need Linux. Use chat and stream in a thread.")
+        self._start = start
+        self._running: RunningRequest | None = None
+        self._cancelled = self._over = False
+        self._result: Answer | None = None
+
+    @property
+    def result(self) -> Answer | None:
+        """The whole answer once the last piece was taken, else None."""
+        return self._result
+
+    def cancel(self) -> None:
+        """Ends the answer early, with the finish reason ``cancelled``."""
+        self._cancelled = True
+        if self._running is not None:
+            self._running.request.cancel()
+
+    async def aclose(self) -> None:
+        """Ends the request; its place in the cache is free at its next step. Calling it twice is fine."""
+        self._over = True
+        self.cancel()
+
+    def __aiter__(self) -> AsyncAnswerStream:
+        return self
+
+    async def __anext__(self) -> Piece:
+        if self._over:
+            raise StopAsyncIteration
+        try:
+            if self._running is None:
+                # Pictures are read in the loop's own pool of threads.
+                self._running = await asyncio.get_running_loop().run_in_executor(
+                    None, self._start, self._cancelled
+                )
+                if self._cancelled:  # meanwhile
+                    self._running.request.cancel()
+            piece = await self._next_piece(self._running)
+        except BaseException:
+            await self.aclose()
+            raise
+        if piece.result is not None:
+            self._over, self._result = True, piece.result
+        return piece
+
+    async def _next_piece(self, running: RunningRequest) -> Piece:
+        while True:
+            piece = running.piece_of(await self._next_event(running.request))
+            if piece is not None:
+                return piece
+
+    async def _next_event(self, request: _core.Request) -> _core.TilesEncoded | _core.Piece | _core.Ended:
+        event = request.poll()
+        if event is not None:
+            return event
+        loop = asyncio.get_running_loop()
+        arrived = asyncio.Event()
+        descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        try:
+            loop.add_reader(descriptor, arrived.set)
+            request.set_event_fd(descriptor)
+            try:
+                event = request.poll()  # it may have come before the descriptor was known
+                if event is None:
+                    await arrived.wait()
+                    event = request.poll()
+            finally:
+                request.set_event_fd(-1)
+                loop.remove_reader(descriptor)
+        finally:
+            os.close(descriptor)
+        assert event is not None, "the descriptor is written to with every event"
+        return event
