@@ -27,8 +27,9 @@ from rich.table import Table
 
 from internvl_rt import _core
 from internvl_rt.bundle.bundle import open_bundle
-from internvl_rt.doctor import cpu_name
-from internvl_rt.loading import assemble, context_of
+from internvl_rt.engines.doctor import cpu_name
+from internvl_rt.model.cache_size import context_of
+from internvl_rt.model.loading import assemble
 
 SETTLE = 0.3
 """Seconds that a condition lasts before it counts, and that every program is given to see it."""

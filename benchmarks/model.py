@@ -40,7 +40,7 @@ from internvl_rt import _core
 from internvl_rt.bench.measure import QUESTION, drawn_picture
 from internvl_rt.bundle.bundle import open_bundle
 from internvl_rt.bundle.manifest import WEIGHTS_FILE, Manifest
-from internvl_rt.doctor import cpu_name
+from internvl_rt.engines.doctor import cpu_name
 from internvl_rt.export.synthetic import export_synthetic, synthetic_manifest
 from necessary import necessary
 

@@ -2,9 +2,9 @@
 
     python benchmarks/structured.py BUNDLE
 
-Prints the median time of a constrained step beside a plain one, on logits of the bundle's vocabulary, and
-what share that is of a decoded token of the same bundle. Decoding is measured in turn with and without a
-schema, so that both see the same machine.
+Prints the median time of a constrained step beside a plain one, on logits of the bundle's vocabulary that
+took no time, and what share that is of a decoded token of the same bundle. Decoding is measured in turn with
+and without a schema, so that both see the same machine.
 
 Then the steps and the time of JSON answers with long keys: once as they are, where a step appends all tokens
 that the form forces, and once with a step for every token. Both write the same tokens.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -23,9 +24,12 @@ from unittest import mock
 import numpy as np
 
 import internvl_rt as ivl
-from internvl_rt.results import Answer
-from internvl_rt.sampling import TokenChooser
-from internvl_rt.settings import GenerationSettings
+from internvl_rt._core import CacheRoom, PromptRenderer
+from internvl_rt.answers.results import Answer
+from internvl_rt.answers.settings import GenerationSettings
+from internvl_rt.answers.structured import Constraints
+from internvl_rt.engines.engine import Float32Array
+from internvl_rt.model.asking import PictureRules
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -79,22 +83,76 @@ def median_ms(action: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
+class DrawnLogits:
+    """An engine that takes no time: its logits were drawn beforehand."""
+
+    name = "drawn"
+    hidden_size = 1
+    cache = CacheRoom(1 << 20)
+    free_tokens = cache.tokens
+
+    def __init__(self, vocab_size: int) -> None:
+        rows = np.random.default_rng(0).standard_normal((8, vocab_size)).astype(np.float32)
+        self._rows = itertools.cycle(rows[:, None])
+        self._names = itertools.count()
+
+    def new_sequence(self) -> int:
+        return next(self._names)
+
+    def drop(self, sequence: int) -> None: ...
+
+    def embed(self, token_ids: Any, *_: Any) -> Float32Array:
+        return np.zeros((len(token_ids), 1), np.float32)
+
+    def prefill(self, *_: Any, **__: Any) -> Float32Array:
+        return next(self._rows)
+
+    def decode(self, *_: Any) -> Float32Array:
+        return next(self._rows)
+
+    def close(self) -> None: ...
+
+
+class SingleSteps:
+    """A form that forces no token."""
+
+    def __init__(self, form: Any) -> None:
+        self.allowed, self.take, self.complete = form.allowed, form.take, form.complete
+
+    def forced(self) -> None: ...
+
+
+def single_steps() -> contextlib.AbstractContextManager[object]:
+    """While this lasts, a form forces no tokens: every one takes a step of its own."""
+    compiled = Constraints.compile
+
+    def single(constraints: Constraints, *arguments: Any) -> list[SingleSteps | None]:
+        return [form and SingleSteps(form) for form in compiled(constraints, *arguments)]
+
+    return mock.patch.object(Constraints, "compile", single)
+
+
 def choosing_ms(model: ivl.Model, form: dict[str, Any], rounds: int) -> float:
-    """The median time to choose one token, over whole answers on random logits."""
-    rng = np.random.default_rng(0)
-    rows = rng.standard_normal((8, model.manifest.llm.vocab_size)).astype(np.float32)
-    settings = GenerationSettings(**form)
-    times = []
-    for _ in range(rounds):
-        constraint = model._constraints.compile(settings, 1)[0]
-        chooser = TokenChooser(settings, constraint=constraint)
-        for step in range(60):
-            begun = time.perf_counter()
-            chooser.choose(rows[step % len(rows)])
-            times.append((time.perf_counter() - begun) * 1000)
-            if chooser.ended:
-                break
-    return statistics.median(times)
+    """The median time of a step whose logits cost nothing: to choose a token, and to hand it over."""
+    settings = {"max_new_tokens": 60, **(form or {"ignore_stop_tokens": True})}
+    engine: Any = DrawnLogits(model.manifest.llm.vocab_size)
+    with (
+        single_steps(),
+        ivl.Model(
+            model.manifest,
+            engine,
+            model._tokenizer,
+            PromptRenderer(model._tokenizer, model.manifest.prompt, model.manifest.tokens_per_tile),
+            context_tokens=1 << 20,
+            threads=1,
+            max_wait_s=0.0,
+            max_waiting=1,
+            rules=PictureRules(),
+        ) as drawn,
+    ):
+        answers = [drawn.generate([0], **settings) for _ in range(rounds)]
+    # An answer of one token has no steps behind the first.
+    return statistics.median(a.timings.per_token for a in answers if a.usage.new_tokens > 1)
 
 
 def answers_with_long_keys(model: ivl.Model, sequences: int | None) -> tuple[list[Answer], float]:
@@ -113,9 +171,7 @@ def print_forced(model: ivl.Model, sequences: int | None) -> None:
     ids = set()
     for _ in range(5):
         for forced in (True, False):
-            with contextlib.ExitStack() as stack:
-                if not forced:
-                    stack.enter_context(mock.patch.object(TokenChooser, "choose_forced", return_value=None))
+            with contextlib.nullcontext() if forced else single_steps():
                 answers, ms = answers_with_long_keys(model, sequences)
             times[forced].append(ms)
             steps[forced] = max(a.usage.new_tokens - a.usage.forced_tokens for a in answers)

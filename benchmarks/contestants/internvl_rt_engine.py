@@ -9,7 +9,8 @@ import numpy as np
 from contestants.contestant import STAGES, STEPS, Work, pixel_values, token_ids, tokens_of
 from internvl_rt.bench.measure import QUESTION
 from internvl_rt.bundle.bundle import open_bundle
-from internvl_rt.loading import assemble, context_of
+from internvl_rt.model.cache_size import context_of
+from internvl_rt.model.loading import assemble
 
 CACHE_TOKENS = 16384
 """For the longest prompt, and beside it what other stages keep; only what is filled takes memory."""

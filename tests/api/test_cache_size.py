@@ -12,10 +12,10 @@ from bundle.tiny import tiny_manifest
 from internvl_rt import _core
 from internvl_rt.bundle.bundle import open_bundle
 from internvl_rt.bundle.manifest import WEIGHTS_FILE, FileEntry, Manifest
-from internvl_rt.cache_size import check_memory, default_cache_tokens, kv_bytes_per_token
 from internvl_rt.errors import DeviceError
 from internvl_rt.export.family import FAMILY
-from internvl_rt.inspection import inspect_bundle
+from internvl_rt.model.cache_size import check_memory, default_cache_tokens, kv_bytes_per_token
+from internvl_rt.model.inspection import inspect_bundle
 
 GB = 10**9
 

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import random
-import threading
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 import internvl_rt as ivl
+from bundle.tiny import tiny_manifest
 from internvl_rt import _core
-from internvl_rt.engines.engine import Float32Array, Progress
-from internvl_rt.export.tokenizers import synthetic_tokenizer
-from internvl_rt.generation import MOST_AT_ONCE, Question, Writer, all_answers, answer_pieces
-from internvl_rt.prompts.tokenizer import Detokeniser, PromptTokenizer
-from internvl_rt.results import Answer, Piece, Timings, Usage
-from internvl_rt.sampling import TokenChooser
-from internvl_rt.settings import GenerationSettings
-from internvl_rt.structured import Constraint, Constraints
+from internvl_rt.answers.results import Answer, Piece
+from internvl_rt.answers.settings import GenerationSettings
+from internvl_rt.answers.structured import Constraint, Constraints
+from internvl_rt.export.tokenizers import PromptRules, prompt_facts, synthetic_tokenizer
+from internvl_rt.model.answer_stream import AnswerStream
+from internvl_rt.model.asking import ask
+from internvl_rt.prompts.tokenizer import Detokeniser
+from plain_engine import Noise, model_of, tokenizer_of
 
 pytest.importorskip("llguidance")
 
 VOCABULARY = 1024
 FAMILIES = ("qwen2_5", "internlm2", "phi3")
-PROMPT = (5, 6, 7)
+PHI3 = PromptRules(add_bos=True, bos="<s>", begins_with_space=True)
+SEED = 17
+MOST_AT_ONCE = 64
+"""Tokens that one step appends at most."""
 LONG_KEYS: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -43,115 +47,59 @@ LONG_KEYS: dict[str, Any] = {
 }
 
 
-class Oracle:
-    """An engine whose logits are noise that follows from all ids of a sequence, to the last bit."""
-
-    name = "oracle"
-    cache_tokens = free_tokens = 1 << 20
-
-    def __init__(self) -> None:
-        self.sequences: dict[int, list[int]] = {}
-        self.next = 0
-        self.runs: list[list[int]] = []
-        """The counts of every call of ``decode``."""
-
-    @staticmethod
-    def logits(ids: Sequence[int]) -> Float32Array:
-        return np.random.default_rng(list(ids)).standard_normal(VOCABULARY).astype(np.float32)
-
-    def new_sequence(self) -> int:
-        self.next += 1
-        self.sequences[self.next] = []
-        return self.next
-
-    def fork(self, sequence: int) -> int:
-        copy = self.new_sequence()
-        self.sequences[copy] = list(self.sequences[sequence])
-        return copy
-
-    def drop(self, sequence: int) -> None:
-        del self.sequences[sequence]
-
-    def embed(self, token_ids: Any, features: Any) -> Float32Array:
-        return np.asarray(token_ids, np.float32)[:, None]
-
-    def prefill(
-        self,
-        sequence: int,
-        embeddings: Float32Array,
-        all_logits: bool = False,
-        progress: Progress | None = None,
-    ) -> Float32Array:
-        self.sequences[sequence] += [int(value) for value in embeddings[:, 0]]
-        return self.logits(self.sequences[sequence])[None]
-
-    def decode(
-        self, sequences: Sequence[int], tokens: Sequence[int], counts: Sequence[int] | None = None
-    ) -> Float32Array:
-        counts = [1] * len(sequences) if counts is None else list(counts)
-        assert sum(counts) == len(tokens)
-        self.runs.append(counts)
-        left = list(tokens)
-        for sequence, count in zip(sequences, counts, strict=True):
-            self.sequences[sequence] += left[:count]
-            del left[:count]
-        return np.stack([self.logits(self.sequences[sequence]) for sequence in sequences])
-
-
 class Asker:
-    """Asks the oracle for answers that keep a form, with one of the kinds of tokenizer."""
+    """Asks for answers that keep a form, with one of the kinds of tokenizer, of an engine that says noise."""
 
     def __init__(self, family: str) -> None:
-        made = synthetic_tokenizer(family, 1000)
-        self.tokenizer = PromptTokenizer(made.to_str())
-        stop = self.tokenizer.token_id("<|end|>") or self.tokenizer.token_id("<|im_end|>")
-        assert stop is not None
-        self.stop = stop
-        self.constraints = Constraints(self.tokenizer, [stop], VOCABULARY)
-
-    def _writer(self, settings: GenerationSettings, index: int) -> Writer:
-        (constraint,) = self.constraints.compile(settings, 1)
-        chooser = TokenChooser(settings, 17, index, constraint)
-        return Writer(settings, chooser, Detokeniser(self.tokenizer, stop=settings.stop, verbatim=True))
-
-    def _question(self) -> Question:
-        return Question(
-            input_ids=np.array(PROMPT, np.int64),
-            features=None,
-            grounding_text=lambda ids: self.tokenizer.decode(ids, keep="grounding"),
-            stop_ids=frozenset([self.stop]),
-            timings=Timings(),
-            usage=Usage(prompt_tokens=len(PROMPT)),
-            image_sizes=(),
-            started=0.0,
+        self._made = synthetic_tokenizer(family, 1000)
+        manifest = tiny_manifest()
+        template, rules = ("phi3-chat", PHI3) if family == "phi3" else ("internvl2_5", PromptRules())
+        self._manifest = dataclasses.replace(
+            manifest,
+            llm=dataclasses.replace(manifest.llm, vocab_size=VOCABULARY),
+            prompt=prompt_facts(self._made, template, None, rules),
         )
+        self.tokenizer = tokenizer_of(self._manifest, self._made)
+        self._stop_ids = self._manifest.prompt.stop_ids
+        self.constraints = Constraints(self.tokenizer, self._stop_ids, VOCABULARY)
+        with self._model(Noise()) as model:
+            self.prompt = [int(token) for token in model.render("Say it.", system="").input_ids]
+
+    def _model(self, engine: Noise, context: int | None = None) -> ivl.Model:
+        engine.manifest = self._manifest
+        if context is not None:
+            context += len(self.prompt)
+        return model_of(engine, context_tokens=context, made=self._made)
 
     def alone(
         self, settings: GenerationSettings, index: int = 0, context: int = 500
-    ) -> tuple[list[Piece], Answer, Oracle]:
-        engine = Oracle()
-        pieces = list(
-            answer_pieces(
-                engine,  # type: ignore[arg-type]
-                self._question(),
-                self._writer(settings, index),
-                context,
-                threading.Event(),
-            )
-        )
+    ) -> tuple[list[Piece], Answer, Noise]:
+        """The answer of that number, by itself.
+
+        Args:
+            settings: what is asked for.
+            index: of the answers that are drawn with one seed.
+            context: tokens that there are for the answer.
+        """
+        engine = Noise()
+        with self._model(engine, context) as model:
+            (request,) = itertools.islice(model._requests(settings, index + 1), index, None)
+            asked = ask("Say it.", None, {"system": ""}, model._rules)
+            stream = AnswerStream(lambda _: model._submit(model._read(asked), [request], streamed=True))
+            pieces = list(stream)
         assert engine.sequences == {}
-        answer = pieces[-1].result
+        answer = stream.result
         assert answer is not None
         assert "".join(piece.text for piece in pieces) == answer.text
         assert tuple(token for piece in pieces for token in piece.token_ids) == answer.token_ids
         return pieces, answer, engine
 
-    def together(
-        self, settings: GenerationSettings, answers: int, at_once: int
-    ) -> tuple[list[Answer], Oracle]:
-        engine = Oracle()
-        writers = [self._writer(settings, index) for index in range(answers)]
-        found = all_answers(engine, self._question(), writers, 500, threading.Event(), at_once)  # type: ignore[arg-type]
+    def together(self, asked: dict[str, Any], answers: int, at_once: int) -> tuple[list[Answer], Noise]:
+        most = GenerationSettings(**asked).max_new_tokens
+        # The prompt, and so many copies of it that are continued.
+        engine = Noise(len(self.prompt) + at_once * (len(self.prompt) + most))
+        with self._model(engine) as model:
+            found = model.chat("Say it.", system="", seed=SEED, num_return_sequences=answers, **asked)
         assert engine.sequences == {}
         return found, engine
 
@@ -161,12 +109,17 @@ class Asker:
         """Text, ids and finish reason of a plain loop: one token from the mask and the logits at a time."""
         (constraint,) = self.constraints.compile(settings, 1)
         assert constraint is not None
-        sampler = _core.Sampler(17).fork(index) if index else _core.Sampler(17)
+        engine = Noise()
+        engine.manifest = self._manifest
+        sampler = _core.Sampler(SEED).fork(index) if index else _core.Sampler(SEED)
         detokeniser = Detokeniser(self.tokenizer, stop=settings.stop, verbatim=True)
-        text, ids = "", []
+        text = ""
+        ids: list[int] = []
         reason = "length"
-        while len(ids) < min(settings.max_new_tokens, context - len(PROMPT)):
-            logits = constraint.masked(Oracle.logits([*PROMPT, *ids]))
+        while len(ids) < min(settings.max_new_tokens, context):
+            allowed = np.unpackbits(constraint.allowed(), bitorder="little")[:VOCABULARY]
+            noise = engine.logits([*self.prompt, *ids])
+            logits = np.where(allowed == 1, noise, np.float32(-np.inf))
             history = np.array(ids, np.int64)
             if settings.do_sample:
                 token = sampler.sample(
@@ -180,12 +133,12 @@ class Asker:
             else:
                 token = _core.argmax(logits, settings.repetition_penalty, history)
             constraint.take(token)
-            if token == self.stop:
+            if token in self._stop_ids:
                 reason = "stop"
                 break
             ids.append(token)
             text += detokeniser.push(token)
-            if detokeniser.stopped is not None or constraint.complete:
+            if detokeniser.stopped is not None or constraint.complete():
                 reason = "stop"
                 break
         return text + detokeniser.finish(), tuple(ids), reason
@@ -285,12 +238,12 @@ def drawing(random: random.Random) -> dict[str, Any]:
 def test_any_form_gives_the_answer_of_single_steps(asker: Asker, seed: int) -> None:
     chance = random.Random(seed)
     asked = form(chance) | drawing(chance)
-    whole, _, _ = asker.stepwise(GenerationSettings(**asked))
+    whole, _, _ = asker.stepwise(GenerationSettings(**asked, seed=SEED))
     if whole and chance.random() < 0.5:
         begin = chance.randrange(len(whole))
         asked["stop"] = [whole[begin : begin + chance.randint(1, 4)], "never said"]
-    settings = GenerationSettings(**asked)
-    context = chance.choice([500, len(PROMPT) + 1, len(PROMPT) + 11])
+    settings = GenerationSettings(**asked, seed=SEED)
+    context = chance.choice([500, 1, 11])
     wanted = asker.stepwise(settings, context=context)
     pieces, answer, engine = asker.alone(settings, context=context)
     assert (answer.text, answer.token_ids, answer.finish_reason) == wanted
@@ -305,8 +258,8 @@ def test_any_form_gives_the_answer_of_single_steps(asker: Asker, seed: int) -> N
 def test_answers_that_are_written_together_are_those_that_are_written_alone(asker: Asker, seed: int) -> None:
     chance = random.Random(1000 + seed)
     asked = form(chance) | drawing(chance) | {"do_sample": True, "temperature": 2.0}
-    settings = GenerationSettings(**asked)
-    found, engine = asker.together(settings, 5, chance.choice([1, 2, 5]))
+    settings = GenerationSettings(**asked, seed=SEED)
+    found, engine = asker.together(asked, 5, chance.choice([1, 2, 5]))
     for index, answer in enumerate(found):
         wanted = asker.stepwise(settings, index)
         assert (answer.text, answer.token_ids, answer.finish_reason) == wanted
@@ -326,10 +279,13 @@ def test_the_fuzzed_forms_force_and_free_tokens() -> None:
 
 def test_some_rows_of_a_batch_are_forced_and_others_not() -> None:
     asker = Asker("qwen2_5")
-    settings = GenerationSettings(
-        pattern="(a[xyz]{9}|b the colour of the object is [xyz]{9})", do_sample=True, temperature=9.0, top_k=0
-    )
-    found, engine = asker.together(settings, 6, 6)
+    asked: dict[str, Any] = {
+        "pattern": "(a[xyz]{9}|b the colour of the object is [xyz]{9})",
+        "do_sample": True,
+    }
+    asked |= {"temperature": 9.0, "top_k": 0}
+    settings = GenerationSettings(**asked, seed=SEED)
+    found, engine = asker.together(asked, 6, 6)
     assert {answer.text[0] for answer in found} == {"a", "b"}
     assert any(min(counts) == 1 < max(counts) for counts in engine.runs)
     for index, answer in enumerate(found):
@@ -338,7 +294,7 @@ def test_some_rows_of_a_batch_are_forced_and_others_not() -> None:
 
 @pytest.mark.parametrize("drawn", [False, True])
 def test_long_keys_take_at_most_60_percent_of_the_steps(asker: Asker, drawn: bool) -> None:
-    settings = GenerationSettings(schema=LONG_KEYS, do_sample=drawn)
+    settings = GenerationSettings(schema=LONG_KEYS, do_sample=drawn, seed=SEED)
     pieces, answer, engine = asker.alone(settings)
     assert set(json.loads(answer.text)) == set(LONG_KEYS["properties"])
     steps = 1 + len(engine.runs)
@@ -362,24 +318,23 @@ def test_a_long_run_comes_in_pieces_and_can_be_cancelled() -> None:
     words = " ".join(f"word{i}" for i in range(100))
     settings = GenerationSettings(choices=(words,), max_new_tokens=2000)
     whole = asker.alone(settings, context=5000)[1]
-    engine, cancelled = Oracle(), threading.Event()
-    pieces = answer_pieces(
-        engine,  # type: ignore[arg-type]
-        asker._question(),
-        asker._writer(settings, 0),
-        5000,
-        cancelled,
-    )
-    first = next(pieces)
-    assert len(first.token_ids) == MOST_AT_ONCE
-    cancelled.set()
-    (last,) = pieces
+    assert whole.text == words
+    engine = Noise()
+    with asker._model(engine, 5000) as model:
+        stream = model.stream("Say it.", system="", choices=(words,), max_new_tokens=2000)
+        with engine.at("decode", 0) as step:
+            first = next(stream)
+            step.wait()
+            assert len(first.token_ids) == MOST_AT_ONCE
+            stream.cancel()
+        (last,) = stream
     answer = last.result
     assert answer is not None
     assert answer.finish_reason == "cancelled"
-    assert answer.token_ids == whole.token_ids[:MOST_AT_ONCE]
-    assert whole.text == words
-    assert engine.runs == []
+    assert answer.token_ids == whole.token_ids[: 2 * MOST_AT_ONCE], (
+        "the step that was being computed is whole"
+    )
+    assert engine.runs == [[MOST_AT_ONCE]]
     assert engine.sequences == {}
 
 
@@ -409,6 +364,24 @@ def test_a_mask_is_computed_once_for_every_token(monkeypatch: pytest.MonkeyPatch
     assert masks == answer.usage.new_tokens
 
 
+class SingleSteps:
+    """A form that forces no token."""
+
+    def __init__(self, form: Any) -> None:
+        self.allowed, self.take, self.complete = form.allowed, form.take, form.complete
+
+    def forced(self) -> None: ...
+
+
+def force_nothing(patch: pytest.MonkeyPatch) -> None:
+    compiled = Constraints.compile
+
+    def single(self: Constraints, *arguments: Any) -> list[SingleSteps]:
+        return [SingleSteps(form) for form in compiled(self, *arguments)]
+
+    patch.setattr(Constraints, "compile", single)
+
+
 ASKED: list[dict[str, Any]] = [
     {"schema": LONG_KEYS},
     {"schema": LONG_KEYS, "do_sample": True, "temperature": 5.0, "top_k": 0, "seed": 3},
@@ -425,16 +398,14 @@ def test_a_real_model_gives_the_answer_of_single_steps(
     model: ivl.Model, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], picture: bool, photo: Any
 ) -> None:
     about = {"system": "", **asked, **({"images": [photo], "max_tiles": 1} if picture else {})}
-    steps: list[Any] = []
-    decode = model._engine.decode
+    pieces = list(model.stream("What?", **about))
+    found = pieces[-1].result
+    assert found is not None
     with monkeypatch.context() as patch:
-        patch.setattr(model._engine, "decode", lambda *run: steps.append(run) or decode(*run))
-        found = model.chat("What?", **about)
-    with monkeypatch.context() as patch:
-        patch.setattr(TokenChooser, "choose_forced", lambda _: None)
+        force_nothing(patch)
         wanted = model.chat("What?", **about)
     assert wanted.usage.forced_tokens == 0 < found.usage.forced_tokens
-    assert 1 + len(steps) <= 0.6 * found.usage.new_tokens
+    assert len(pieces) <= 0.6 * found.usage.new_tokens, "a step makes a piece"
     assert (found.text, found.token_ids, found.finish_reason) == (
         wanted.text,
         wanted.token_ids,
@@ -453,8 +424,8 @@ def test_the_contexts_end_in_the_middle_of_a_run(
     """There the rotary frequencies change with every token, and the cache is full."""
     ids = [65 + i % 20 for i in range(native_model.context_tokens - left)]
     found = native_model.generate(ids, schema=LONG_KEYS)
-    monkeypatch.setattr(TokenChooser, "choose_forced", lambda _: None)
+    force_nothing(monkeypatch)
     wanted = native_model.generate(ids, schema=LONG_KEYS)
     assert (found.token_ids, found.finish_reason) == (wanted.token_ids, wanted.finish_reason)
     assert len(found.token_ids) == left or found.finish_reason == "stop"
-    assert found.usage.forced_tokens > 0
+    assert found.usage.forced_tokens > 0 == wanted.usage.forced_tokens

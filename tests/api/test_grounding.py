@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from internvl_rt import Box, Grounding, ImageError, PromptError, draw_boxes, parse_boxes, parse_grounding
-from internvl_rt.grounding import locate_question
+from internvl_rt.answers.grounding import locate_question
 
 
 def test_the_form_with_grounding_tokens() -> None:

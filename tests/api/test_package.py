@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ast
+import graphlib
 import inspect
 import pydoc
 import subprocess
@@ -29,6 +31,26 @@ def test_loading_a_model_needs_neither_exporter_nor_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_imports_between_folders_point_one_way() -> None:
+    package = Path(ivl.__file__).parent
+    modules = {
+        path.relative_to(package).with_suffix("").parts: path
+        for path in package.rglob("*.py")
+        if "export" not in path.parts
+    }
+    after: dict[str, set[str]] = {}
+    for parts, path in modules.items():
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("internvl_rt."):
+                assert node.module is not None
+                imported = node.module.split(".")[1]
+                if imported != parts[0]:
+                    after.setdefault(parts[0], set()).add(imported)
+    assert len(after) > 8
+    order = graphlib.TopologicalSorter(after)
+    order.prepare()  # raises CycleError with the folders of a circle
 
 
 def test_every_public_name_is_there() -> None:

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 import internvl_rt as ivl
-from internvl_rt.asking import TileBudget
 from internvl_rt.errors import ImageError, PromptError
+from internvl_rt.model.asking import TileBudget
 
 
 @pytest.mark.parametrize(

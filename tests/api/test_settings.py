@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from internvl_rt import PromptError
-from internvl_rt.asking import AskArguments
-from internvl_rt.settings import GenerationArguments, GenerationSettings, generation_settings
+from internvl_rt.answers.settings import GenerationArguments, GenerationSettings, generation_settings
+from internvl_rt.model.asking import AskArguments
 
 
 def test_arguments_and_settings_have_the_same_names() -> None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import random
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
 import internvl_rt as ivl
-from internvl_rt.engines.engine import EncodedTiles, Float32Array
 from internvl_rt.errors import PromptError
+from internvl_rt.model.asking import ask
+from watched_engine import Calls, Gate, WatchedEngine, load_watched
 
 DRAWN: dict[str, Any] = {
     "do_sample": True,
@@ -34,31 +34,23 @@ def nothing_is_left(model: ivl.Model) -> Iterator[None]:
     assert model._engine.free_tokens == free
 
 
-class Calls:
-    """Counts what the engine is asked for."""
+@pytest.fixture(scope="module")
+def both_watched(tiny_bundle: Path) -> Iterator[dict[str, tuple[ivl.Model, WatchedEngine]]]:
+    both = {
+        name: load_watched(tiny_bundle, engine=name, cache_tokens=1024) for name in ("native", "onnxruntime")
+    }
+    yield both
+    for model, engine in both.values():
+        assert engine.free_tokens == 1024
+        model.close()
 
-    def __init__(self, model: ivl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.encoded = 0
-        self.prefilled = 0
-        self.batches: list[int] = []
-        engine = model._engine
-        encode, prefill, decode = engine.encode_tiles, engine.prefill, engine.decode
 
-        def encode_tiles(pixels: Float32Array, *more: Any, **named: Any) -> EncodedTiles:
-            self.encoded += len(pixels)
-            return encode(pixels, *more, **named)
-
-        def count_prefill(sequence: int, embeddings: Float32Array, **named: Any) -> Float32Array:
-            self.prefilled += len(embeddings)
-            return prefill(sequence, embeddings, **named)
-
-        def count_decode(sequences: Sequence[int], tokens: Sequence[int]) -> Float32Array:
-            self.batches.append(len(sequences))
-            return decode(sequences, tokens)
-
-        monkeypatch.setattr(engine, "encode_tiles", encode_tiles)
-        monkeypatch.setattr(engine, "prefill", count_prefill)
-        monkeypatch.setattr(engine, "decode", count_decode)
+@pytest.fixture
+def watched(
+    model: ivl.Model, both_watched: dict[str, tuple[ivl.Model, WatchedEngine]]
+) -> tuple[ivl.Model, WatchedEngine]:
+    """The same model on the same engine, watched."""
+    return both_watched[model.engine]
 
 
 def test_an_answer_does_not_depend_on_how_many_there_are(model: ivl.Model, photo: Image.Image) -> None:
@@ -78,12 +70,13 @@ def test_one_of_a_list_is_a_list(model: ivl.Model) -> None:
 
 
 def test_picture_and_prompt_are_computed_once_for_all(
-    model: ivl.Model, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+    watched: tuple[ivl.Model, WatchedEngine], photo: Image.Image
 ) -> None:
-    calls = Calls(model, monkeypatch)
-    answers = model.chat("What?", [photo], max_tiles=4, system="", num_return_sequences=4, **DRAWN)
-    assert calls.encoded == answers[0].usage.tiles == 3
-    assert calls.prefilled == answers[0].usage.prompt_tokens
+    (model, engine), calls = watched, Calls()
+    with engine.around(**calls.counting):
+        answers = model.chat("What?", [photo], max_tiles=4, system="", num_return_sequences=4, **DRAWN)
+    assert sum(calls.encoded) == answers[0].usage.tiles == 3
+    assert calls.prefilled == [answers[0].usage.prompt_tokens]
     assert calls.batches == [4] * 15
     for answer in answers:
         assert answer.timings.prefill > 0
@@ -91,19 +84,18 @@ def test_picture_and_prompt_are_computed_once_for_all(
         assert answer.usage.new_tokens == 16
 
 
-def test_an_answer_that_has_ended_leaves_the_batch(model: ivl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_has_ended_leaves_the_batch(watched: tuple[ivl.Model, WatchedEngine]) -> None:
     drawn = {**DRAWN, "ignore_stop_tokens": False, "temperature": 3.0, "max_new_tokens": 150}
-    calls = Calls(model, monkeypatch)
-    free = model._engine.free_tokens
+    (model, engine), calls = watched, Calls()
+    free = engine.free_tokens
     frees: list[int] = []
-    drop = model._engine.drop
 
-    def watch(sequence: int) -> None:
-        drop(sequence)
-        frees.append(model._engine.free_tokens)
+    def drop(call: Callable[[int], None], sequence: int) -> None:
+        call(sequence)
+        frees.append(engine.free_tokens)
 
-    monkeypatch.setattr(model._engine, "drop", watch)
-    answers = model.chat("Hello", system="", num_return_sequences=4, **drawn)
+    with engine.around(drop=drop, **calls.counting):
+        answers = model.chat("Hello", system="", num_return_sequences=4, **drawn)
     lengths = sorted(len(answer.token_ids) for answer in answers)
     assert lengths[0] < lengths[-1], "331 tokens drawn at random: the answers end at different places"
     assert calls.batches == sorted(calls.batches, reverse=True)
@@ -159,38 +151,35 @@ def with_a_large_cache(tiny_bundle: Path) -> Iterator[ivl.Model]:
 
 @pytest.mark.parametrize(("number", "tokens"), [(3, 380), (9, 200), (40, 30)])
 def test_where_the_cache_has_no_room_for_all_some_wait(
-    model: ivl.Model,
-    with_a_large_cache: ivl.Model,
-    monkeypatch: pytest.MonkeyPatch,
-    number: int,
-    tokens: int,
+    watched: tuple[ivl.Model, WatchedEngine], with_a_large_cache: ivl.Model, number: int, tokens: int
 ) -> None:
     drawn = {**DRAWN, "max_new_tokens": tokens, "num_return_sequences": number, "system": ""}
     expected = with_a_large_cache.chat("Hello", **drawn)
-    calls = Calls(model, monkeypatch)
-    found = model.chat("Hello", **drawn)
+    (model, engine), calls = watched, Calls()
+    with engine.around(**calls.counting):
+        found = model.chat("Hello", **drawn)
     assert [answer.token_ids for answer in found] == [answer.token_ids for answer in expected]
     assert [answer.text for answer in found] == [answer.text for answer in expected]
     prompt = found[0].usage.prompt_tokens
-    at_once = max(n for n in range(1, number + 1) if model._engine.room(prompt, tokens, n) <= 1024)
+    at_once = max(n for n in range(1, number + 1) if engine.cache.needed(prompt, tokens, n) <= 1024)
     assert 1 < at_once < number
     assert max(calls.batches) == at_once
     # None is computed twice: what waits has not begun.
-    assert calls.prefilled == prompt
+    assert calls.prefilled == [prompt]
     assert sum(calls.batches) == number * (tokens - 1)
 
 
 @pytest.mark.parametrize("engine", ["native", "onnxruntime"])
 def test_without_room_for_an_answer_beside_its_prompt_each_computes_the_prompt(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, with_a_large_cache: ivl.Model, engine: str
+    tiny_bundle: Path, with_a_large_cache: ivl.Model, engine: str
 ) -> None:
     drawn = {**DRAWN, "max_new_tokens": 1024, "num_return_sequences": 3, "ignore_stop_tokens": True}
-    ids = [65] * 480
-    with ivl.load(tiny_bundle, engine=engine, cache_tokens=512) as small:
-        calls = Calls(small, monkeypatch)
+    ids, calls = [65] * 480, Calls()
+    small, watched = load_watched(tiny_bundle, engine=engine, cache_tokens=512)
+    with small, watched.around(**calls.counting):
         found = small.generate(ids, **drawn)
-        assert calls.prefilled == 3 * len(ids)
-        assert small._engine.free_tokens == 512
+        assert calls.prefilled == [len(ids)] * 3
+        assert watched.free_tokens == 512
     assert [len(answer.token_ids) for answer in found] == [32] * 3
     assert len({answer.token_ids for answer in found}) == 3
     if engine == "native":
@@ -202,47 +191,51 @@ def test_without_room_for_an_answer_beside_its_prompt_each_computes_the_prompt(
 @pytest.mark.parametrize("at", [1, 5])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_an_error_in_any_step_frees_them_all(
-    model: ivl.Model, monkeypatch: pytest.MonkeyPatch, at: int, error: type[BaseException]
+    watched: tuple[ivl.Model, WatchedEngine], at: int, error: type[BaseException]
 ) -> None:
-    decode, steps = model._engine.decode, iter(range(1, 99))
+    (model, engine), steps = watched, iter(range(1, 99))
+    free = engine.free_tokens
 
-    def failing(sequences: Sequence[int], tokens: Sequence[int]) -> Float32Array:
+    def failing(decode: Callable[..., Any], *given: Any) -> Any:
         if next(steps) == at:
             raise error
-        return decode(sequences, tokens)
+        return decode(*given)
 
-    monkeypatch.setattr(model._engine, "decode", failing)
-    with pytest.raises(error):
+    with engine.around(decode=failing), pytest.raises(error) as raised:
         model.chat("Hello", num_return_sequences=3, **DRAWN)
+    assert "failing" in [entry.name for entry in raised.traceback], "it says where it comes from"
+    assert engine.free_tokens == free
 
 
-def test_a_fork_that_fails_frees_them_all(model: ivl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    fork, calls = model._engine.fork, iter([True, False])
+def test_a_fork_that_fails_frees_them_all(watched: tuple[ivl.Model, WatchedEngine]) -> None:
+    (model, engine), calls = watched, iter([True, False])
+    free = engine.free_tokens
 
-    def failing(sequence: int) -> int:
+    def failing(fork: Callable[[int], int], sequence: int) -> int:
         if not next(calls):
             raise MemoryError
         return fork(sequence)
 
-    monkeypatch.setattr(model._engine, "fork", failing)
-    with pytest.raises(MemoryError):
+    with engine.around(fork=failing), pytest.raises(MemoryError):
         model.chat("Hello", num_return_sequences=3, **DRAWN)
+    assert engine.free_tokens == free
 
 
-def test_cancelling_ends_them_all(model: ivl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    cancelled = threading.Event()
-    decode, steps = model._engine.decode, iter(range(1, 99))
+def test_cancelling_ends_them_all(watched: tuple[ivl.Model, WatchedEngine]) -> None:
+    (model, engine), steps = watched, iter(range(1, 99))
+    asked = ask("abc", None, {"system": "", **DRAWN}, model._rules)
+    requests = model._requests(asked.settings, 3)
 
-    def third_is_the_last(sequences: Sequence[int], tokens: Sequence[int]) -> Float32Array:
+    def third_is_the_last(decode: Callable[..., Any], *given: Any) -> Any:
         if next(steps) == 3:
-            cancelled.set()
-        return decode(sequences, tokens)
+            running.request.cancel()
+        return decode(*given)
 
-    monkeypatch.setattr(model._engine, "decode", third_is_the_last)
-    settings = ivl.model.GenerationSettings(**DRAWN)
-    ids = np.array(model.render("abc", system="").input_ids)
-    prompt = ivl.model._Prompt(ids, (), 0.0)
-    answers = model._all_answers(prompt, model._writers(settings, 3), cancelled)
+    # Without the gate, the first steps might come before the request is known here.
+    with Gate() as gate, engine.around(prefill=gate, decode=third_is_the_last):
+        running = model._submit(model._read(asked), requests)
+        gate.open()
+        answers = running.answers()
     assert [(len(a.token_ids), a.finish_reason) for a in answers] == [(4, "cancelled")] * 3
 
 

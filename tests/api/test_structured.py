@@ -7,18 +7,21 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 import internvl_rt as ivl
 from bundle.tiny import VOCABULARY, tiny_tokenizer
+from internvl_rt.answers.settings import GenerationSettings
+from internvl_rt.answers.structured import Constraint, Constraints
 from internvl_rt.errors import InternVLError, PromptError
 from internvl_rt.export.tokenizers import synthetic_tokenizer
 from internvl_rt.prompts.tokenizer import Detokeniser, PromptTokenizer
-from internvl_rt.settings import GenerationSettings
-from internvl_rt.structured import Constraint, Constraints
+from watched_engine import Calls, load_watched
 
 pytest.importorskip("llguidance")
 
@@ -33,6 +36,12 @@ SCHEMA: dict[str, Any] = {
     "required": ["colour", "count", "seen"],
     "additionalProperties": False,
 }
+
+
+def likeliest(constraint: Constraint, logits: npt.NDArray[np.float64]) -> int:
+    """Of the tokens that the form allows."""
+    allowed = np.unpackbits(constraint.allowed(), bitorder="little")[: len(logits)].astype(bool)
+    return int(np.argmax(np.where(allowed, logits, -np.inf)))
 
 
 @pytest.fixture(autouse=True)
@@ -76,12 +85,15 @@ def test_choices(model: ivl.Model) -> None:
 
 
 def test_a_form_that_is_complete_ends_the_answer_without_another_step(
-    model: ivl.Model, monkeypatch: pytest.MonkeyPatch
+    model: ivl.Model, tiny_bundle: Path
 ) -> None:
     answer = model.chat("What?", choices=["7"], system="")
     assert (answer.text, answer.finish_reason, len(answer.token_ids)) == ("7", "stop", 1)
-    monkeypatch.setattr(model._engine, "decode", lambda *_: pytest.fail("the answer was complete"))
-    assert model.chat("What?", choices=["7"], system="").text == "7"
+    calls = Calls()
+    watched, engine = load_watched(tiny_bundle, engine=model.engine)
+    with watched, engine.around(**calls.counting):
+        assert watched.chat("What?", choices=["7"], system="").text == "7"
+    assert (len(calls.prefilled), calls.batches) == (1, []), "the answer was complete"
 
 
 def test_max_new_tokens_ends_a_document_in_its_middle(model: ivl.Model) -> None:
@@ -185,14 +197,14 @@ def test_a_recursion_without_end_ends_the_answer_in_our_words(model: ivl.Model) 
 def test_a_grammar_that_outgrows_the_limits_is_an_error_and_frees_the_cache(
     model: ivl.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    masked, calls = Constraint.masked, iter(range(9))
+    allowed, calls = Constraint.allowed, iter(range(9))
 
-    def outgrown(self: Constraint, logits: Any) -> Any:
+    def outgrown(self: Constraint) -> Any:
         if next(calls) == 3:
             self._matcher.consume_token(VOCABULARY - 1)  # what the form does not allow puts it in error
-        return masked(self, logits)
+        return allowed(self)
 
-    monkeypatch.setattr(Constraint, "masked", outgrown)
+    monkeypatch.setattr(Constraint, "allowed", outgrown)
     with pytest.raises(PromptError, match=r"the form of the answer cannot be kept: \w"):
         model.chat("What?", schema=SCHEMA)
 
@@ -209,13 +221,11 @@ def test_every_kind_of_tokenizer(family: str) -> None:
     constraints = Constraints(tokenizer, [stop], 1024)
     (constraint,) = constraints.compile(GenerationSettings(choices=("红色 cup",)), 1)
     assert constraint is not None
-    logits = np.random.default_rng(0).standard_normal(1024).astype(np.float32)
+    logits = np.random.default_rng(0).standard_normal(1024)
     ids: list[int] = []
-    while not constraint.complete:
-        masked = constraint.masked(logits)
-        assert masked.dtype == np.float32
-        ids.append(int(np.argmax(masked)))
-        assert masked[ids[-1]] == logits[ids[-1]]
+    while not constraint.complete():
+        assert constraint.allowed().dtype == np.uint8
+        ids.append(likeliest(constraint, logits))
         constraint.take(ids[-1])
     assert tokenizer.decode([i for i in ids if i != stop]).strip() == "红色 cup"
 
@@ -237,10 +247,9 @@ def test_the_text_of_a_special_token_is_written_as_text(family: str, special: st
         (constraint,) = constraints.compile(GenerationSettings(**form), 1)
         assert constraint is not None
         rng, ids = np.random.default_rng(0), []
-        while not constraint.complete:
-            logits = rng.standard_normal(1024).astype(np.float32)
-            ids.append(int(np.argmax(constraint.masked(logits))))
-            assert ids[-1] == constraint.forced or constraint.forced is None
+        while not constraint.complete():
+            ids.append(likeliest(constraint, rng.standard_normal(1024)))
+            assert constraint.forced() in (ids[-1], None)
             constraint.take(ids[-1])
         text = tokenizer.decode([token for token in ids if token != stop])
         assert (json.loads(text) if "schema" in form else text) == wanted
@@ -284,8 +293,8 @@ def test_a_tokenizer_that_puts_a_space_in_front_of_every_text(form: dict[str, An
     (constraint,) = Constraints(tokenizer, [stop], 1024).compile(GenerationSettings(**form), 1)
     assert constraint is not None
     rng, ids = np.random.default_rng(0), []
-    while not constraint.complete:
-        ids.append(int(np.argmax(constraint.masked(rng.standard_normal(1024).astype(np.float32)))))
+    while not constraint.complete():
+        ids.append(likeliest(constraint, rng.standard_normal(1024)))
         constraint.take(ids[-1])
     text = tokenizer.decode([token for token in ids if token != stop])
     if "choices" in form:
@@ -311,12 +320,12 @@ def test_white_space_of_a_pattern_is_kept_by_every_kind_of_tokenizer(family: str
         detokeniser = Detokeniser(tokenizer)
         rng, text, token = np.random.default_rng(seed), "", -1
         for _ in range(60):
-            if constraint.complete or token == stop:
+            if constraint.complete() or token == stop:
                 break
             # " *" and the like may go on for long: the stop token is liked.
-            logits = rng.standard_normal(1024).astype(np.float32)
+            logits = rng.standard_normal(1024)
             logits[stop] = 2
-            token = int(np.argmax(constraint.masked(logits)))
+            token = likeliest(constraint, logits)
             constraint.take(token)
             if token != stop:
                 text += detokeniser.push(token)
@@ -332,6 +341,9 @@ def test_the_text_of_a_form_is_not_stripped(model: ivl.Model) -> None:
     answer = model.chat("What?", pattern=" [ab] ", system="")
     assert answer.text in (" a ", " b ")
     assert answer.grounding_text == answer.text
+    spaced = "two , words !"
+    answer = model.chat("What?", choices=[spaced], system="")
+    assert (answer.text, answer.grounding_text) == (spaced, spaced)
     pieces = list(model.stream("What?", pattern="\n\n- [0-9]\n", system=""))
     assert re.fullmatch("\n\n- [0-9]\n", "".join(piece.text for piece in pieces))
     (one, two) = model.chat("What?", pattern=r" x|  y", num_return_sequences=2, **DRAWN)
@@ -341,8 +353,8 @@ def test_the_text_of_a_form_is_not_stripped(model: ivl.Model) -> None:
 def test_without_llguidance_a_form_says_how_to_get_it() -> None:
     code = (
         "import sys; sys.modules['llguidance'] = None\n"
-        "from internvl_rt.settings import GenerationSettings\n"
-        "from internvl_rt.structured import Constraints\n"
+        "from internvl_rt.answers.settings import GenerationSettings\n"
+        "from internvl_rt.answers.structured import Constraints\n"
         "from internvl_rt import InternVLError\n"
         "constraints = Constraints(None, [1], 9)\n"
         "assert constraints.compile(GenerationSettings(), 2) == [None, None]\n"

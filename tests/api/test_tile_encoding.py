@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,137 +13,219 @@ import pytest
 from PIL import Image
 
 import internvl_rt as ivl
+from internvl_rt.bundle.manifest import Flash
 from internvl_rt.engines.engine import EncodedTiles, Float32Array, Progress
-from internvl_rt.tile_encoding import EncodingCancelledError, TileEncoding
+from plain_engine import Noise, model_of, until
+from watched_engine import Calls, WatchedEngine, load_watched
+
+SIDE = 56
+ASKED: dict[str, Any] = {"system": "", "max_new_tokens": 1}
 
 
-class Counting:
-    """An engine whose feature of a tile is the tile's first value; it keeps what it was given."""
+def strip(*values: int) -> Image.Image:
+    """A picture whose tiles are of one grey each. Behind several comes the thumbnail, which is like none."""
+    row = np.repeat(np.array(values, np.uint8), SIDE)
+    return Image.fromarray(np.broadcast_to(row[None, :, None], (SIDE, len(row), 3)).copy())
+
+
+def square(value: int) -> Image.Image:
+    return strip(value)
+
+
+def grey(feature: float) -> int:
+    """The red that a normalised first value was made of."""
+    return round((feature * 0.229 + 0.485) * 255)
+
+
+def greys(features: Float32Array) -> list[int]:
+    """[tiles, tokens, hidden]: all values of a tile are one."""
+    assert (features == features[:, :1, :1]).all()
+    return [grey(float(value)) for value in features[:, 0, 0]]
+
+
+class Router(Noise):
+    """Says of a tile what follows from its first value: compressed, its features are the others' negative."""
 
     def __init__(self) -> None:
-        self.calls: list[Float32Array] = []
+        super().__init__()
+        self.manifest = dataclasses.replace(self.manifest, flash=Flash(4, 4, 0.4, 0.25))
 
     def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
-        self.calls.append(pixel_values)
-        for done in range(len(pixel_values)):
-            for _ in range(3):  # engines ask more often than a batch is done
-                if progress is not None:
-                    progress(done)
-        return EncodedTiles(pixel_values[:, :1, 0, :1].copy(), 2.0 * len(pixel_values), 1.0)
-
-    @property
-    def tiles(self) -> int:
-        return sum(len(call) for call in self.calls)
+        encoded = super().encode_tiles(pixel_values, progress)
+        few = -encoded.features[:, : self.manifest.tokens_per_compressed_tile]
+        scores = np.array([grey(value) / 255 for value in pixel_values[:, 0, 0, 0]], np.float32)
+        return dataclasses.replace(encoded, compressed=few, scores=scores)
 
 
-def encoding_of(engine: Counting, **arguments: Any) -> TileEncoding:
-    return TileEncoding(engine, **arguments)  # type: ignore[arg-type]
+@pytest.fixture
+def engine() -> Noise:
+    return Noise()
 
 
-def tiles(*values: float) -> Float32Array:
-    return np.stack([np.full((3, 4, 4), value, np.float32) for value in values])
+@pytest.fixture
+def plain(engine: Noise) -> Iterator[ivl.Model]:
+    with model_of(engine) as model:
+        yield model
 
 
-def test_different_tiles_are_passed_on_as_they_are() -> None:
-    engine, pixels = Counting(), tiles(1, 2, 3)
-    encoded = encoding_of(engine).encode(pixels)
-    assert len(engine.calls) == 1
-    assert engine.calls[0] is pixels
-    assert encoded.features[:, 0, 0].tolist() == [1, 2, 3]
-    assert (encoded.vit_ms, encoded.projector_ms) == (6.0, 1.0)
+def rows_of(engine: Noise, tiles: int) -> list[int]:
+    """The greys of the tiles of the last prompt, in their places."""
+    features = engine.features[-1]
+    assert features is not None
+    return greys(features.reshape(tiles, -1, engine.hidden_size))
 
 
-def test_equal_tiles_are_encoded_once() -> None:
-    engine = Counting()
-    encoded = encoding_of(engine).encode(tiles(5, 7, 5, 5, 8, 7))
-    assert engine.tiles == 3
-    assert encoded.features[:, 0, 0].tolist() == [5, 7, 5, 5, 8, 7]
-    assert encoded.vit_ms == 6.0
+def test_different_tiles_are_encoded_in_one_call(plain: ivl.Model, engine: Noise) -> None:
+    picture = strip(10, 20, 30)
+    features = plain.encode(picture, max_tiles=3)
+    (pixels,) = engine.encoded
+    np.testing.assert_array_equal(pixels, ivl.tile_image(picture, max_tiles=3, tile_size=SIDE).pixel_values())
+    assert greys(features.features)[:3] == [10, 20, 30]
+    assert (features.tiles, features.timings.vit, features.timings.projector) == (4, 8.0, 1.0)
 
 
-def test_equal_tiles_of_several_pictures_are_encoded_once() -> None:
-    engine = Counting()
-    encoding = encoding_of(engine)
-    rows = [encoding.encode(tiles(*values)) for values in ((1, 2), (2, 3), (3, 1, 2), (4,))]
-    assert [encoded.features[:, 0, 0].tolist() for encoded in rows] == [[1, 2], [2, 3], [3, 1, 2], [4]]
-    assert engine.tiles == 4
-    # The third picture cost nothing.
-    assert [encoded.vit_ms for encoded in rows] == [4.0, 2.0, 0.0, 2.0]
+def test_equal_tiles_are_encoded_once(plain: ivl.Model, engine: Noise) -> None:
+    features = plain.encode(strip(50, 70, 50, 50, 80, 70), max_tiles=6)
+    assert engine.tiles == 4, "three and the thumbnail"
+    assert greys(features.features)[:6] == [50, 70, 50, 50, 80, 70]
+    assert (features.tiles, features.timings.vit) == (7, 8.0)
+
+
+def test_equal_tiles_of_several_pictures_are_encoded_once(plain: ivl.Model, engine: Noise) -> None:
+    values = (10, 20, 20, 30, 10, 40)
+    answer = plain.chat("Equal?", [square(value) for value in values], **ASKED)
+    assert [len(call) for call in engine.encoded] == [1, 1, 1, 1]
+    assert rows_of(engine, 6) == list(values)
+    assert (answer.usage.tiles, answer.timings.vit, answer.timings.projector) == (6, 8.0, 4.0)
+
+
+def test_tiles_are_shared_with_what_was_encoded_before_them_in_the_picture(
+    plain: ivl.Model, engine: Noise
+) -> None:
+    plain.chat("Equal?", [square(10), strip(20, 10, 20), square(20)], max_tiles=3, **ASKED)
+    assert [len(call) for call in engine.encoded] == [1, 2]
+    rows = rows_of(engine, 6)
+    assert [*rows[:4], rows[5]] == [10, 20, 10, 20, 20]
 
 
 def test_what_a_router_says_of_a_tile_goes_with_it() -> None:
-    class Router(Counting):
-        def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
-            encoded = super().encode_tiles(pixel_values, progress)
-            return dataclasses.replace(
-                encoded, compressed=-encoded.features, scores=pixel_values[:, 0, 0, 0] / 10
-            )
-
-    encoding = encoding_of(Router())
-    encoding.encode(tiles(1, 2))
-    encoded = encoding.encode(tiles(3, 2, 3, 1))
-    assert encoded.compressed is not None
-    assert encoded.scores is not None
-    assert encoded.compressed[:, 0, 0].tolist() == [-3, -2, -3, -1]
-    np.testing.assert_allclose(encoded.scores, [0.3, 0.2, 0.3, 0.1], rtol=1e-6)
-
-
-def test_equal_is_every_byte() -> None:
-    """One value in 48 differs by the last bit, or by the sign of zero."""
-    pixels = tiles(1, 1, 0, 0)
-    pixels[1, 2, 3, 3] = np.nextafter(np.float32(1), np.float32(2))
-    pixels[3, 2, 3, 3] = -0.0
-    engine = Counting()
-    encoding_of(engine).encode(pixels)
-    assert engine.tiles == 4
+    engine = Router()
+    with model_of(engine) as model:
+        pictures = [strip(200, 20, 100), strip(100, 200, 220, 20)]
+        alone = [model.encode(picture, max_tiles=4) for picture in pictures]
+        assert {tokens for one in alone for tokens in one.tile_tokens} == {
+            model.manifest.tokens_per_tile,
+            model.manifest.tokens_per_compressed_tile,
+        }
+        before = engine.tiles
+        model.chat("<image><image> Equal?", pictures, max_tiles=4, **ASKED)
+        assert engine.tiles - before == 6, "four, and two thumbnails"
+        features = engine.features[-1]
+        assert features is not None
+        np.testing.assert_array_equal(features, np.concatenate([one.rows for one in alone]))
 
 
-def test_another_request_encodes_anew() -> None:
-    engine = Counting()
-    for _ in range(2):
-        encoding_of(engine).encode(tiles(1))
+def test_equal_is_every_byte(plain: ivl.Model, engine: Noise) -> None:
+    other = np.asarray(square(10)).copy()
+    other[-1, -1, -1] += 1
+    plain.chat("Equal?", [square(10), Image.fromarray(other), square(10)], **ASKED)
     assert engine.tiles == 2
 
 
-def test_progress_counts_the_tiles_that_are_encoded() -> None:
-    seen: list[int] = []
-    encoding = encoding_of(Counting(), progress=seen.append)
-    encoding.encode(tiles(1, 2, 2, 3))
-    encoding.encode(tiles(3, 4, 5))
-    assert seen == [1, 2, 4]
+def test_another_request_encodes_anew(plain: ivl.Model, engine: Noise) -> None:
+    for _ in range(2):
+        plain.chat("What?", [square(10)], **ASKED)
+    assert engine.tiles == 2
 
 
-def test_cancelling_ends_it_between_batches() -> None:
-    cancelled = threading.Event()
-    engine = Counting()
-    seen: list[int] = []
-
-    def cancel_at_two(done: int) -> None:
-        seen.append(done)
-        if done == 2:
-            cancelled.set()
-
-    with pytest.raises(EncodingCancelledError):
-        encoding_of(engine, cancelled=cancelled, progress=cancel_at_two).encode(tiles(1, 2, 3, 4, 5))
-    assert seen == [1, 2]
-    with pytest.raises(EncodingCancelledError):
-        encoding_of(engine, cancelled=cancelled).encode(tiles(1))
-    assert len(engine.calls) == 1
+def test_features_that_are_given_are_not_encoded(plain: ivl.Model, engine: Noise) -> None:
+    features = plain.encode(square(10))
+    plain.chat("Equal?", [square(20), features, square(10)], **ASKED)
+    assert engine.tiles == 3
+    assert rows_of(engine, 3) == [20, 10, 10]
 
 
-def test_cancelling_ends_it_in_the_middle_of_a_tile() -> None:
-    cancelled = threading.Event()
+def told(values: Sequence[tuple[int, int]], tiles: int) -> list[int]:
+    assert {total for _, total in values} == {tiles}
+    done = [number for number, _ in values]
+    assert all(a < b for a, b in pairwise(done)), "every number once, and in order"
+    return done
 
-    class Cancelling(Counting):
-        def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
+
+def test_progress_counts_the_tiles_that_are_encoded(plain: ivl.Model) -> None:
+    seen: list[tuple[int, int]] = []
+    pictures = [square(value) for value in (10, 20, 20, 30)]
+    plain.chat("?", pictures, progress=lambda *done: seen.append(done), **ASKED)
+    # The third is the second again. The last number is all of them.
+    assert told(seen, 4) == [0, 1, 2, 4]
+    del seen[:]
+    plain.encode(strip(10, 20, 10, 30), max_tiles=4, progress=lambda *done: seen.append(done))
+    assert told(seen, 5) == [0, 1, 2, 3, 5]
+
+
+def test_cancelling_ends_it_in_the_middle_of_a_picture(plain: ivl.Model, engine: Noise) -> None:
+    stream = plain.stream("?", [square(value) for value in (10, 20, 30, 40, 50)], **ASKED)
+
+    def cancel() -> None:
+        until(lambda: stream._running is not None)  # it has been handed over
+        stream.cancel()
+
+    engine.before("encode", 2, cancel)
+    (last,) = stream
+    assert last.result is not None
+    assert (last.result.finish_reason, last.result.token_ids) == ("cancelled", ())
+    assert last.result.usage.tiles == 5
+    assert [len(call) for call in engine.encoded] == [1, 1, 1]
+    assert engine.prefills == []
+
+
+def test_cancelling_ends_it_in_the_middle_of_a_call(plain: ivl.Model, engine: Noise) -> None:
+    stream = plain.stream("?", [strip(10, 20, 30, 40, 50)], max_tiles=5, **ASKED)
+    asked: list[int] = []
+    encode = engine.encode_tiles
+
+    def watched(pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
+        def step(done: int) -> None:
+            asked.append(done)
+            if done == 2:
+                until(lambda: stream._running is not None)
+                stream.cancel()
             assert progress is not None
-            progress(0)
-            cancelled.set()
-            progress(0)
-            raise AssertionError
+            progress(done)
 
-    with pytest.raises(EncodingCancelledError):
-        encoding_of(Cancelling(), cancelled=cancelled).encode(tiles(1, 2))
+        return encode(pixel_values, step)
+
+    engine.encode_tiles = watched  # type: ignore[method-assign]
+    (last,) = stream
+    assert last.result is not None
+    assert (last.result.finish_reason, last.result.token_ids) == ("cancelled", ())
+    assert asked[-1] == 2
+    assert engine.prefills == []
+
+
+def test_progress_may_end_it_and_the_model_goes_on(plain: ivl.Model, engine: Noise) -> None:
+    def stop(done: int, tiles: int) -> None:
+        assert tiles == 50
+        if done >= 2:
+            raise KeyError(done)
+
+    pictures = [square(value) for value in range(50)]
+    with pytest.raises(KeyError):
+        plain.chat("?", pictures, progress=stop, **ASKED)
+    assert engine.prefills == []
+    assert plain.chat("?", pictures, **ASKED).usage.tiles == 50
+
+
+def test_features_of_another_size_than_the_models_are_an_error(plain: ivl.Model, engine: Noise) -> None:
+    encode = engine.encode_tiles
+
+    def spoiled(pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
+        encoded = encode(pixel_values, progress)
+        return dataclasses.replace(encoded, features=encoded.features[:, 1:])
+
+    engine.encode_tiles = spoiled  # type: ignore[method-assign]
+    with pytest.raises(ivl.InternVLError, match="other features than 1 tile"):
+        plain.chat("?", [square(10)], **ASKED)
 
 
 @pytest.fixture
@@ -153,45 +236,41 @@ def blank_below(photo: Image.Image) -> Image.Image:
     return picture
 
 
-@pytest.fixture
-def encoded_tiles(model: ivl.Model, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """How many tiles the model's engine encoded."""
-    engine = model._engine._engine
-    encode, counts = engine.encode_tiles, []
-
-    def counting(pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
-        counts.append(len(pixel_values))
-        return encode(pixel_values, progress)
-
-    monkeypatch.setattr(engine, "encode_tiles", counting)
-    return lambda: sum(counts)
+@pytest.fixture(scope="module", params=["native", "onnxruntime"])
+def watched(request: pytest.FixtureRequest, tiny_bundle: Path) -> Iterator[tuple[ivl.Model, WatchedEngine]]:
+    """A model, and what it computes with."""
+    model, engine = load_watched(tiny_bundle, engine=request.param, cache_tokens=512)
+    with model:
+        yield model, engine
 
 
-def test_blank_tiles_of_a_picture(
-    model: ivl.Model, blank_below: Image.Image, encoded_tiles: Callable[[], int]
-) -> None:
+def test_blank_tiles_of_a_picture(watched: tuple[ivl.Model, WatchedEngine], blank_below: Image.Image) -> None:
+    model, engine = watched
+    calls = Calls()
     tiled = ivl.tile_image(blank_below, max_tiles=4, tile_size=56)
     assert len(tiled.tiles) == 5
-    features = model.encode(blank_below, max_tiles=4).features
-    assert encoded_tiles() == 4, "the two lower tiles are one"
+    with engine.around(**calls.counting):
+        features = model.encode(blank_below, max_tiles=4).features
+    assert calls.encoded == [4], "the two lower tiles are one"
     pixels = tiled.pixel_values()
     alone = [model.encode_pixels(pixels[i : i + 1])[0] for i in range(5)]
     np.testing.assert_array_equal(features, np.stack(alone))
 
 
-def test_a_picture_twice_in_a_question(
-    model: ivl.Model, photo: Image.Image, encoded_tiles: Callable[[], int]
-) -> None:
+def test_a_picture_twice_in_a_question(watched: tuple[ivl.Model, WatchedEngine], photo: Image.Image) -> None:
+    model, engine = watched
+    calls = Calls()
     settings: dict[str, Any] = {"max_tiles": 4, "max_new_tokens": 5, "ignore_stop_tokens": True}
-    twice = model.chat("<image><image> Equal?", [photo, photo], **settings)
+    with engine.around(**calls.counting):
+        twice = model.chat("<image><image> Equal?", [photo, photo], **settings)
+    assert calls.encoded == [3]
     assert twice.usage.tiles == 6
-    assert encoded_tiles() == 3
     features = model.encode(photo, max_tiles=4)
     again = model.chat("<image><image> Equal?", [features, features], **settings)
     assert again.token_ids == twice.token_ids
 
 
-def test_progress_of_a_picture_may_end_it(model: ivl.Model, photo: Image.Image) -> None:
+def test_progress_of_pixels_may_end_it(model: ivl.Model, photo: Image.Image) -> None:
     def stop(done: int, tiles: int) -> None:
         assert tiles == len(many)
         if done > 0:

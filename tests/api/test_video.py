@@ -22,7 +22,7 @@ import pytest
 import internvl_rt as ivl
 from clips import number_of, numbered_frame, write_clip
 from internvl_rt.errors import ImageError, InternVLError, PromptError
-from internvl_rt.video_decoder import RefusedError, VideoFile
+from internvl_rt.images.video_decoder import RefusedError, VideoFile
 
 av = pytest.importorskip("av")
 
@@ -557,14 +557,14 @@ def test_an_interrupt_ends_the_process(tmp_path: Path) -> None:
 
 
 def test_frames_that_take_too_much_memory(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("internvl_rt.video.MAX_FRAMES_BYTES", 128 * 64 * 3 * 5)
+    monkeypatch.setattr("internvl_rt.images.video.MAX_FRAMES_BYTES", 128 * 64 * 3 * 5)
     assert len(ivl.sample_video(clip, num_frames=5).frames) == 5
     with pytest.raises(ImageError, match=r"6 frames of 128x64 take 0\.0 GB; .* Take fewer frames"):
         ivl.sample_video(clip, num_frames=6)
 
 
 def test_frames_that_are_too_large(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("internvl_rt.video_decoder.MAX_FRAME_PIXELS", 128 * 64 - 1)
+    monkeypatch.setattr("internvl_rt.images.video_decoder.MAX_FRAME_PIXELS", 128 * 64 - 1)
     with clip.open("rb") as opened, pytest.raises((RefusedError, av.error.FFmpegError)):
         VideoFile(av, opened).plan()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ from PIL import Image
 
 import internvl_rt as ivl
 from bundle.tiny import tiny_tokenizer, write_tiny
-from internvl_rt.critic import SYSTEM_MESSAGE, _sign, split_steps
-from internvl_rt.errors import PromptError
+from internvl_rt.answers.critic import SYSTEM_MESSAGE, _sign, split_steps
+from internvl_rt.answers.reasoning import OPEN_PROMPT, final_answer, with_reasoning
+from internvl_rt.answers.results import Answer, Timings, Usage
+from internvl_rt.answers.voting import count_votes, pick_best
+from internvl_rt.errors import ClosedError, PromptError
 from internvl_rt.export.tokenizers import synthetic_tokenizer
-from internvl_rt.prompts.reasoning import OPEN_PROMPT, final_answer, with_reasoning
 from internvl_rt.prompts.tokenizer import PromptTokenizer
-from internvl_rt.results import Answer, Timings, Usage
-from internvl_rt.voting import count_votes, pick_best
+from waiting import until
+from watched_engine import Calls, Gate, WatchedEngine, load_watched
 
 
 def sample(text: str, total: float = 1.0, per_token: float = 0.0) -> Answer:
@@ -31,6 +34,15 @@ def roomy(request: pytest.FixtureRequest, roomy_bundle: Path) -> Iterator[ivl.Mo
     with ivl.load(roomy_bundle, engine=request.param, cache_tokens=8192) as model:
         yield model
         assert model._engine.free_tokens == model.cache_tokens
+
+
+@pytest.fixture(scope="module")
+def watched(roomy: ivl.Model, roomy_bundle: Path) -> Iterator[tuple[ivl.Model, WatchedEngine]]:
+    """The same model, watched."""
+    model, engine = load_watched(roomy_bundle, engine=roomy.engine, cache_tokens=8192)
+    with model:
+        yield model, engine
+        assert engine.free_tokens == model.cache_tokens
 
 
 def test_votes_are_counted() -> None:
@@ -59,19 +71,14 @@ def test_the_best_of_several() -> None:
 
 
 def test_a_vote_shares_picture_and_prompt(
-    roomy: ivl.Model, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+    roomy: ivl.Model, watched: tuple[ivl.Model, WatchedEngine], photo: Image.Image
 ) -> None:
-    prefilled: list[int] = []
-    prefill = roomy._engine.prefill
-
-    def count(sequence: int, embeddings: Any, **named: Any) -> Any:
-        prefilled.append(len(embeddings))
-        return prefill(sequence, embeddings, **named)
-
-    monkeypatch.setattr(roomy._engine, "prefill", count)
-    vote = roomy.vote("How many?", [photo], n=3, max_tiles=1, seed=4, max_new_tokens=12)
+    (model, engine), calls = watched, Calls()
+    with engine.around(**calls.counting):
+        vote = model.vote("How many?", [photo], n=3, max_tiles=1, seed=4, max_new_tokens=12)
     prompt = roomy.render(f"How many?\n{OPEN_PROMPT}", [photo], max_tiles=1).input_ids
-    assert sum(prefilled) == len(prompt) == vote.samples[0].usage.prompt_tokens
+    assert calls.encoded == [1]
+    assert calls.prefilled == [len(prompt)] == [vote.samples[0].usage.prompt_tokens]
     by_hand = roomy.chat(
         f"How many?\n{OPEN_PROMPT}",
         [photo],
@@ -216,25 +223,23 @@ def test_a_critic_reads_the_conversation_of_its_training(roomy: ivl.Model, photo
 
 
 @pytest.mark.parametrize("engine", ["native", "onnxruntime"])
-def test_steps_that_cross_the_trained_length(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
-) -> None:
+def test_steps_that_cross_the_trained_length(tmp_path: Path, engine: str) -> None:
     """Each prompt has the rotary frequencies of its own length, though it begins with those before it."""
     bundle = write_tiny(tmp_path / "bundle", graphs=True, positions=1100)
     steps = ["One and two are three.", "Three and four are seven.", "Seven and one are eight.", "Answer: 8"]
-    with ivl.load(bundle, engine=engine, max_context=2000) as model:
-        lengths: list[int] = []
-        prefill = model._engine.prefill
+    model, watched = load_watched(bundle, engine=engine, max_context=2000)
+    lengths: list[int] = []
 
-        def watched(sequence: int, rows: Any, **named: Any) -> Any:
-            lengths.append(model._engine.length(sequence) + len(rows))
-            return prefill(sequence, rows, **named)
+    def prefill(call: Callable[..., Any], sequence: int, rows: Any, **named: Any) -> Any:
+        lengths.append(watched.length(sequence) + len(rows))
+        return call(sequence, rows, **named)
 
-        monkeypatch.setattr(model._engine, "prefill", watched)
-        (judged,) = model.judge("How many?", ["\n\n".join(steps)])
+    with model:
+        with watched.around(prefill=prefill):
+            (judged,) = model.judge("How many?", ["\n\n".join(steps)])
         assert min(lengths) < 1100 < max(lengths)
         expected = expected_scores(model, "How many?", steps, [])
-        np.testing.assert_allclose(judged.step_scores, expected, rtol=2e-3)
+    np.testing.assert_allclose(judged.step_scores, expected, rtol=2e-3)
 
 
 def test_a_critic_without_pictures_or_steps(roomy: ivl.Model) -> None:
@@ -246,24 +251,13 @@ def test_a_critic_without_pictures_or_steps(roomy: ivl.Model) -> None:
 
 
 def test_candidates_share_what_the_critic_reads_first(
-    roomy: ivl.Model, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+    watched: tuple[ivl.Model, WatchedEngine], photo: Image.Image
 ) -> None:
-    encoded, prefilled = [], []
-    encode, prefill = roomy._engine.encode_tiles, roomy._engine.prefill
-    monkeypatch.setattr(
-        roomy._engine,
-        "encode_tiles",
-        lambda pixels, *more, **named: encoded.append(len(pixels)) or encode(pixels, *more, **named),
-    )
-
-    def count(sequence: int, embeddings: Any, **named: Any) -> Any:
-        prefilled.append(len(embeddings))
-        return prefill(sequence, embeddings, **named)
-
-    monkeypatch.setattr(roomy._engine, "prefill", count)
-    roomy.judge("How many?", ["aa\n\nbb", "cc\n\ndd", "ee"], [photo], max_tiles=1)
-    assert encoded == [1]
-    assert sum(prefilled) < 1.3 * max(*prefilled, 1000), "the system message alone is 945 tokens"
+    (model, engine), calls = watched, Calls()
+    with engine.around(**calls.counting):
+        model.judge("How many?", ["aa\n\nbb", "cc\n\ndd", "ee"], [photo], max_tiles=1)
+    assert calls.encoded == [1]
+    assert sum(calls.prefilled) < 1.3 * max(*calls.prefilled, 1000), "the system message alone is 945 tokens"
 
 
 def test_best_of_with_a_critic(roomy: ivl.Model, photo: Image.Image) -> None:
@@ -306,16 +300,40 @@ def test_a_solution_that_does_not_fit(roomy: ivl.Model) -> None:
     assert roomy._engine.free_tokens == free
 
 
-def test_an_error_while_judging_frees_the_cache(roomy: ivl.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = roomy._engine.free_tokens
-    prefill, calls = roomy._engine.prefill, iter(range(99))
+def test_an_error_while_judging_frees_the_cache(watched: tuple[ivl.Model, WatchedEngine]) -> None:
+    (model, engine), calls = watched, iter(range(99))
+    free = engine.free_tokens
 
-    def failing(sequence: int, embeddings: Any, **named: Any) -> Any:
+    def failing(prefill: Callable[..., Any], *given: Any, **named: Any) -> Any:
         if next(calls) == 4:
             raise KeyboardInterrupt
-        return prefill(sequence, embeddings, **named)
+        return prefill(*given, **named)
 
-    monkeypatch.setattr(roomy._engine, "prefill", failing)
-    with pytest.raises(KeyboardInterrupt):
-        roomy.judge("How many?", ["a\n\nb\n\nc", "d\n\ne\n\nf"])
-    assert roomy._engine.free_tokens == free
+    solutions = ["a\n\nb\n\nc", "d\n\ne\n\nf"]
+    with engine.around(prefill=failing), pytest.raises(KeyboardInterrupt):
+        model.judge("How many?", solutions)
+    assert engine.free_tokens == free
+    with model._scheduler.reserve(model.cache_tokens):  # its room was given back, too
+        pass
+
+
+def test_judging_ends_where_the_model_is_closed(roomy_bundle: Path) -> None:
+    model, engine = load_watched(roomy_bundle, cache_tokens=4096)
+    with Gate() as gate, engine.around(prefill=gate), ThreadPoolExecutor(2) as pool:
+        judging = pool.submit(model.judge, "How many?", ["a\n\nb", "c"])
+        gate.wait_reached()
+        closing = pool.submit(model.close)
+        until(lambda: is_closed(model))
+        assert not closing.done(), "the engine is used"
+        gate.open()
+        with pytest.raises(ClosedError):
+            judging.result(30)
+        closing.result(30)
+
+
+def is_closed(model: ivl.Model) -> bool:
+    try:
+        model._scheduler.check_open()
+    except ClosedError:
+        return True
+    return False

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from internvl_rt.errors import ImageError, PromptError
-from internvl_rt.files import open_regular_file, read_regular_file
+from internvl_rt.files.regular import open_regular_file, read_regular_file
 
 
 def read(path: object, most_bytes: int = 1000) -> bytes:

@@ -56,7 +56,7 @@ def unharmed(model: ivl.Model, photo: Image.Image) -> Iterator[ivl.Model]:
     assert ANSWERS.setdefault(model.engine, answer.token_ids) == answer.token_ids
     # Two prompts that take the whole cache together: were one token of it held, they would not fit.
     engine = model._engine
-    assert engine.cache_tokens == 2 * model.context_tokens
+    assert engine.cache.tokens == 2 * model.context_tokens
     sequences = [engine.new_sequence() for _ in range(2)]
     try:
         for sequence in sequences:
@@ -276,27 +276,35 @@ def test_bad_image_features(unharmed: ivl.Model) -> None:
                 call(ids, features)
 
 
-def test_many_failures_in_a_row_leave_the_cache_as_it_was(
-    unharmed: ivl.Model, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(unharmed._room, "_max_wait_s", 0.1)
+def test_many_failures_in_a_row_leave_the_cache_as_it_was(unharmed: ivl.Model) -> None:
     for _ in range(40):
         with pytest.raises(PromptError):
             unharmed.generate([unharmed.manifest.prompt.image_context_id] * 400, None)
         with pytest.raises(ImageError):
             unharmed.chat("What?", [b"junk"])
-    streams: list[ivl.AnswerStream] = []
-
-    def fill_up() -> None:
-        for _ in range(9):
-            streams.append(unharmed.stream("y" * 300, system="", ignore_stop_tokens=True))
-            next(streams[-1])
-
-    with pytest.raises(CacheFullError):
-        fill_up()
-    assert len(streams) == 3, "two that hold half of the cache each, and one that found no room"
+        with pytest.raises(CacheFullError, match="cache_tokens=1152 or more"):
+            unharmed.logits([65] * 1152)
+    streams = [unharmed.stream("y" * 300, system="", ignore_stop_tokens=True) for _ in range(9)]
+    for stream in streams:  # those that are not read give way
+        next(stream)
     for stream in streams:
         stream.close()
+
+
+@pytest.mark.parametrize("engine", ["native", "onnxruntime"])
+def test_a_call_that_finds_no_room_in_time(tiny_bundle: Path, engine: str) -> None:
+    with ivl.load(tiny_bundle, engine=engine, cache_tokens=512, max_wait_s=0.02) as model:
+        with model._scheduler.reserve(500):
+            for call in (
+                lambda: model.chat("y" * 300, system=""),
+                lambda: next(model.stream("y" * 300, system="")),
+                lambda: model.generate([65] * 300),
+                lambda: model.logits([65] * 300),
+            ):
+                with pytest.raises(CacheFullError, match=r"this call waited 0\.0 s"):
+                    call()
+        assert model.chat("y" * 300, system="", max_new_tokens=1).usage.new_tokens == 1
+        assert model._engine.free_tokens == 512
 
 
 @pytest.mark.parametrize("path", [None, 3, b"out"])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from PIL import Image
 
 from clips import write_clip
 from commands import Run, in_new_process
+from internvl_rt import _core
+from watched_engine import watching
 
 
 def test_help_names_every_command(run: Run) -> None:
@@ -417,7 +421,7 @@ def test_doctor_says_where_the_system_refuses_amx(
 def test_doctor_on_a_machine_that_lacks_something(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib import metadata
 
-    from internvl_rt import doctor
+    from internvl_rt.engines import doctor
 
     def version(name: str) -> str:
         if name in ("sentencepiece", "matplotlib"):
@@ -547,7 +551,7 @@ def test_eval(run: Run, tiny_bundle: Path) -> None:
 
 
 def test_demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from internvl_rt import demo
+    from internvl_rt.tabletop import demo
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     drawn = tmp_path / "boxes.png"
@@ -720,33 +724,39 @@ def test_export_a_synthetic_bundle(
     assert f"chat {tiny_bundle}" in told.out
 
 
-@pytest.mark.parametrize("arguments", [("Hello",), ("Hello", "--json")])
+@pytest.fixture
+def interrupted_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ctrl-C comes in the second step of the first answer, which goes on until the interrupt is handled."""
+    handled, steps = threading.Event(), iter(range(10**6))
+    abandon = _core.Request.abandon
+
+    def decode(call: Callable[..., Any], *given: Any) -> Any:
+        if next(steps) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert handled.wait(30)
+        return call(*given)
+
+    def end(request: _core.Request) -> None:
+        handled.set()
+        abandon(request)
+
+    monkeypatch.setattr(_core.Request, "abandon", end)
+    with watching(decode=decode):
+        yield
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",), ("-n", 2, "--sample")], ids=str)
 def test_ctrl_c_during_an_answer(
-    run: Run, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str]
+    run: Run, tiny_bundle: Path, interrupted_once: None, arguments: Sequence[object]
 ) -> None:
-    from internvl_rt.sampling import TokenChooser
-
-    def interrupted(self: TokenChooser, logits: object) -> int:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(TokenChooser, "choose", interrupted)
-    done = run("chat", tiny_bundle, *arguments, status=130)
-    assert done.out.strip() == ""
+    done = run("chat", tiny_bundle, "Hello", *arguments, status=130)
+    assert "prompt tokens" not in done.err
+    assert len(done.out.strip()) <= (0 if arguments else 2), "the first two tokens may have been written"
 
 
 def test_ctrl_c_in_a_conversation_ends_the_answer_alone(
-    run: Run, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, interrupted_once: None
 ) -> None:
-    from internvl_rt.sampling import TokenChooser
-
-    choose, calls = TokenChooser.choose, iter([KeyboardInterrupt])
-
-    def interrupted_once(self: TokenChooser, logits: Any) -> int:
-        for error in calls:
-            raise error
-        return choose(self, logits)
-
-    monkeypatch.setattr(TokenChooser, "choose", interrupted_once)
     monkeypatch.setattr(sys, "stdin", io.StringIO("First?\nSecond?\n"))
     done = run("chat", tiny_bundle, "--max-new-tokens", 4)
     assert done.err.count("prompt tokens") == 1, (

@@ -14,11 +14,11 @@ import pytest
 import typer
 
 import internvl_rt as ivl
-from internvl_rt.asking import AskArguments
+from internvl_rt.answers.settings import GenerationSettings
 from internvl_rt.bench.report import BenchOptions
 from internvl_rt.cli import app
 from internvl_rt.cli.wording import WORDS, for_command, options_of
-from internvl_rt.settings import GenerationSettings
+from internvl_rt.model.asking import AskArguments
 
 PACKAGE = Path(inspect.getfile(ivl)).parent
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]

@@ -285,7 +285,7 @@ def test_pictures_and_text_from_several_threads(bundle: Bundle, engine: NativeEn
 
 
 def test_the_cache_is_as_large_as_asked_for_in_whole_blocks(engine: NativeEngine) -> None:
-    assert engine.cache_tokens == 1024
+    assert engine.cache.tokens == 1024
     assert engine.free_tokens == 1024
     sequence = engine.new_sequence()
     engine.prefill(sequence, embeddings(engine, 65))
@@ -396,7 +396,7 @@ def test_sequences_and_tokens_that_do_not_fit(engine: NativeEngine) -> None:
         with pytest.raises(PromptError, match="no sequence 99"):
             call(99)
     assert engine.length(sequence) == 0
-    assert engine.free_tokens == engine.cache_tokens
+    assert engine.free_tokens == engine.cache.tokens
 
 
 def test_sizes_that_are_not_possible(bundle: Bundle) -> None:

@@ -182,7 +182,7 @@ def test_growing_keeps_what_is_there(engine: OnnxEngine) -> None:
 
 
 def test_a_full_cache_changes_nothing(engine: OnnxEngine) -> None:
-    assert engine.cache_tokens == CACHE_TOKENS
+    assert engine.cache.tokens == CACHE_TOKENS
     long, short = engine.new_sequence(), engine.new_sequence()
     engine.prefill(long, prompt(CACHE_TOKENS - 10))
     engine.prefill(short, prompt(9, seed=1))

@@ -27,7 +27,7 @@ from internvl_rt.bundle.graph_ports import (
 )
 from internvl_rt.bundle.graph_sets import GRAPH_SETS, Part
 from internvl_rt.engines.native import NativeEngine
-from internvl_rt.engines.onnxruntime.rotary import rotary_tables
+from internvl_rt.engines.rotary import rotary_tables
 from internvl_rt.errors import BundleError, DeviceError
 from internvl_rt.export.synthetic import write_synthetic
 from internvl_rt.openvino import BEAMS, keep_cache, tensor_scatter

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,8 +26,9 @@ from internvl_rt.bundle.graph_ports import LOGITS, ROWS, cache_ports
 from internvl_rt.bundle.graph_sets import Compute
 from internvl_rt.bundle.manifest import WEIGHTS_FILE, Experts, Flash
 from internvl_rt.engines.native import NativeEngine
+from internvl_rt.engines.tensorrt import build
 from internvl_rt.engines.tensorrt import toolkit as toolkits
-from internvl_rt.engines.tensorrt.build import build_engines, engine_profiles, estimate
+from internvl_rt.engines.tensorrt.build import engine_profiles, estimate
 from internvl_rt.engines.tensorrt.device import Binding
 from internvl_rt.engines.tensorrt.engine import TensorRtEngine
 from internvl_rt.engines.tensorrt.profiles import LOGIT_ROWS, Limits, Profile, default_limits, profiles_of
@@ -39,8 +41,11 @@ from internvl_rt.errors import (
     InternVLError,
     PromptError,
 )
+from internvl_rt.export.graphs import write_graphs
 from internvl_rt.export.synthetic import synthetic_manifest, write_synthetic
-from internvl_rt.work_folder import work_folder
+from internvl_rt.files.work_folder import work_folder
+
+build_engines = functools.partial(build.build_engines, write_graphs=write_graphs)
 
 Floats = npt.NDArray[np.float32]
 

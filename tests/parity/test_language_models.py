@@ -20,7 +20,7 @@ from internvl_rt.bundle.bundle import open_bundle
 from internvl_rt.errors import PromptError
 from internvl_rt.export import export
 from internvl_rt.export.family import FAMILY
-from internvl_rt.loading import context_of
+from internvl_rt.model.cache_size import context_of
 from parity.checkpoints import (
     IMAGE_CONTEXT_ID,
     LANGUAGE_MODELS,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from internvl_rt.answers.reasoning import final_answer, same_answer, with_reasoning
 from internvl_rt.errors import PromptError
-from internvl_rt.prompts.reasoning import final_answer, same_answer, with_reasoning
 
 END = (
     "If you are uncertain or the problem is too complex, make a reasoned guess based on the information "

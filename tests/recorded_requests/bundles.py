@@ -16,11 +16,11 @@ from tokenizers import Tokenizer
 
 import internvl_rt as ivl
 from bundle.tiny import tiny_manifest
-from internvl_rt import loading
 from internvl_rt.bundle.manifest import Flash
 from internvl_rt.export.synthetic import write_synthetic
 from internvl_rt.export.tokenizers import PromptRules, prompt_facts, synthetic_tokenizer
 from internvl_rt.export.tokenizers.byte_alphabet import BYTE_ALPHABET
+from internvl_rt.model import loading
 from recorded_requests.engine import ArithmeticEngine, Reply
 
 TOKENIZERS = Path(__file__).parent / "tokenizers"
@@ -87,6 +87,9 @@ BUNDLES: dict[str, BundleFacts] = {
     "critic": BundleFacts("qwen2_5", "internvl2_5", positions=8192, load={"cache_tokens": 8192}),
     # The same bundle in other caches.
     "small cache": BundleFacts("", "", load={"cache_tokens": 512, "max_context": 512}, shares="bytes"),
+    "patient": BundleFacts(
+        "", "", load={"cache_tokens": 512, "max_context": 512, "max_wait_s": 60}, shares="bytes"
+    ),
     "short": BundleFacts("", "", load={"cache_tokens": 128}, shares="bytes"),
     "short context": BundleFacts("", "", load={"cache_tokens": 1024, "max_context": 100}, shares="bytes"),
     "stretched": BundleFacts("", "", load={"cache_tokens": 2048, "max_context": 1500}, shares="bytes"),
@@ -149,11 +152,9 @@ class Models:
     def load(self, name: str) -> tuple[ivl.Model, ArithmeticEngine]:
         """The same, loaded anew."""
         facts = BUNDLES[name]
-        options: dict[str, Any] = {"cache_tokens": CACHE_TOKENS, **facts.load}
+        options: dict[str, Any] = {"cache_tokens": CACHE_TOKENS, "max_wait_s": 0, **facts.load}
         with _engine_in_python() as started:
-            model = ivl.load(
-                self._bundle(facts.shares or name), engine=_ENGINE, threads=1, max_wait_s=0, **options
-            )
+            model = ivl.load(self._bundle(facts.shares or name), engine=_ENGINE, threads=1, **options)
         started[0].scale = self._scale
         return model, started[0]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import internvl_rt as ivl
+from plain_engine import PATIENCE_S, until
 from recorded_requests.bundles import says
 from recorded_requests.pictures import pattern
 from recorded_requests.stage import Request, Stage, call, described, described_pieces, error_of
@@ -110,26 +113,65 @@ def generate() -> Iterator[Request]:
         yield Request(f"small cache: logits of {tokens}", "small cache", call("logits", [65] * tokens))
 
 
+class Held:
+    """Holds the engine in a step of the answer until the stream was left.
+
+    An answer is written ahead of its reader. So what comes back does not hang on who is quicker.
+    """
+
+    def __init__(self, stage: Stage, step: int) -> None:
+        self.steps = 0
+        """That were begun."""
+        self._step = step
+        self._reached, self._left = threading.Event(), threading.Event()
+        stage.engine.watch = self._watch
+
+    def _watch(self, called: str, before: int) -> None:
+        if called == "decode":
+            self.steps += 1
+            if before == self._step:
+                self._reached.set()
+                assert self._left.wait(PATIENCE_S)
+
+    def wait(self) -> None:
+        """Waits until the step was begun."""
+        assert self._reached.wait(PATIENCE_S)
+
+    def go_on(self) -> None:
+        self._left.set()
+
+
 def cancelled(stage: Stage, after: int, how: str, **arguments: Any) -> Any:
-    """A stream that is left behind so many pieces."""
+    """A stream that is left behind so many pieces, while the token behind them is computed."""
     stream = stage.call("stream", **arguments)
+    held = Held(stage, after - 1)
     before = list(islice(stream, after))
+    if before and before[-1].result is None:
+        held.wait()
     rest: list[ivl.Piece] = []
     if how == "cancel":
         stream.cancel()
+        held.go_on()
         rest = list(stream)
     elif how == "close":
-        stream.close()
+        closing = threading.Thread(target=stream.close)  # which waits for the step
+        closing.start()
+        held.go_on()
+        closing.join(PATIENCE_S)
         rest = list(stream)
     else:
         del stream
-    return {
+        held.go_on()
+        until(lambda: stage.engine.sequences == 0)
+    reply = {
         "before": described_pieces(before),
         "rest": described_pieces(rest),
         "result": rest[-1].result if rest else None,
         "held": stage.engine.sequences,
-        **stage.afterwards(),
     }
+    if how != "close":  # where it may have gone on for a moment
+        reply["steps"] = held.steps
+    return {**reply, **stage.afterwards()}
 
 
 def cancelled_within(stage: Stage, kind: str, at: int, **arguments: Any) -> Any:
@@ -138,6 +180,8 @@ def cancelled_within(stage: Stage, kind: str, at: int, **arguments: Any) -> Any:
 
     def watch(called: str, before: int) -> None:
         if (called, before) == (kind, at):
+            # The engine may be quicker than the thread that asked it.
+            until(lambda: stream._running is not None)
             stream.cancel()
 
     stage.engine.watch = watch
@@ -166,7 +210,7 @@ def cancel() -> Iterator[Request]:
         run = partial(cancelled, after=after, how="cancel", **asked, stop="two")
         yield Request(f"bytes: a stop string, cancelled behind {after}", "bytes", run, (says("twtwo"),))
     held = says(b"aEN", ends=False)
-    run = partial(cancelled, after=3, how="cancel", **asked, stop="END")
+    run = partial(cancelled, after=2, how="cancel", **asked, stop="END")
     yield Request("bytes: cancelled in the middle of a stop string", "bytes", run, (held,))
     for at in (0, 1, 2, 7, 13, 18, 30):
         run = partial(cancelled_within, kind="decode", at=at, **asked)
@@ -179,7 +223,7 @@ def cancel() -> Iterator[Request]:
         run = partial(cancelled_within, kind="encode", at=at, **about)
         yield Request(f"bytes: cancelled in tile {at}", "bytes", run, (TEXT,))
     for after in (1, 2, 3):
-        run = partial(cancelled, after=after, how="cancel", **asked, pattern="[ab]xxxxxx[cd]yy")
+        run = partial(cancelled, after=after, how="cancel", **asked, pattern="[ab]xxxxxx[cd]yy[ef]z")
         name = f"bytes: a form, cancelled behind {after} pieces"
         yield Request(name, "bytes", run, needs="llguidance")
     run = partial(cancelled, after=40, how="cancel", **asked)
@@ -187,9 +231,12 @@ def cancel() -> Iterator[Request]:
 
     def twice(stage: Stage) -> Any:
         stream = stage.call("stream", **asked)
+        held = Held(stage, 0)
         next(stream)
+        held.wait()
         stream.cancel()
         stream.cancel()
+        held.go_on()
         rest = list(stream)
         stream.close()
         stream.close()
@@ -328,55 +375,126 @@ def failures() -> Iterator[Request]:
 
     def closed_on_the_way(stage: Stage) -> Any:
         stage.load_anew()
+        model = stage.model
+
+        def is_closed() -> bool:
+            try:
+                model._scheduler.check_open()
+            except ivl.InternVLError:
+                return True
+            return False
+
+        held = Held(stage, 2)
         stream = stage.call("stream", **ASKED)
-        before = list(islice(stream, 3))
-        stage.model.close()
+        pieces = list(islice(stream, 3))
+        held.wait()
+        closing = threading.Thread(target=model.close)  # which waits for the step
+        closing.start()
+        until(is_closed)
+        held.go_on()
+        closing.join(PATIENCE_S)
         try:
-            list(stream)
+            for piece in stream:
+                pieces.append(piece)  # noqa: PERF402 - what was written by then can be read
         except ivl.InternVLError as error:
-            return {"before": described_pieces(before), **error_of(error)}
+            return {"pieces": described_pieces(pieces), "more": list(stream), **error_of(error)}
         raise AssertionError
 
+    def closed_when_it_was_written(stage: Stage) -> Any:
+        stage.load_anew()
+        stream = stage.call("stream", **ASKED)
+        before = list(islice(stream, 3))
+        until(lambda: stage.engine.sequences == 0)
+        stage.model.close()
+        rest = described_pieces(list(stream))
+        return {"before": described_pieces(before), "rest": rest, "result": described(stream.result)}
+
     yield Request("bytes: closed on the way", "bytes", closed_on_the_way, (TEXT,))
+    name = "bytes: closed when all was written"
+    yield Request(name, "bytes", closed_when_it_was_written, (TEXT,))
 
 
 def cache() -> Iterator[Request]:
-    """Room that others hold; there is no waiting here."""
+    """Room that others hold, for which nobody waits here; and answers that grow until they have no more."""
 
-    def beside(stage: Stage, held: list[dict[str, Any]], method: str, **arguments: Any) -> Any:
-        streams = [stage.call("stream", **ASKED, **options) for options in held]
-        first = [next(stream) for stream in streams]
-        try:
-            reply = described(stage.call(method, **arguments))
-        except ivl.InternVLError as error:
-            reply = error_of(error)
-        rest = [list(stream) for stream in streams]
-        return {
-            "reply": reply,
-            "first": described_pieces(first),
-            "rest": [described_pieces(pieces) for pieces in rest],
-            "results": [stream.result for stream in streams],
-            **stage.afterwards(),
-        }
+    def beside(stage: Stage, held: int, method: str, **arguments: Any) -> Any:
+        """A call while others hold so many tokens: a prompt whose logits take their time."""
+        reached, over = threading.Event(), threading.Event()
 
-    long = {"max_new_tokens": 300}
+        def watch(called: str, before: int) -> None:
+            if (called, before) == ("prefill", 0):
+                reached.set()
+                assert over.wait(PATIENCE_S)
+
+        stage.engine.watch = watch
+        with ThreadPoolExecutor(1) as pool:
+            holding = pool.submit(stage.model.logits, [65] * held)
+            assert reached.wait(PATIENCE_S)
+            try:
+                reply = described(stage.call(method, **arguments))
+            except ivl.InternVLError as error:
+                reply = error_of(error)
+            finally:
+                over.set()
+            holding.result(PATIENCE_S)
+        encoded = stage.engine.encoded
+        return {"reply": reply, "encoded": encoded, **stage.afterwards()}
+
+    prompt = 36
     for name, held, method, arguments in (
-        ("an answer that fits", [long], "chat", {**ASKED, "max_new_tokens": 100}),
-        ("an answer that does not", [long], "chat", {**ASKED, "max_new_tokens": 300}),
-        ("a stream that does not", [long], "stream", {**ASKED, "max_new_tokens": 300}),
-        ("a picture that does not", [long], "chat", {**ASKED, "images": [PHOTO], "max_tiles": 40}),
-        ("a prompt that does not", [long], "generate", {"input_ids": [65] * 300}),
-        ("logits", [long], "logits", {"input_ids": [65] * 300}),
-        ("votes", [long], "vote", {**ASKED, "reasoning": None, "n": 2, "max_new_tokens": 200}),
-        ("an answer beside two", [{"max_new_tokens": 200}] * 2, "chat", {**ASKED, "max_new_tokens": 200}),
+        ("an answer whose beginning fits", 512 - prompt - 44, "chat", ASKED),
+        ("an answer whose beginning does not", 512 - prompt - 16, "chat", ASKED),
+        ("a short answer that fits", 512 - prompt - 16, "chat", {**ASKED, "max_new_tokens": 9}),
+        ("a stream whose beginning does not fit", 512 - prompt - 16, "stream", ASKED),
+        ("a picture that does not", 400, "chat", {**ASKED, "images": [PHOTO], "max_tiles": 40}),
+        ("a picture alone, which takes none", 512, "encode", {"image": PHOTO}),
+        ("a prompt that does not", 336, "generate", {"input_ids": [65] * 300}),
+        ("logits", 336, "logits", {"input_ids": [65] * 300}),
+        ("votes that fit", 336, "vote", {**ASKED, "reasoning": None, "n": 2, "max_new_tokens": 20}),
+        ("votes that do not", 416, "vote", {**ASKED, "reasoning": None, "n": 2, "max_new_tokens": 20}),
     ):
         run = partial(beside, held=held, method=method, **arguments)
         yield Request(f"small cache: {name}", "small cache", run, (TEXT,))
     yield Request("small cache: more than it holds", "small cache", call("logits", [65] * 600))
     judged = {"question": "?", "solutions": ["a\n\nb", "c"]}
     for tokens in (6000, 7500):
-        run = partial(beside, held=[{"max_new_tokens": tokens}], method="judge", **judged)
-        yield Request(f"critic: a judgement beside {tokens} tokens", "critic", run, (TEXT,))
+        run = partial(beside, held=tokens, method="judge", **judged)
+        yield Request(f"critic: a judgement beside {tokens} tokens", "critic", run)
+
+    def grown(stage: Stage, asked: list[dict[str, Any]]) -> Any:
+        """Calls at one time: each answer is the one that it would be alone."""
+
+        def watch(called: str, before: int) -> None:
+            if (called, before) == ("decode", 0):
+                until(lambda: stage.engine.sequences >= len(asked))
+
+        stage.engine.watch = watch
+        with ThreadPoolExecutor(len(asked)) as pool:
+            calls = [pool.submit(stage.call, "chat", **arguments) for arguments in asked]
+            answers = [described(one.result(PATIENCE_S)) for one in calls]
+        alone = [described(stage.call("chat", **arguments)) for arguments in asked]
+        return {"answers": answers, "as alone": answers == alone, **stage.afterwards()}
+
+    long: dict[str, Any] = {"system": "", "ignore_stop_tokens": True, "max_new_tokens": 300}
+    asked = [{**long, "question": question} for question in ("One?", "Two?", "Three?")]
+    drawn = {"do_sample": True, "seed": 4, "num_return_sequences": 2, "max_new_tokens": 150}
+    several = [{**one, **drawn} for one in asked[:2]]
+    for name, about in (
+        ("long answers that grow into each other", asked),
+        ("several answers that grow into each other", several),
+    ):
+        yield Request(f"patient: {name}", "patient", partial(grown, asked=about))
+
+    def unread(stage: Stage) -> Any:
+        """A stream that nobody reads on has no room while others need it, and goes on afterwards."""
+        stream = stage.call("stream", **asked[0])
+        before = [next(stream)]
+        reply = described(stage.call("logits", [65] * 512))
+        rest = described_pieces(list(stream))
+        answer = described(stream.result)
+        return {"before": described_pieces(before), "reply": reply, "rest": rest, "result": answer}
+
+    yield Request("patient: a stream that is not read on", "patient", unread)
 
 
 def interleaved(stage: Stage, order: str, asked: dict[str, dict[str, Any]]) -> Any:

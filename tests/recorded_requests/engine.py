@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from internvl_rt._core import CacheRoom
 from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.engines.engine import EncodedTiles, Float32Array, Progress
 from internvl_rt.errors import CacheFullError, PromptError
@@ -58,6 +59,7 @@ class ArithmeticEngine:
 
     def __init__(self, bundle: Bundle, *, cache_tokens: int, threads: int | None = None) -> None:
         self._manifest = bundle.manifest
+        self.hidden_size = bundle.manifest.llm.hidden_size
         self._numbers = np.arange(self._manifest.llm.vocab_size, dtype=np.uint64) * np.uint64(_ODD[0])
         self._sequences: dict[int, _Sequence] = {}
         self._named = self._blocks_named = 0
@@ -85,18 +87,12 @@ class ArithmeticEngine:
         return len(self._sequences)
 
     @property
-    def cache_tokens(self) -> int:
-        return self._cache_tokens
+    def cache(self) -> CacheRoom:
+        return CacheRoom(self._cache_tokens, block_tokens=BLOCK, forks_share=True)
 
     @property
     def free_tokens(self) -> int:
         return self._cache_tokens - BLOCK * len(self._used())
-
-    def room(self, prompt: int, new: int, forks: int) -> int:
-        whole = -(-(prompt + new) // BLOCK) * BLOCK
-        if forks == 0:
-            return whole
-        return -(-prompt // BLOCK) * BLOCK + forks * (whole - prompt // BLOCK * BLOCK)
 
     def encode_tiles(self, pixel_values: Float32Array, progress: Progress | None = None) -> EncodedTiles:
         tiling, flash = self._manifest.tiling, self._manifest.flash

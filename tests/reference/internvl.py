@@ -319,15 +319,15 @@ class Reference:
         """Every token through the experts that its router likes best, one token after another."""
         out = np.zeros_like(u)
         for row, token in enumerate(u):
-            likings = softmax(self.tensors[f"{prefix}mlp.gate.weight"] @ token)
-            best = np.argsort(-likings, kind="stable")[: self.llm["num_experts_per_tok"]]
-            total = likings[best].sum() if self.llm["norm_topk_prob"] else 1.0
+            probabilities = softmax(self.tensors[f"{prefix}mlp.gate.weight"] @ token)
+            best = np.argsort(-probabilities, kind="stable")[: self.llm["num_experts_per_tok"]]
+            total = probabilities[best].sum() if self.llm["norm_topk_prob"] else 1.0
             for expert in best:
                 gate, up, down = (
                     self.tensors[f"{prefix}mlp.experts.{expert}.{name}_proj.weight"]
                     for name in ("gate", "up", "down")
                 )
-                out[row] += likings[expert] / total * (down @ (silu(gate @ token) * (up @ token)))
+                out[row] += probabilities[expert] / total * (down @ (silu(gate @ token) * (up @ token)))
         return out
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import internvl_rt as ivl
-from internvl_rt.prompts.reasoning import same_answer
+from internvl_rt.answers.reasoning import same_answer
 from internvl_rt.tabletop.held_out import checkpoint_folder, held_out_questions, iou, is_right, is_tiled
 from internvl_rt.tabletop.questions import FOUR_FRAMES, Question
 

@@ -81,8 +81,15 @@ def test_special_tokens_against_transformers(qwen2: Path, converted: Tokenizer) 
     assert converted.decode(ids, skip_special_tokens=True) == original.decode(ids, skip_special_tokens=True)
 
 
+# What Unicode had long ago: the tables of `regex` and of Python are of other versions than the tokenizer's.
+# test_core_tokenizer.py holds every code point to the library.
+assigned = st.characters(exclude_categories=["Cs", "Cn"]).filter(
+    lambda c: unicodedata.ucd_3_2_0.category(c) != "Cn"
+)
+
+
 @settings(max_examples=300, deadline=None)
-@given(text=st.text(st.characters(exclude_categories=["Cs"])) | st.text(" \n\r\tab1'sé\u0301中"))
+@given(text=st.text(assigned) | st.text(" \n\r\tab1'sé\u0301中"))
 def test_any_text_against_the_algorithm(
     algorithm: Callable[[str], list[int]], tokenizer: PromptTokenizer, text: str
 ) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from packaging.version import Version
 from real_vocabularies import MAKERS, tokenizer_json
 from tokenization_cases import INTERNVL, PROSE, TEXTS, corpus, train_sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, trainers
@@ -207,6 +209,15 @@ def test_any_ids_of_published_vocabularies_decode_as_the_library_decodes_them(na
     assert all(ours.token_id(library.id_to_token(i)) == i for i in range(0, ours.vocab_size, 97))
 
 
+@functools.cache
+def known_code_points() -> list[str]:
+    """All but what is not assigned in the older Unicode tables of releases before 0.22.2."""
+    if Version(tokenizers.__version__) >= Version("0.22.2"):
+        return CODE_POINTS
+    unassigned = split(r"\p{Cn}", "removed", invert=True).pre_tokenize_str("".join(CODE_POINTS))
+    return sorted(set(CODE_POINTS) - {c for c, _ in unassigned})
+
+
 def words_of_the_library(library: Tokenizer, text: str) -> list[str]:
     """The words of a byte-level tokenizer as text."""
     if library.normalizer is not None:
@@ -226,8 +237,9 @@ def words_of_the_library(library: Tokenizer, text: str) -> list[str]:
 def test_every_code_point_is_what_the_library_takes_it_for(name: str, around: str) -> None:
     """Letters, digits, white space; and the letters that are the same in another case."""
     ours, library = both(name)
-    for first in range(0, len(CODE_POINTS), 1 << 14):
-        text = "".join(around.format(c) for c in CODE_POINTS[first : first + (1 << 14)])
+    code_points = known_code_points()
+    for first in range(0, len(code_points), 1 << 14):
+        text = "".join(around.format(c) for c in code_points[first : first + (1 << 14)])
         assert ours.words(text) == words_of_the_library(library, text)
 
 
