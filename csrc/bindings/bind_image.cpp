@@ -10,6 +10,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/gil.h"
+#include "bindings/pixels.h"
 #include "image/tile.h"
 #include "runtime/error.h"
 
@@ -18,19 +19,8 @@ namespace {
 
 namespace py = pybind11;
 
-using Pixels = py::array_t<std::uint8_t>;
 using GridPair = std::pair<int, int>;  // (columns, rows)
 using Channels = std::array<double, rgb_channels>;
-
-ImageView view_of(const Pixels& rgb) {
-  const bool pixels_side_by_side = rgb.ndim() == 3 && rgb.shape(2) == 3 && rgb.strides(2) == 1 &&
-                                   (rgb.strides(1) == 3 || rgb.shape(1) == 1);
-  if (!pixels_side_by_side) {
-    throw ImageError(
-        "The picture is not an array [height, width, 3] of 8-bit RGB whose rows are contiguous.");
-  }
-  return {rgb.data(), rgb.shape(0), rgb.shape(1), rgb.strides(0)};
-}
 
 GridPair pair_of(const Grid& grid) { return {grid.columns, grid.rows}; }
 

@@ -14,6 +14,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/gil.h"
+#include "bindings/pixels.h"
 #include "bindings/python_constraint.h"
 #include "bindings/python_engine.h"
 #include "bindings/python_failure.h"
@@ -29,7 +30,6 @@ namespace {
 namespace py = pybind11;
 
 using Floats = py::array_t<float, py::array::c_style>;
-using Pixels = py::array_t<std::uint8_t>;
 using Ids = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>;
 
 // How long a call waits before it looks whether it was interrupted.
@@ -160,14 +160,8 @@ std::shared_ptr<Scheduler> make_scheduler(const py::object& engine, std::shared_
 }
 
 Picture picture_of_pixels(const Pixels& rgb, const TilingOptions& tiling) {
-  const bool side_by_side = rgb.ndim() == 3 && rgb.shape(2) == 3 && rgb.strides(2) == 1 &&
-                            (rgb.strides(1) == 3 || rgb.shape(1) == 1);
-  if (!side_by_side) {
-    throw ImageError(
-        "The picture is not an array [height, width, 3] of 8-bit RGB whose rows are contiguous.");
-  }
   Picture picture;
-  picture.pixels = {rgb.data(), rgb.shape(0), rgb.shape(1), rgb.strides(0)};
+  picture.pixels = view_of(rgb);
   picture.tiling = tiling;
   picture.owner = owned_anywhere(rgb);
   return picture;

@@ -101,25 +101,23 @@ void Request::end(std::vector<EncodedPicture> pictures, const Timings& timings) 
 void Request::fail(std::exception_ptr failure) {
   const std::lock_guard lock(channel_->mutex);
   channel_->failure = std::move(failure);
-  channel_->ended = true;
-  channel_->wake = nullptr;
-  channel_->changed.notify_all();
-  signal(*channel_);
+  announce(*channel_, true);
 }
 
 void Request::put(Event event) {
   const std::lock_guard lock(channel_->mutex);
   if (const Piece* piece = std::get_if<Piece>(&event)) channel_->unread_tokens += piece->token_ids.size();
-  if (std::holds_alternative<Ended>(event)) {
-    channel_->ended = true;
-    channel_->wake = nullptr;
-  }
+  const bool ends = std::holds_alternative<Ended>(event);
   channel_->events.push_back(std::move(event));
-  channel_->changed.notify_all();
-  signal(*channel_);
+  announce(*channel_, ends);
 }
 
-void Request::signal(const Channel& channel) {
+void Request::announce(Channel& channel, bool ends) {
+  if (ends) {
+    channel.ended = true;
+    channel.wake = nullptr;
+  }
+  channel.changed.notify_all();
   if (channel.event_fd < 0) return;
   const std::uint64_t one = 1;
   // A counter that is full has been written to, and that is all that its reader asks.

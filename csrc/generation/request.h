@@ -118,7 +118,8 @@ class Request {
   };
 
   void put(Event event);
-  static void signal(const Channel& channel);
+  // Tells whoever waits that something has come, or that it was the last. The caller holds the mutex.
+  static void announce(Channel& channel, bool ends);
   void check_process() const;
 
   Question question_;

@@ -70,6 +70,7 @@ struct Scheduler::Job {
   bool encoded = false;
   Timings timings;
   Usage usage;
+  std::size_t most_new_tokens = 0;  // of the longest answer that was asked for
   std::vector<std::unique_ptr<Draft>> drafts;
   std::size_t forks = 0;  // answers that are written to forks of the prompt at once; 0: to the prompt itself
   std::size_t next = 0;   // the first answer that was not begun
@@ -192,7 +193,7 @@ std::shared_ptr<Request> Scheduler::submit(Question question) {
   job->timings = question.timings;
   job->usage = question.usage;
   job->count_tokens(image_context_id_);
-  std::size_t most = 0;  // tokens of the longest answer
+  std::size_t& most = job->most_new_tokens;
   const std::size_t left = options_.context_tokens - std::min(options_.context_tokens, job->ids.size());
   for (const AnswerRequest& answer : question.answers) {
     job->drafts.push_back(std::make_unique<Draft>(tokenizer_, answer, stop_ids_, left, question.asked));
@@ -317,11 +318,7 @@ void Scheduler::close() {
 std::size_t Scheduler::needed(const Job& job, std::size_t added) const {
   if (job.reservation) return job.reserved_tokens;
   if (job.ids.empty()) return 0;
-  const std::size_t left = options_.context_tokens - std::min(options_.context_tokens, job.ids.size());
-  std::size_t most = 0;
-  for (const AnswerRequest& answer : job.question().answers)
-    most = std::max(most, std::min(answer.settings.max_new_tokens, left));
-  return cache_.needed(job.ids.size(), std::min(most, job.most_tokens() + added), job.forks);
+  return cache_.needed(job.ids.size(), std::min(job.most_new_tokens, job.most_tokens() + added), job.forks);
 }
 
 // ---- The thread that takes requests in turn.

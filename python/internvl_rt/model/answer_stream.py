@@ -103,14 +103,8 @@ def timings_of(timings: _core.Timings) -> Timings:
     )
 
 
-class AnswerStream:
-    """An answer as it is written: an iterator of ``Piece``.
-
-    The request begins when the first piece is asked for, and runs at most 64 tokens ahead of its reader. One
-    thread reads it. ``close`` (called too when the stream is used in a ``with`` statement) ends it and frees
-    its place in the cache, and so does forgetting it; ``cancel`` may be called from any thread and ends the
-    answer after the token that is being computed, with the finish reason ``cancelled``.
-    """
+class _Stream:
+    """What streams of both kinds have: a request that begins with its first piece."""
 
     def __init__(self, start: Callable[[bool], RunningRequest]) -> None:
         """Begins nothing yet.
@@ -133,6 +127,16 @@ class AnswerStream:
         self._cancelled = True
         if self._running is not None:
             self._running.request.cancel()
+
+
+class AnswerStream(_Stream):
+    """An answer as it is written: an iterator of ``Piece``.
+
+    The request begins when the first piece is asked for, and runs at most 64 tokens ahead of its reader. One
+    thread reads it. ``close`` (called too when the stream is used in a ``with`` statement) ends it and frees
+    its place in the cache, and so does forgetting it; ``cancel`` may be called from any thread and ends the
+    answer after the token that is being computed, with the finish reason ``cancelled``.
+    """
 
     def close(self) -> None:
         """Ends the request and frees its place in the cache. Calling it twice is fine."""
@@ -177,7 +181,7 @@ class AnswerStream:
         self.close()
 
 
-class AsyncAnswerStream:
+class AsyncAnswerStream(_Stream):
     """An answer as it is written, for asyncio: an asynchronous iterator of ``Piece``.
 
     Waiting for a piece takes no thread: the event loop watches a file descriptor. Cancelling the task that
@@ -187,21 +191,7 @@ class AsyncAnswerStream:
     def __init__(self, start: Callable[[bool], RunningRequest]) -> None:
         if sys.platform != "linux" or sys.version_info < (3, 10):  # eventfd
             raise InternVLError("achat and astream need Linux. Use chat and stream in a thread.")
-        self._start = start
-        self._running: RunningRequest | None = None
-        self._cancelled = self._over = False
-        self._result: Answer | None = None
-
-    @property
-    def result(self) -> Answer | None:
-        """The whole answer once the last piece was taken, else None."""
-        return self._result
-
-    def cancel(self) -> None:
-        """Ends the answer early, with the finish reason ``cancelled``."""
-        self._cancelled = True
-        if self._running is not None:
-            self._running.request.cancel()
+        super().__init__(start)
 
     async def aclose(self) -> None:
         """Ends the request; its place in the cache is free at its next step. Calling it twice is fine."""
