@@ -83,7 +83,7 @@ class Asker:
         """
         engine = Noise()
         with self._model(engine, context) as model:
-            (request,) = itertools.islice(model._requests(settings, index + 1), index, None)
+            (request,) = itertools.islice(model._requests([settings] * (index + 1)), index, None)
             asked = ask("Say it.", None, {"system": ""}, model._rules)
             stream = AnswerStream(lambda _: model._submit(model._read(asked), [request], streamed=True))
             pieces = list(stream)

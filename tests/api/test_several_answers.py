@@ -224,7 +224,7 @@ def test_a_fork_that_fails_frees_them_all(watched: tuple[ivl.Model, WatchedEngin
 def test_cancelling_ends_them_all(watched: tuple[ivl.Model, WatchedEngine]) -> None:
     (model, engine), steps = watched, iter(range(1, 99))
     asked = ask("abc", None, {"system": "", **DRAWN}, model._rules)
-    requests = model._requests(asked.settings, 3)
+    requests = model._requests([asked.settings] * 3)
 
     def third_is_the_last(decode: Callable[..., Any], *given: Any) -> Any:
         if next(steps) == 3:

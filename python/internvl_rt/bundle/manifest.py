@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -245,6 +247,11 @@ class Manifest:
         """Image tokens of a tile that the resolution router compressed."""
         assert self.flash is not None
         return self.vision.patches // self.flash.downsample**2
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Tells bundles apart: a SHA-256 of all that the manifest says, the hashes of the files included."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @property
     def graph_sets(self) -> tuple[GraphSet, ...]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from internvl_rt.model.answer_stream import TileProgress
+    from internvl_rt.model.prompt import TileProgress
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Requests that are being answered: waited for, read piece by piece, awaited."""
+"""Answers that are read piece by piece, in a loop or with asyncio."""
 
 from __future__ import annotations
 
@@ -6,101 +6,12 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeAlias
 
 from internvl_rt import _core
-from internvl_rt.answers.results import Answer, Piece, Timings, Usage
+from internvl_rt.answers.results import Answer, Piece
 from internvl_rt.errors import InternVLError
-
-if TYPE_CHECKING:
-    from internvl_rt.images import Orientation
-
-TileProgress: TypeAlias = Callable[[int, int], None]
-"""Is told on the way how many tiles are done, and how many there are. What it raises ends the call, which
-leaves everything as it was. It must not call the model."""
-
-
-@dataclass(frozen=True)
-class RunningRequest:
-    """A request that the scheduler works on, and what its answers are told about."""
-
-    request: _core.Request
-    tiles: int
-    """That are to be encoded, equal ones counted too."""
-    progress: TileProgress | None = None
-    image_sizes: tuple[tuple[int, int], ...] = ()
-    orientations: tuple[Orientation, ...] = ()
-    """Of the pictures; see ``Answer``."""
-
-    def answers(self) -> list[Answer]:
-        """Waits for the end, and returns the answers.
-
-        Raises:
-            BaseException: what ended the request; an interrupt, or what the progress raised, after the
-                request was ended.
-        """
-        try:
-            while self.next_piece() is None:
-                pass
-        except BaseException:
-            self.request.abandon()
-            raise
-        return self.finished()
-
-    def finished(self) -> list[Answer]:
-        """The answers, in the order in which they were asked for, once the last piece was taken."""
-        return [self._answer(answer) for answer in self.request.answers]
-
-    def next_piece(self) -> Piece | None:
-        """Waits for an event; the piece that it brought, if it brought one."""
-        return self.piece_of(self.request.next())
-
-    def piece_of(self, event: _core.TilesEncoded | _core.Piece | _core.Ended) -> Piece | None:
-        """The piece of an event. The progress is told of the others."""
-        if isinstance(event, _core.TilesEncoded):
-            if self.progress is not None:
-                self.progress(event.tiles, self.tiles)
-            return None
-        if isinstance(event, _core.Piece):
-            return Piece(event.text, event.token_ids)
-        answers = self.request.answers
-        return Piece(event.rest.text, event.rest.token_ids, self._answer(answers[0]) if answers else None)
-
-    def _answer(self, answer: _core.Answer) -> Answer:
-        usage = answer.usage
-        return Answer(
-            text=answer.text,
-            token_ids=answer.token_ids,
-            finish_reason=answer.finish_reason,
-            timings=timings_of(answer.timings),
-            usage=Usage(
-                tiles=usage.tiles,
-                tiles_wanted=usage.tiles_wanted,
-                image_tokens=usage.image_tokens,
-                prompt_tokens=usage.prompt_tokens,
-                new_tokens=usage.new_tokens,
-                forced_tokens=usage.forced_tokens,
-            ),
-            grounding_text=answer.grounding_text,
-            image_sizes=self.image_sizes,
-            orientations=self.orientations,
-        )
-
-
-def timings_of(timings: _core.Timings) -> Timings:
-    """The core's timings as the results have them."""
-    return Timings(
-        decode_image=timings.decode_image,
-        tile=timings.tile,
-        vit=timings.vit,
-        projector=timings.projector,
-        prefill=timings.prefill,
-        first_token=timings.first_token,
-        per_token=timings.per_token,
-        total=timings.total,
-    )
+from internvl_rt.model.requests import RunningRequest
 
 
 class _Stream:

@@ -14,7 +14,7 @@ from internvl_rt.bundle.manifest import Tiling
 from internvl_rt.errors import ImageError, PromptError
 from internvl_rt.images import MAX_PIXELS, ImageSource, Orientation, checked_orientation
 from internvl_rt.images.video import VideoSource, sample_video
-from internvl_rt.model.answer_stream import TileProgress
+from internvl_rt.model.prompt import TileProgress
 from internvl_rt.prompts.control_tokens import IMAGE_MARK
 from internvl_rt.prompts.messages import Conversation, Detail, History, Messages, conversation
 
