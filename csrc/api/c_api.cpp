@@ -4,9 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <exception>
 #include <memory>
-#include <new>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -14,6 +12,7 @@
 #include <variant>
 #include <vector>
 
+#include "api/error_status.h"
 #include "api/loaded_model.h"
 #include "generation/milliseconds.h"
 #include "image/camera_formats.h"
@@ -22,56 +21,11 @@
 #include "runtime/quoted.h"
 #include "runtime/utf8.h"
 
+using internvl::PromptError;
 using internvl::api::Asked;
+using internvl::api::guarded;
 using internvl::api::LoadedModel;
 using internvl::api::RgbImage;
-
-namespace {
-
-using internvl::PromptError;
-
-thread_local std::string last_message;
-
-internvl_status failed(internvl_status status, const char* message) noexcept {
-  try {
-    last_message = message;
-  } catch (...) {
-    last_message.clear();
-  }
-  return status;
-}
-
-// Runs a call, and turns what it throws into a status.
-template <class Call>
-internvl_status guarded(Call call) noexcept {
-  try {
-    call();
-    return INTERNVL_OK;
-  } catch (const internvl::BundleError& error) {
-    return failed(INTERNVL_BUNDLE_ERROR, error.what());
-  } catch (const internvl::ImageError& error) {
-    return failed(INTERNVL_IMAGE_ERROR, error.what());
-  } catch (const PromptError& error) {
-    return failed(INTERNVL_PROMPT_ERROR, error.what());
-  } catch (const internvl::DeviceError& error) {
-    return failed(INTERNVL_DEVICE_ERROR, error.what());
-  } catch (const internvl::CacheFullError& error) {
-    return failed(INTERNVL_CACHE_FULL_ERROR, error.what());
-  } catch (const internvl::BusyError& error) {
-    return failed(INTERNVL_BUSY_ERROR, error.what());
-  } catch (const internvl::ClosedError& error) {
-    return failed(INTERNVL_CLOSED_ERROR, error.what());
-  } catch (const std::bad_alloc&) {
-    return failed(INTERNVL_DEVICE_ERROR,
-                  "there is not enough memory. Close other programs, or ask for less.");
-  } catch (const std::exception& error) {
-    return failed(INTERNVL_ERROR, error.what());
-  } catch (...) {
-    return failed(INTERNVL_ERROR, "something that is no exception of C++'s library was thrown.");
-  }
-}
-
-}  // namespace
 
 struct internvl_model {
   internvl_model(const std::filesystem::path& folder, const internvl::api::LoadOptions& options)
@@ -379,7 +333,7 @@ internvl_answer answer_of(const internvl::Answer& own) {
 
 const char* internvl_version(void) { return INTERNVL_VERSION; }
 
-const char* internvl_error_message(void) { return last_message.c_str(); }
+const char* internvl_error_message(void) { return internvl::api::last_error_message(); }
 
 void internvl_load_options_init(internvl_load_options* options, size_t size) {
   init(default_load_options(), options, size);

@@ -1,6 +1,9 @@
+#include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <exception>
 #include <string_view>
+#include <utility>
 
 #include "bindings/bindings.h"
 #include "bindings/python_failure.h"
@@ -17,9 +20,16 @@ py::str str_of(std::string_view text) {
       PyUnicode_DecodeUTF8(text.data(), static_cast<py::ssize_t>(text.size()), "surrogateescape"));
 }
 
-void raise(const char* python_class, const std::exception& error) {
-  const py::object type = py::module_::import("internvl_rt.errors").attr(python_class);
-  PyErr_SetObject(type.ptr(), str_of(error.what()).ptr());
+std::string_view name_of(ErrorCode code) {
+  const auto* found = std::ranges::find(kErrorCodes, code, &std::pair<ErrorCode, std::string_view>::first);
+  return found == kErrorCodes.end() ? "" : found->second;
+}
+
+// Python says what to do about it, by the code: errors.py.
+void raise(const char* python_class, const Error& error) {
+  const py::module_ errors = py::module_::import("internvl_rt.errors");
+  const py::object message = errors.attr("with_advice")(str_of(error.what()), name_of(error.code()));
+  PyErr_SetObject(errors.attr(python_class).ptr(), message.ptr());
 }
 
 // Python says what to do about it, by the number: file_errors.py.
@@ -30,7 +40,10 @@ void raise_os_error(const FileError& error) {
 
 }  // namespace
 
-void register_errors(py::module_&) {
+void register_errors(py::module_& module) {
+  py::tuple codes(kErrorCodes.size());
+  for (std::size_t i = 0; i < kErrorCodes.size(); ++i) codes[i] = kErrorCodes[i].second;
+  module.attr("ERROR_CODES") = codes;
   py::register_exception_translator(
       [](std::exception_ptr thrown) {  // NOLINT(performance-unnecessary-value-param)
         try {

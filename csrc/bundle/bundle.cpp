@@ -17,15 +17,14 @@ namespace {
 void check_folder(const std::filesystem::path& folder) {
   using std::filesystem::file_type;
   if (folder.native().find('\0') != std::string::npos) {
-    throw BundleError(std::string(folder.c_str()) +
-                      ": is followed by a null character, which no path has. Give the folder that "
-                      "`internvl-rt export` wrote.");
+    throw BundleError(std::string(folder.c_str()) + ": is followed by a null character, which no path has.",
+                      ErrorCode::no_bundle);
   }
   const file_type type = type_of_file(folder);
   if (type == file_type::directory) return;
-  throw BundleError(folder.string() +
-                    (type == file_type::not_found ? ": there is no such folder" : ": is not a folder") +
-                    ". Make a bundle with `internvl-rt export CHECKPOINT OUT`.");
+  throw BundleError(
+      folder.string() + (type == file_type::not_found ? ": there is no such folder." : ": is not a folder."),
+      ErrorCode::no_bundle);
 }
 
 void check_names(const Bundle& bundle) {

@@ -304,8 +304,8 @@ std::string read_manifest(const std::filesystem::path& folder) {
   const std::filesystem::path path = folder / kManifestFile;
   const auto file = RegularFile::open(path);
   if (!file) {
-    throw BundleError(folder.string() + ": is not a bundle: it has no " + std::string(kManifestFile) +
-                      ". Make one with `internvl-rt export CHECKPOINT OUT`.");
+    throw BundleError(folder.string() + ": is not a bundle: it has no " + std::string(kManifestFile) + ".",
+                      ErrorCode::no_bundle);
   }
   if (file->size() > kMaxManifestBytes) {
     throw BundleError(path.string() + ": is larger than " + std::to_string(kMaxManifestBytes) +

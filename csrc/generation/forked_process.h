@@ -8,7 +8,8 @@ namespace internvl {
 [[noreturn]] inline void throw_forked() {
   throw DeviceError(
       "this model was loaded before the process forked, and an engine's threads stay behind. Load it in the "
-      "new process, or start that with multiprocessing's 'spawn' method.");
+      "new process.",
+      ErrorCode::forked);
 }
 
 }  // namespace internvl

@@ -110,6 +110,7 @@ void PromptPlanner::check_length(std::span<const std::int64_t> ids, std::span<co
   if (ids.size() < context_tokens_) return;
   std::string about;
   std::vector<std::string> advice{"shorten the text"};
+  ErrorCode code = ErrorCode::none;
   if (!tiles.empty()) {
     const std::int64_t all = sum_of(tiles);
     const bool frames = kind == PictureKind::frames;
@@ -121,7 +122,8 @@ void PromptPlanner::check_length(std::span<const std::int64_t> ids, std::span<co
     if (!frames) {
       advice = {"lower max_tiles", "give fewer pictures", "shorten the text"};
     } else if (const std::size_t fitting = frames_that_fit(ids, tiles.size()); fitting > 0) {
-      advice = {"take " + std::to_string(fitting) + " frames (num_frames)"};
+      advice = {"take " + std::to_string(fitting) + " frames"};
+      code = ErrorCode::too_many_frames;
     }
   }
   if (context_tokens_ < rope_.max_positions) {
@@ -134,8 +136,9 @@ void PromptPlanner::check_length(std::span<const std::int64_t> ids, std::span<co
   std::string helps;
   for (const std::string& one : advice) helps += (helps.empty() ? "" : ", or ") + one;
   throw PromptError("the prompt has " + std::to_string(ids.size()) +
-                    " tokens, and prompt and answer together have a context of " +
-                    std::to_string(context_tokens_) + "." + about + " What helps: " + helps + ".");
+                        " tokens, and prompt and answer together have a context of " +
+                        std::to_string(context_tokens_) + "." + about + " What helps: " + helps + ".",
+                    code);
 }
 
 // Each frame counts as much as the others, and a token is left for the answer.

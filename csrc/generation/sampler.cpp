@@ -55,8 +55,8 @@ float checked_largest(std::span<const float> scores) {
   if (std::isnan(largest)) {
     throw Error(
         "The logits hold NaN, so no token can be chosen: the model's weights or input hold values that are "
-        "not numbers. Check the files with `internvl-rt inspect BUNDLE --verify`; if they are whole, the "
-        "numbers grew too large on the way: export with bf16 or fp32, which hold larger ones than fp16.");
+        "not numbers.",
+        ErrorCode::logits_not_a_number);
   }
   return largest;
 }
@@ -80,7 +80,7 @@ void penalise(std::span<const float> logits, float penalty, std::span<const std:
 void check(const SamplingOptions& options) {
   if (!(options.temperature > 0.0F) || options.temperature == infinity) {
     throw PromptError("temperature is " + std::to_string(options.temperature) +
-                      "; expected a number above 0. For greedy answers use do_sample=False.");
+                      "; expected a number above 0. Without do_sample the likeliest token is taken.");
   }
   if (options.top_k < 0) {
     throw PromptError("top_k is " + std::to_string(options.top_k) +

@@ -38,7 +38,7 @@ const Ledger::Sequence& Ledger::find(SequenceId sequence) const {
   const auto found = sequences_.find(sequence);
   if (found == sequences_.end()) {
     throw PromptError("there is no sequence " + std::to_string(sequence) +
-                      ": it was dropped or never made. Start one with new_sequence().");
+                      ": it was dropped or never made. Start one.");
   }
   return found->second;
 }

@@ -1,16 +1,43 @@
-// The typed exceptions of the library. Every message says what was wrong, what was expected, and what to do.
+// The typed exceptions of the library. A message says what was wrong, what was expected, and what to do where
+// that is the same in every language. Where it is not, a code tells each language's API to say it in its
+// words.
 #pragma once
 
+#include <array>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
 namespace internvl {
 
+enum class ErrorCode {
+  none,
+  no_bundle,            // the folder is none
+  engine_cannot,        // the native engine does not compute this model
+  forked,               // the process is a fork of the one that loaded the model
+  too_many_frames,      // for the context
+  logits_not_a_number,  // what the weights or the activations hold
+};
+
+inline constexpr std::array<std::pair<ErrorCode, std::string_view>, 5> kErrorCodes{{
+    {ErrorCode::no_bundle, "no_bundle"},
+    {ErrorCode::engine_cannot, "engine_cannot"},
+    {ErrorCode::forked, "forked"},
+    {ErrorCode::too_many_frames, "too_many_frames"},
+    {ErrorCode::logits_not_a_number, "logits_not_a_number"},
+}};
+
 class Error : public std::runtime_error {
  public:
-  using std::runtime_error::runtime_error;
+  explicit Error(const std::string& message, ErrorCode code = ErrorCode::none)
+      : std::runtime_error(message), code_(code) {}
+
+  ErrorCode code() const { return code_; }
+
+ private:
+  ErrorCode code_;
 };
 
 // A bundle that is truncated, altered, or of another format version.

@@ -144,8 +144,8 @@ void ThreadTeam::check_process() const {
   if (forks_ == count_forks()) return;
   throw DeviceError(
       "this process was forked from the one that loaded the model, and threads do not survive a fork. Load "
-      "the "
-      "model in the new process, or start that with multiprocessing's 'spawn' method.");
+      "the model in the new process.",
+      ErrorCode::forked);
 }
 
 void ThreadTeam::run(FunctionRef<void(int)> work) {

@@ -41,6 +41,9 @@ _Path = str | PathLike[str]
 _Dialect = Literal["onnx24", "ort", "trt10"]
 _Compute = Literal["fp32", "fp16", "bf16"]
 
+# Of errors; errors.py has advice for each.
+ERROR_CODES: tuple[str, ...]
+
 MANIFEST_FORMAT: str
 MANIFEST_VERSION: int
 MANIFEST_FILE: str

@@ -162,7 +162,7 @@ TEST("a prompt leaves a token for its answer, or is told what helps") {
   // 127 tokens but for the 88 of text leave 39 of the 40, which is one frame of 20.
   CHECK(said<PromptError>([&] {
           short_one.check_length(ids, tiles, PictureKind::frames);
-        }).find("2 frames. What helps: take 1 frames (num_frames)") != std::string::npos);
+        }).find("2 frames. What helps: take 1 frames.") != std::string::npos);
 }
 
 TEST("a text that cannot fit is refused before it is tokenised") {

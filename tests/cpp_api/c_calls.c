@@ -34,6 +34,7 @@ int main(int argc, char** argv) {
   if (argc != 2) return 2;
   CHECK(strcmp(internvl_version(), "") != 0);
   CHECK(internvl_model_load("/nowhere", NULL, &model) == INTERNVL_BUNDLE_ERROR && says("/nowhere"));
+  CHECK(says("there is no such folder. The command `internvl-rt export"));
   CHECK(model == NULL);
   CHECK(internvl_model_load(NULL, NULL, &model) == INTERNVL_ERROR && says("NULL"));
 

@@ -16,8 +16,8 @@ constexpr std::size_t line_floats = 16;
 PoolingShape checked(const PoolingShape& shape) {
   if (shape.head_dim == 0 || shape.head_dim > most_head_dim) {
     throw BundleError("the resolution router's head_dim is " + std::to_string(shape.head_dim) +
-                      "; the native engine takes up to " + std::to_string(most_head_dim) +
-                      ". Use engine=\"onnxruntime\".");
+                          "; the native engine takes up to " + std::to_string(most_head_dim) + ".",
+                      ErrorCode::engine_cannot);
   }
   return shape;
 }

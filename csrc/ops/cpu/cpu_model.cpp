@@ -23,8 +23,9 @@ Matrix CpuModel::load(const WeightMatrix& w) {
   if (is_integer(w.type)) {
     if (w.columns > most_integer_columns) {
       throw BundleError("a matrix of integers has rows of " + std::to_string(w.columns) +
-                        " elements; the native engine takes at most " + std::to_string(most_integer_columns) +
-                        ", for which sums are exact. Use engine=\"onnxruntime\".");
+                            " elements; the native engine takes at most " +
+                            std::to_string(most_integer_columns) + ", for which sums are exact.",
+                        ErrorCode::engine_cannot);
     }
     needs_.integer_columns = std::max(needs_.integer_columns, w.columns);
   } else if (w.type == DataType::bfloat16) {
