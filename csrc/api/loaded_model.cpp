@@ -42,7 +42,7 @@ std::shared_ptr<const Tokenizer> read_tokenizer(const Bundle& bundle) {
   const std::filesystem::path path = bundle.file(kTokenizerFile);
   const auto file = RegularFile::open(path);
   if (!file) throw BundleError(path.string() + ": is not there. Export the bundle again.");
-  const PromptSettings& prompt = bundle.manifest.prompt;
+  const PromptFacts& prompt = bundle.manifest.prompt;
   try {
     return std::make_shared<Tokenizer>(file->read(0, file->size()),
                                        TokenizerOptions{prompt.task_ids, prompt.clean_up_spaces});
@@ -53,15 +53,9 @@ std::shared_ptr<const Tokenizer> read_tokenizer(const Bundle& bundle) {
 
 std::shared_ptr<const PromptRenderer> make_renderer(const Bundle& bundle,
                                                     const std::shared_ptr<const Tokenizer>& tokenizer) {
-  const PromptSettings& prompt = bundle.manifest.prompt;
-  PromptFacts facts{.template_name = prompt.template_name,
-                    .system_message = prompt.system_message,
-                    .image_context_id = prompt.image_context_id,
-                    .bos_id = prompt.bos_id,
-                    .prefix_ids = prompt.prefix_ids,
-                    .tokens_per_tile = static_cast<std::int64_t>(bundle.manifest.vision.image_tokens())};
+  const Manifest& manifest = bundle.manifest;
   try {
-    return std::make_shared<PromptRenderer>(tokenizer, std::move(facts));
+    return std::make_shared<PromptRenderer>(tokenizer, manifest.prompt, manifest.vision.image_tokens());
   } catch (const BundleError& error) {
     throw BundleError(bundle.folder.string() + ": " + error.what() + " Export the bundle again.");
   }

@@ -24,13 +24,15 @@ namespace py = pybind11;
 using Tiles = std::vector<std::int64_t>;
 
 // An object with the fields of the manifest's `prompt`.
-PromptFacts facts_of(const py::object& prompt, std::int64_t tokens_per_tile) {
+PromptFacts facts_of(const py::object& prompt) {
   return {.template_name = utf8_of(prompt.attr("template")),
           .system_message = optional_utf8_of(prompt.attr("system_message")),
           .image_context_id = prompt.attr("image_context_id").cast<std::int64_t>(),
           .bos_id = prompt.attr("bos_id").cast<std::optional<std::int64_t>>(),
+          .stop_ids = prompt.attr("stop_ids").cast<std::vector<std::int64_t>>(),
           .prefix_ids = prompt.attr("prefix_ids").cast<std::vector<std::int64_t>>(),
-          .tokens_per_tile = tokens_per_tile};
+          .task_ids = prompt.attr("task_ids").cast<std::vector<std::int64_t>>(),
+          .clean_up_spaces = prompt.attr("clean_up_spaces").cast<bool>()};
 }
 
 }  // namespace
@@ -69,8 +71,8 @@ void register_renderer(py::module_& module) {
 
   py::class_<PromptRenderer, std::shared_ptr<PromptRenderer>>(module, "PromptRenderer")
       .def(py::init([](std::shared_ptr<Tokenizer> tokenizer, const py::object& prompt,
-                       std::int64_t tokens_per_tile) {
-             return std::make_shared<PromptRenderer>(std::move(tokenizer), facts_of(prompt, tokens_per_tile));
+                       std::size_t tokens_per_tile) {
+             return std::make_shared<PromptRenderer>(std::move(tokenizer), facts_of(prompt), tokens_per_tile);
            }),
            py::arg("tokenizer").none(false), py::arg("prompt"), py::arg("tokens_per_tile"))
       .def(

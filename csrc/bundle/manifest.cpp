@@ -170,9 +170,9 @@ Tiling read_tiling(Fields tiling, const VisionFacts& vision) {
   return made;
 }
 
-PromptSettings read_prompt(Fields prompt, std::size_t vocabulary) {
+PromptFacts read_prompt(Fields prompt, std::size_t vocabulary) {
   const auto last = static_cast<std::int64_t>(vocabulary) - 1;
-  PromptSettings facts;
+  PromptFacts facts;
   facts.template_name = prompt.short_name("template");
   if (!prompt.is_null("system_message")) facts.system_message = prompt.text("system_message", kMaxText);
   facts.image_context_id = prompt.integer("image_context_id", 0, last);

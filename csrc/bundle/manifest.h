@@ -19,6 +19,7 @@
 #include "model/decoder_facts.h"
 #include "model/flash_facts.h"
 #include "model/vision_facts.h"
+#include "prompt/prompt_facts.h"
 
 namespace internvl {
 
@@ -53,18 +54,6 @@ struct Tiling {
   std::array<double, 3> deviation{};
 };
 
-// How a conversation becomes token ids.
-struct PromptSettings {
-  std::string template_name;
-  std::optional<std::string> system_message;  // instead of the template's own
-  std::int64_t image_context_id = 0;
-  std::optional<std::int64_t> bos_id;    // prepended once to every prompt
-  std::vector<std::int64_t> stop_ids;    // end an answer: the template's stop token first
-  std::vector<std::int64_t> prefix_ids;  // in front of the first token of every prompt, behind bos_id
-  std::vector<std::int64_t> task_ids;    // special tokens that text may become, beside the grounding tokens
-  bool clean_up_spaces = false;          // an answer loses the spaces before punctuation
-};
-
 // The precision of the weights of every part. Norms, biases and layer scales are always fp32.
 struct PartPrecision {
   Precision vit{};
@@ -89,7 +78,7 @@ struct Manifest {
   std::optional<FlashFacts> flash;
   LanguageModel llm;
   Tiling tiling;
-  PromptSettings prompt;
+  PromptFacts prompt;
   PartPrecision precision;
   std::vector<FileEntry> files;  // in the order of the manifest
 

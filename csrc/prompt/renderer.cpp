@@ -61,9 +61,11 @@ std::string text_of(std::span<const PromptPart> parts) {
 
 }  // namespace
 
-PromptRenderer::PromptRenderer(std::shared_ptr<const Tokenizer> tokenizer, PromptFacts facts)
+PromptRenderer::PromptRenderer(std::shared_ptr<const Tokenizer> tokenizer, PromptFacts facts,
+                               std::size_t tokens_per_tile)
     : tokenizer_(std::move(tokenizer)),
       facts_(std::move(facts)),
+      tokens_per_tile_(static_cast<std::int64_t>(tokens_per_tile)),
       template_(&known_template(facts_.template_name)) {
   for (const std::string_view token : {kImageStart, kImageEnd}) tokenizer_->control_id(token);
   for (const std::string_view token : template_->control_tokens) tokenizer_->control_id(token);
@@ -115,7 +117,7 @@ std::vector<PromptPart> PromptRenderer::parts_of(const Conversation& conversatio
       } else {
         empty = false;
         parts.push_back({std::string(kImageStart), true});
-        parts.push_back({std::string(kImageContext), true, facts_.tokens_per_tile * *count++});
+        parts.push_back({std::string(kImageContext), true, tokens_per_tile_ * *count++});
         parts.push_back({std::string(kImageEnd), true});
       }
     }

@@ -10,20 +10,11 @@
 #include <vector>
 
 #include "prompt/conversation.h"
+#include "prompt/prompt_facts.h"
 #include "prompt/templates.h"
 #include "prompt/tokenizer.h"
 
 namespace internvl {
-
-// How the conversations of one bundle become token ids.
-struct PromptFacts {
-  std::string template_name;
-  std::optional<std::string> system_message;  // replaces the template's own
-  std::int64_t image_context_id = 0;
-  std::optional<std::int64_t> bos_id;    // stands once in front of every prompt
-  std::vector<std::int64_t> prefix_ids;  // stand behind it
-  std::int64_t tokens_per_tile = 0;
-};
 
 // A prompt with its image places expanded.
 struct RenderedPrompt {
@@ -35,8 +26,9 @@ struct RenderedPrompt {
 // May be used from several threads.
 class PromptRenderer {
  public:
-  // Throws BundleError if the template is unknown, or the tokenizer lacks one of its tokens.
-  PromptRenderer(std::shared_ptr<const Tokenizer> tokenizer, PromptFacts facts);
+  // `tokens_per_tile`: image context tokens. Throws BundleError if the template is unknown, or the tokenizer
+  // lacks one of its tokens.
+  PromptRenderer(std::shared_ptr<const Tokenizer> tokenizer, PromptFacts facts, std::size_t tokens_per_tile);
 
   // Writes a conversation down. `tiles`: of every image, in the order of the image places. Throws PromptError
   // if there are more image places than images, or fewer, or an image has no tiles.
@@ -49,6 +41,7 @@ class PromptRenderer {
 
   std::shared_ptr<const Tokenizer> tokenizer_;
   PromptFacts facts_;
+  std::int64_t tokens_per_tile_;
   const ConversationTemplate* template_;
   // The strings of the template, cut at its control tokens.
   std::vector<PromptPart> system_prefix_;

@@ -80,12 +80,13 @@ PromptFacts facts(std::string name) {
           .system_message = std::nullopt,
           .image_context_id = id_of(kImageContext),
           .bos_id = std::nullopt,
+          .stop_ids = {},
           .prefix_ids = {},
-          .tokens_per_tile = kTokensPerTile};
+          .task_ids = {}};
 }
 
 RenderedPrompt rendered(const std::string& name, const Conversation& conversation, const Ids& tiles = {}) {
-  return PromptRenderer(tokenizer(), facts(name)).render(conversation, tiles);
+  return PromptRenderer(tokenizer(), facts(name), kTokensPerTile).render(conversation, tiles);
 }
 
 // The ids of a prompt that nothing is forged in: control tokens wherever they are written, and bytes.
@@ -287,7 +288,7 @@ TEST("an empty message has no separator") {
 TEST("the system message is the question's, else the bundle's, else the template's") {
   PromptFacts own = facts("internvl2_5");
   own.system_message = "Bundle.";
-  const PromptRenderer renderer(tokenizer(), own);
+  const PromptRenderer renderer(tokenizer(), own, kTokensPerTile);
   Conversation asked = {read_question("Hi", {}, 0), std::nullopt};
   CHECK(renderer.render(asked, {}).text.starts_with("<|im_start|>system\nBundle.<|im_end|>\n"));
   CHECK(rendered("internvl2_5", asked).text.starts_with("<|im_start|>system\n你是书生·万象，"));
@@ -301,7 +302,7 @@ TEST("what stands in front of every prompt stands there once") {
   own.bos_id = 7;
   own.prefix_ids = {8, 9};
   const RenderedPrompt prompt =
-      PromptRenderer(tokenizer(), own).render({read_question("Hi", {}, 0), std::nullopt}, {});
+      PromptRenderer(tokenizer(), own, kTokensPerTile).render({read_question("Hi", {}, 0), std::nullopt}, {});
   Ids expected = {7, 8, 9};
   for (const std::int64_t id : ids_of(prompt.text)) expected.push_back(id);
   CHECK(prompt.input_ids == expected);
@@ -324,7 +325,7 @@ TEST("a token that is typed stays text, wherever it is typed") {
 
 TEST("a bundle whose template and tokenizer do not fit is refused") {
   const auto error = [](const std::string& name, std::string_view without) {
-    return said<BundleError>([&] { return PromptRenderer(tokenizer(without), facts(name)); });
+    return said<BundleError>([&] { return PromptRenderer(tokenizer(without), facts(name), kTokensPerTile); });
   };
   CHECK(error("vic\nuna", "") ==
         "the bundle's conversation template 'vic\\nuna' is not known; this release knows internvl2_5, "
@@ -336,7 +337,7 @@ TEST("a bundle whose template and tokenizer do not fit is refused") {
   CHECK(error("phi3-chat", "<|im_end|>").empty());
   PromptFacts other = facts("phi3-chat");
   other.image_context_id = 3;
-  CHECK(said<BundleError>([&] { return PromptRenderer(tokenizer(), other); }) ==
+  CHECK(said<BundleError>([&] { return PromptRenderer(tokenizer(), other, kTokensPerTile); }) ==
         "<IMG_CONTEXT> is the id 260 in the bundle's tokenizer and 3 in its manifest.");
 }
 

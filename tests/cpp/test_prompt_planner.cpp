@@ -60,9 +60,10 @@ PromptPlanner planner(std::size_t context) {
                      .system_message = std::string(),
                      .image_context_id = context_id,
                      .bos_id = std::nullopt,
+                     .stop_ids = {},
                      .prefix_ids = {},
-                     .tokens_per_tile = 4};
-  return {tokenizer, std::make_shared<PromptRenderer>(tokenizer, std::move(prompt)), facts(), context};
+                     .task_ids = {}};
+  return {tokenizer, std::make_shared<PromptRenderer>(tokenizer, std::move(prompt), 4), facts(), context};
 }
 
 Conversation question(std::size_t pictures) { return {read_question("?", {}, pictures), std::string()}; }
@@ -162,7 +163,7 @@ TEST("a prompt leaves a token for its answer, or is told what helps") {
   // 127 tokens but for the 88 of text leave 39 of the 40, which is one frame of 20.
   CHECK(said<PromptError>([&] {
           short_one.check_length(ids, tiles, PictureKind::frames);
-        }).find("2 frames. What helps: take 1 frames.") != std::string::npos);
+        }).find("2 frames. What helps: take 1 frames, or load") != std::string::npos);
 }
 
 TEST("a text that cannot fit is refused before it is tokenised") {
