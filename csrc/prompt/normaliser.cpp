@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "prompt/unicode.h"
-#include "prompt/unknown_part.h"
+#include "prompt/unknown_component.h"
 
 namespace internvl {
 namespace {
@@ -113,7 +113,7 @@ void Normaliser::read(const json::Value& document) {
       }
     }
   }
-  throw_unknown_part("normalizer", document);
+  throw_unknown_component("normalizer", document);
 }
 
 std::optional<Normaliser::Step> Normaliser::replacement(std::string_view pattern, std::string_view content) {

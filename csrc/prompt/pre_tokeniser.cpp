@@ -5,7 +5,7 @@
 
 #include "prompt/normaliser.h"
 #include "prompt/unicode.h"
-#include "prompt/unknown_part.h"
+#include "prompt/unknown_component.h"
 #include "runtime/utf8.h"
 
 namespace internvl {
@@ -72,7 +72,7 @@ void PreTokeniser::read(const json::Value& document) {
       return;
     }
   }
-  throw_unknown_part("pre_tokenizer", document);
+  throw_unknown_component("pre_tokenizer", document);
 }
 
 bool PreTokeniser::read_split(const json::Value& document) {

@@ -3,7 +3,7 @@
 #include <charconv>
 
 #include "prompt/normaliser.h"
-#include "prompt/unknown_part.h"
+#include "prompt/unknown_component.h"
 #include "runtime/error.h"
 
 namespace internvl {
@@ -55,7 +55,7 @@ void TokenDecoding::read(const json::Value& document) {
       return;
     }
   }
-  throw_unknown_part("decoder", document);
+  throw_unknown_component("decoder", document);
 }
 
 std::string TokenDecoding::bytes(std::string_view token, bool strip_space) const {

@@ -12,7 +12,7 @@ namespace {
 
 [[noreturn]] void fail(const std::string& what) { throw BundleError("is not a tokenizer (" + what + ")."); }
 
-std::optional<json::Value> part(const json::Value& document, std::string_view name) {
+std::optional<json::Value> component(const json::Value& document, std::string_view name) {
   const auto found = document.find(name);
   return found && !found->is_null() ? found : std::nullopt;
 }
@@ -23,14 +23,14 @@ json::Value model_of(const json::Value& document) {
   return *model;
 }
 
-template <class Part>
-Part read_part(const json::Value& document, std::string_view name) {
-  const auto found = part(document, name);
-  return found ? Part(*found) : Part();
+template <class Component>
+Component read_component(const json::Value& document, std::string_view name) {
+  const auto found = component(document, name);
+  return found ? Component(*found) : Component();
 }
 
 TokenDecoding read_decoding(const json::Value& document) {
-  const auto found = part(document, "decoder");
+  const auto found = component(document, "decoder");
   if (!found) throw BundleError("the tokenizer has no decoder.");
   return TokenDecoding(*found);
 }
@@ -46,8 +46,8 @@ Tokenizer::Tokenizer(std::string json, const TokenizerOptions& options)
     : Tokenizer(json::Document(std::move(json)).root(), options) {}
 
 Tokenizer::Tokenizer(const json::Value& document, const TokenizerOptions& options)
-    : normaliser_(read_part<Normaliser>(document, "normalizer")),
-      pre_tokeniser_(read_part<PreTokeniser>(document, "pre_tokenizer")),
+    : normaliser_(read_component<Normaliser>(document, "normalizer")),
+      pre_tokeniser_(read_component<PreTokeniser>(document, "pre_tokenizer")),
       model_(model_of(document), pre_tokeniser_.byte_level()),
       decoding_(read_decoding(document)),
       clean_up_spaces_(options.clean_up_spaces),
@@ -56,7 +56,7 @@ Tokenizer::Tokenizer(const json::Value& document, const TokenizerOptions& option
   if (decoding_.byte_level() != pre_tokeniser_.byte_level()) {
     throw BundleError("the tokenizer has ByteLevel as a pre_tokenizer or as a decoder, and not as both.");
   }
-  if (const auto tokens = part(document, "added_tokens")) read_added_tokens(*tokens);
+  if (const auto tokens = component(document, "added_tokens")) read_added_tokens(*tokens);
   allow_in_text(options);
 }
 

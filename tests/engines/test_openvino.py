@@ -25,7 +25,7 @@ from internvl_rt.bundle.graph_ports import (
     WRITE_INDICES,
     cache_ports,
 )
-from internvl_rt.bundle.graph_sets import GRAPH_SETS, Part
+from internvl_rt.bundle.graph_sets import GRAPH_SETS, GraphName
 from internvl_rt.engines.native import NativeEngine
 from internvl_rt.engines.rotary import rotary_tables
 from internvl_rt.errors import BundleError, DeviceError
@@ -51,7 +51,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     )
 
 
-def read(openvino: Any, bundle: Bundle, dialect: str, part: Part) -> Any:
+def read(openvino: Any, bundle: Bundle, dialect: str, part: GraphName) -> Any:
     core = openvino.Core()
     if dialect == "onnx24":
         core.add_extension(tensor_scatter())
@@ -176,7 +176,7 @@ def test_a_cache_that_openvino_keeps(openvino: Any, bundle: Bundle) -> None:
 
 
 def test_a_graph_without_a_cache_to_keep(openvino: Any, bundle: Bundle) -> None:
-    cases: tuple[tuple[str, Part], ...] = (("onnx24", "vit"), ("trt10", "llm"))
+    cases: tuple[tuple[str, GraphName], ...] = (("onnx24", "vit"), ("trt10", "llm"))
     for dialect, part in cases:
         with pytest.raises(BundleError, match=r"expected llm\.onnx of the dialect onnx24"):
             keep_cache(read(openvino, bundle, dialect, part))

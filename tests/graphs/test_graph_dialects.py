@@ -13,7 +13,7 @@ from bundle.tiny import tiny_manifest
 from graphs.tensorrt_operators import AXES_INPUT, TENSORRT_10_3_OPERATORS
 from graphs.test_graphs import PRECISIONS, variant
 from internvl_rt.bundle.bundle import open_bundle
-from internvl_rt.bundle.graph_sets import ALL_GRAPH_FILES, GRAPH_SETS, PARTS, GraphSet
+from internvl_rt.bundle.graph_sets import ALL_GRAPH_FILES, GRAPH_NAMES, GRAPH_SETS, GraphSet
 from internvl_rt.bundle.manifest import GRAPH_FILES, MANIFEST_FILE, WEIGHTS_FILE, Manifest
 from internvl_rt.errors import BundleError, CheckpointError
 from internvl_rt.export.graphs.graph import COMPUTE_TYPE
@@ -53,8 +53,8 @@ def test_every_dialect_is_valid_and_points_into_the_weights(tmp_path: Path, name
 def test_only_the_sets_asked_for_are_written(tmp_path: Path) -> None:
     folder = write(tmp_path, tiny_manifest("fp32", None), "ort", "trt10-fp16", "ort")
     assert {path.name for path in folder.glob("*.onnx")} == {
-        *(f"{part}.ort.onnx" for part in PARTS),
-        *(f"{part}.trt10-fp16.onnx" for part in PARTS),
+        *(f"{part}.ort.onnx" for part in GRAPH_NAMES),
+        *(f"{part}.trt10-fp16.onnx" for part in GRAPH_NAMES),
     }
     manifest = open_bundle(folder).manifest
     assert manifest.graph_sets == (GRAPH_SETS["ort"], GRAPH_SETS["trt10-fp16"])
@@ -69,7 +69,7 @@ def test_only_the_sets_asked_for_are_written(tmp_path: Path) -> None:
 
 def test_the_default_keeps_its_file_names() -> None:
     assert GRAPH_SETS["onnx24"].files == GRAPH_FILES == ("vit.onnx", "projector.onnx", "llm.onnx")
-    assert len(set(ALL_GRAPH_FILES)) == (len(PARTS) + 1) * len(GRAPH_SETS)
+    assert len(set(ALL_GRAPH_FILES)) == (len(GRAPH_NAMES) + 1) * len(GRAPH_SETS)
 
 
 @pytest.mark.parametrize("name", ["onnx25", "ort-bf16", "", "onnx24-fp32"])

@@ -31,7 +31,7 @@ class Token(str):
     """One token by its name, where a text would be cut into others."""
 
 
-Part = str | bytes | int
+Spoken = str | bytes | int
 """Of what the engine says: a text, a ``Token``, bytes of which each is a token, or an id."""
 
 
@@ -39,12 +39,12 @@ Part = str | bytes | int
 class Says:
     """A text that the engine may say."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[Spoken, ...]
     logit: float = 0.0
     ends: bool = True
 
 
-def says(*parts: Part, logit: float = 0.0, ends: bool = True) -> Says:
+def says(*parts: Spoken, logit: float = 0.0, ends: bool = True) -> Says:
     return Says(parts, logit, ends)
 
 
@@ -112,7 +112,7 @@ def library_tokenizer(bundle: str) -> Tokenizer:
     return synthetic_tokenizer(facts.tokenizer, 350)
 
 
-def ids_of(bundle: str, parts: Sequence[Part]) -> tuple[int, ...]:
+def ids_of(bundle: str, parts: Sequence[Spoken]) -> tuple[int, ...]:
     """The ids of what the engine says."""
     tokenizer = library_tokenizer(bundle)
 

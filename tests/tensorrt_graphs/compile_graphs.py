@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from internvl_rt.bundle.bundle import open_bundle
-from internvl_rt.bundle.graph_sets import GRAPH_SETS, GraphSet, Part
+from internvl_rt.bundle.graph_sets import GRAPH_SETS, GraphName, GraphSet
 from internvl_rt.bundle.tensors import vit_layer
 from internvl_rt.engines.tensorrt.profiles import Limits, Profile, Shape, profiles_of
 from internvl_rt.export.family import FAMILY
@@ -46,7 +46,7 @@ class Case:
     """One graph of one model."""
 
     model: str
-    part: Part
+    part: GraphName
     weights: str
     """The precision of the part's weights."""
     graphs: str

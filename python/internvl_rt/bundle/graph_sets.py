@@ -12,9 +12,9 @@ ALL_GRAPH_FILES = _core.GRAPH_FILES
 
 Dialect = Literal["onnx24", "ort", "trt10"]
 Compute = Literal["fp32", "fp16", "bf16"]
-Part = Literal["vit", "projector", "llm", "flash"]
+GraphName = Literal["vit", "projector", "llm", "flash"]
 
-PARTS: tuple[Part, ...] = ("vit", "projector", "llm")
+GRAPH_NAMES: tuple[GraphName, ...] = ("vit", "projector", "llm")
 """Of every model; ``flash`` is there beside them for models with a resolution router."""
 
 
@@ -33,14 +33,14 @@ class GraphSet:
         """``ort``, ``trt10-fp16``, ...: what ``export --dialect`` takes; fp32 is not spelled out."""
         return _core.graph_set_name(self.dialect, self.compute)
 
-    def file(self, part: Part) -> str:
+    def file(self, graph: GraphName) -> str:
         """The name of a graph's file: ``vit.onnx``, ``vit.trt10-fp16.onnx``."""
-        return _core.graph_file(self.dialect, self.compute, part)
+        return _core.graph_file(self.dialect, self.compute, graph)
 
     @property
     def files(self) -> tuple[str, ...]:
         """The files of all three graphs."""
-        return tuple(self.file(part) for part in PARTS)
+        return tuple(self.file(graph) for graph in GRAPH_NAMES)
 
 
 GRAPH_SETS: dict[str, GraphSet] = {

@@ -15,12 +15,12 @@ from internvl_rt.engines.native import CacheType, default_cache_type
 from internvl_rt.errors import PromptError
 from internvl_rt.model.cache_size import default_cache_tokens, kv_bytes_per_token
 
-PARTS = ("vit", "projector", "embedding", "llm")
+SUBMODELS = ("vit", "projector", "embedding", "llm")
 
 
 @dataclass(frozen=True)
-class Part:
-    """One part of the model as it is stored."""
+class Submodel:
+    """A tower, the projector, the embedding table or the language model, as it is stored."""
 
     name: str
     precision: str
@@ -33,7 +33,7 @@ class Inspection:
     """The facts of a bundle."""
 
     manifest: Manifest
-    parts: tuple[Part, ...]
+    parts: tuple[Submodel, ...]
     kv_bytes_per_token: int
     context_tokens: int
     """The context that the figures below are for: of the KV cache that ``load`` takes on this machine at this
@@ -100,16 +100,18 @@ def inspect_bundle(
     )
 
 
-def _parts(bundle: Bundle) -> tuple[Part, ...]:
+def _parts(bundle: Bundle) -> tuple[Submodel, ...]:
     manifest = bundle.manifest
-    parameters = dict.fromkeys(PARTS, 0)
-    stored = dict.fromkeys(PARTS, 0)
+    parameters = dict.fromkeys(SUBMODELS, 0)
+    stored = dict.fromkeys(SUBMODELS, 0)
     for spec in tensor_specs(manifest):
         parameters[spec.part] += prod(spec.shape)
         for name in (spec.name, spec.name + SCALES_SUFFIX):
             if name in bundle.places:
                 stored[spec.part] += bundle.places[name].end - bundle.places[name].begin
-    return tuple(Part(name, _precision(manifest, name), parameters[name], stored[name]) for name in PARTS)
+    return tuple(
+        Submodel(name, _precision(manifest, name), parameters[name], stored[name]) for name in SUBMODELS
+    )
 
 
 def _precision(manifest: Manifest, part: str) -> str:

@@ -17,7 +17,7 @@ from internvl_rt.engines.onnxruntime.providers import choose_graph_set, choose_p
 from internvl_rt.engines.onnxruntime.vision import OnnxVision
 from internvl_rt.errors import InternVLError
 
-Part = TypeVar("Part")
+Opened = TypeVar("Opened")
 
 
 class OnnxEngine:
@@ -117,7 +117,7 @@ class OnnxEngine:
         self._embedding = self._vision = self._decoder = None
 
 
-def _open(part: Part | None) -> Part:
+def _open(part: Opened | None) -> Opened:
     if part is None:
         raise InternVLError("this engine is closed. Load the model again.")
     return part

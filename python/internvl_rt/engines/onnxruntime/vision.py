@@ -13,14 +13,14 @@ import numpy.typing as npt
 from internvl_rt import _core
 from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.bundle.graph_ports import COMPRESSED, FEATURES, HIDDEN, PIXEL_VALUES, SCORES, SHUFFLED
-from internvl_rt.bundle.graph_sets import GraphSet, Part
+from internvl_rt.bundle.graph_sets import GraphName, GraphSet
 from internvl_rt.engines.arrays import check_pixel_values
 from internvl_rt.engines.engine import EncodedTiles, Float32Array, Progress
 from internvl_rt.engines.onnxruntime.providers import PROVIDERS, Provider, choose_graph_set
 from internvl_rt.engines.onnxruntime.session import NUMPY_TYPE, Session, contiguous
 from internvl_rt.engines.turns import Turns
 
-VISION_PARTS: tuple[Part, ...] = ("vit", "projector")
+VISION_GRAPHS: tuple[GraphName, ...] = ("vit", "projector")
 
 
 class OnnxVision:
@@ -55,8 +55,8 @@ class OnnxVision:
         threads = threads or _core.usable_cores()
         # Making floats of int8 weights in every run costs little beside a tile's hundreds of rows.
         self._vit, self._projector = (
-            Session(bundle.file(graphs.file(part)), threads, fold_weights=False, providers=providers)
-            for part in VISION_PARTS
+            Session(bundle.file(graphs.file(name)), threads, fold_weights=False, providers=providers)
+            for name in VISION_GRAPHS
         )
         self._flash: Session | None = None
         if manifest.flash is not None:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.bundle.graph_ports import HIDDEN, SHUFFLED
-from internvl_rt.bundle.graph_sets import PARTS, Compute, GraphSet, Part
+from internvl_rt.bundle.graph_sets import GRAPH_NAMES, Compute, GraphName, GraphSet
 from internvl_rt.bundle.manifest import WEIGHTS_FILE, Manifest
 from internvl_rt.bundle.tensors import TensorPlace, tensor_specs
 from internvl_rt.engines.tensorrt.device import Builder
@@ -56,9 +56,9 @@ def estimate(manifest: Manifest, limits: Limits, compute: Compute, *, in_place: 
         in_place: whether the cache is updated where it lies (``onnx24``) or from one buffer into another.
     """
     wide = BYTES[compute]
-    weights = dict.fromkeys(PARTS, 0)
+    weights = dict.fromkeys(GRAPH_NAMES, 0)
     for spec in tensor_specs(manifest):
-        part: Part = "llm" if spec.part == "embedding" else spec.part
+        part: GraphName = "llm" if spec.part == "embedding" else spec.part
         for tensor in spec.stored:
             floats = tensor.dtype in ("float32", "float16", "bfloat16")
             weights[part] += prod(tensor.shape) * wide if floats else tensor.bytes
@@ -143,7 +143,7 @@ def build_engines(
     with staged_engines(bundle, plan) as staging:
         _write_graphs(bundle, plan, staging, write_graphs)
         timing = store_of(bundle) / TIMING_CACHE
-        for part in PARTS:
+        for part in GRAPH_NAMES:
             say(f"building {part}")
             measured = timing.read_bytes() if timing.is_file() else b""
             engine, measured = builder.build(
@@ -161,7 +161,7 @@ def build_engines(
     return folder
 
 
-def engine_profiles(manifest: Manifest, part: Part, limits: Limits) -> tuple[Profile, ...]:
+def engine_profiles(manifest: Manifest, part: GraphName, limits: Limits) -> tuple[Profile, ...]:
     """The profiles of an engine: as ``profiles_of``, where the projector begins at the ViT's output."""
     profiles = profiles_of(manifest, part, limits)
     if part != "projector":

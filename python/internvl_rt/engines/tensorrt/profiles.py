@@ -15,7 +15,7 @@ from internvl_rt.bundle.graph_ports import (
     WRITE_INDICES,
     cache_ports,
 )
-from internvl_rt.bundle.graph_sets import Part
+from internvl_rt.bundle.graph_sets import GraphName
 from internvl_rt.bundle.manifest import LanguageModel, Manifest
 
 Shape = tuple[int, ...]
@@ -53,16 +53,16 @@ Profile = dict[str, ShapeRange]
 """Every input of a graph, by name."""
 
 
-def profiles_of(manifest: Manifest, part: Part, limits: Limits) -> tuple[Profile, ...]:
+def profiles_of(manifest: Manifest, graph: GraphName, limits: Limits) -> tuple[Profile, ...]:
     """The optimisation profiles of a graph (dialects ``onnx24`` and ``trt10``).
 
     The ViT and the projector have one, from a tile to all of a picture's. The language model has two:
     prefill, a chunk of one sequence, and decode, one token of each of several.
     """
-    if part == "llm":
+    if graph == "llm":
         return _prefill(manifest.llm, limits), _decode(manifest.llm, limits)
     shape: Shape
-    if part == "vit":
+    if graph == "vit":
         name, shape = PIXEL_VALUES, (3, manifest.vision.image_size, manifest.vision.image_size)
     else:
         inner = manifest.vision.hidden_size * manifest.projector.downsample**2

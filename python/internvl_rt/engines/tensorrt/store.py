@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from internvl_rt.bundle.bundle import Bundle
-from internvl_rt.bundle.graph_sets import GRAPH_SETS, PARTS, Compute, GraphSet, Part
+from internvl_rt.bundle.graph_sets import GRAPH_NAMES, GRAPH_SETS, Compute, GraphName, GraphSet
 from internvl_rt.bundle.manifest import WEIGHTS_FILE
 from internvl_rt.engines.tensorrt.profiles import Limits, profiles_of
 from internvl_rt.engines.tensorrt.toolkit import Toolkit
@@ -78,11 +78,11 @@ def plan_of(bundle: Bundle, toolkit: Toolkit, limits: Limits, compute: Compute |
     facts = dataclasses.asdict(dataclasses.replace(manifest, files={}))
     facts["weights"] = manifest.files[WEIGHTS_FILE].sha256
     shapes = {
-        part: [
+        graph: [
             {port: dataclasses.astuple(shape) for port, shape in profile.items()}
-            for profile in profiles_of(manifest, part, limits)
+            for profile in profiles_of(manifest, graph, limits)
         ]
-        for part in PARTS
+        for graph in GRAPH_NAMES
     }
     return Plan(
         bundle=_digest(facts),
@@ -101,9 +101,9 @@ def store_of(bundle: Bundle) -> Path:
     return folder.parent / f"{folder.name}.tensorrt"
 
 
-def engine_file(part: Part) -> str:
-    """The name of a part's engine."""
-    return f"{part}.engine"
+def engine_file(graph: GraphName) -> str:
+    """The name of a graph's engine."""
+    return f"{graph}.engine"
 
 
 def find_engines(bundle: Bundle, plan: Plan) -> Path | None:
@@ -113,7 +113,7 @@ def find_engines(bundle: Bundle, plan: Plan) -> Path | None:
         same = (folder / PLAN_FILE).read_text(encoding="utf-8") == plan.to_json()
     except OSError:
         return None
-    return folder if same and all((folder / engine_file(part)).is_file() for part in PARTS) else None
+    return folder if same and all((folder / engine_file(graph)).is_file() for graph in GRAPH_NAMES) else None
 
 
 def built_plans(bundle: Bundle, toolkit: Toolkit) -> tuple[Plan, ...]:

@@ -1,4 +1,4 @@
-#include "prompt/unknown_part.h"
+#include "prompt/unknown_component.h"
 
 #include <string>
 
@@ -7,7 +7,7 @@
 
 namespace internvl {
 
-void throw_unknown_part(std::string_view part, const json::Value& document) {
+void throw_unknown_component(std::string_view component, const json::Value& document) {
   constexpr std::size_t kShown = 300;
   std::string written;
   for (const char c : document.text()) {
@@ -20,7 +20,7 @@ void throw_unknown_part(std::string_view part, const json::Value& document) {
     while ((static_cast<unsigned char>(written[end]) & 0xC0) == 0x80) --end;
     written = written.substr(0, end) + "...";
   }
-  throw BundleError("the tokenizer's " + std::string(part) + " " + written + " is not known.");
+  throw BundleError("the tokenizer's " + std::string(component) + " " + written + " is not known.");
 }
 
 }  // namespace internvl
