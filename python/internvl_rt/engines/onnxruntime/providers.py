@@ -13,6 +13,7 @@ import onnxruntime
 
 from internvl_rt.bundle.bundle import Bundle
 from internvl_rt.bundle.graph_sets import GRAPH_SETS, GraphSet
+from internvl_rt.engines.versions import release_of
 from internvl_rt.errors import BundleError, DeviceError
 
 
@@ -154,7 +155,7 @@ def choose_graph_set(
         BundleError: if the bundle has none that it runs.
     """
     wanted = providers[0].graph_sets
-    old = language_model and _release() < _SCATTER_RELEASE
+    old = language_model and release_of(onnxruntime.__version__) < _SCATTER_RELEASE
     if old:
         wanted = tuple(name for name in wanted if GRAPH_SETS[name].dialect != "onnx24")
     there = {graphs.name for graphs in bundle.manifest.graph_sets}
@@ -168,10 +169,6 @@ def choose_graph_set(
         f"graphs of the dialects {', '.join(wanted)}; this bundle has {has}. "
         f"Export it again with --dialect {wanted[0]}{update}."
     )
-
-
-def _release() -> tuple[int, ...]:
-    return tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
 
 
 def open_session(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from internvl_rt.bundle.graph_sets import Dialect
+from internvl_rt.engines.versions import release_of
 from internvl_rt.errors import DeviceError
 
 OLDEST = (10, 3)
@@ -50,8 +51,7 @@ def version_of(text: str) -> tuple[int, int]:
     Raises:
         DeviceError: if it is no version, or one that is not supported.
     """
-    found = re.match(r"(\d+)\.(\d+)", text)
-    version = (int(found[1]), int(found[2])) if found else (0, 0)
+    version = release_of(text)
     if not OLDEST <= version < (NEWEST + 1, 0):
         raise DeviceError(
             f"TensorRT {text[:50]} is installed; this release works with 10.3 to {NEWEST}. "
