@@ -15,6 +15,7 @@
 #include "api/error_status.h"
 #include "api/loaded_model.h"
 #include "generation/milliseconds.h"
+#include "generation/options.h"
 #include "image/camera_formats.h"
 #include "prompt/messages.h"
 #include "runtime/error.h"
@@ -106,11 +107,12 @@ internvl_ask_options default_ask_options() {
   const internvl::GenerationSettings own;
   options.size = sizeof options;
   options.max_new_tokens = static_cast<std::int64_t>(own.max_new_tokens);
-  options.temperature = 1.0;
-  options.top_p = 1.0;
-  options.top_k = 50;  // what transformers does
-  options.repetition_penalty = 1.0;
-  options.answers = 1;
+  options.temperature = internvl::kTemperature.standard;
+  options.top_p = internvl::kTopP.standard;
+  options.top_k = own.sampling.top_k;
+  options.repetition_penalty = internvl::kRepetitionPenalty.standard;
+  options.answers = internvl::kAnswers.standard;
+  options.priority = internvl::kPriority.standard;
   return options;
 }
 
@@ -243,30 +245,26 @@ internvl::KeepTokens keep_of(std::int32_t number) {
 Asked asked_of(const internvl_question& question, const internvl_ask_options* given) {
   const internvl_ask_options all = taken(given, "internvl_ask_options", default_ask_options());
   Asked asked;
-  if (all.max_new_tokens < 1) {
-    throw PromptError("max_new_tokens must be at least 1, not " + std::to_string(all.max_new_tokens) + ".");
-  }
-  if (all.answers < 1) {
-    throw PromptError("the number of answers must be from 1 to 256, not " + std::to_string(all.answers) +
-                      ".");
-  }
   if (all.answers > 1 && all.streamed != 0) {
     throw PromptError("several answers cannot be streamed. Ask for one, or wait for all.");
   }
   asked.as_one = all.as_one != 0;
   asked.images = question.images;
   asked.tiles = {unless_zero(all.max_tiles), detail_of(all.detail).value_or(Detail::automatic)};
-  asked.settings.max_new_tokens = static_cast<std::size_t>(all.max_new_tokens);
+  asked.settings.max_new_tokens =
+      static_cast<std::size_t>(internvl::kMaxNewTokens.checked(all.max_new_tokens));
   asked.settings.do_sample = all.do_sample != 0;
-  asked.settings.sampling = {static_cast<float>(all.temperature), all.top_k, static_cast<float>(all.top_p),
-                             static_cast<float>(all.repetition_penalty)};
+  asked.settings.sampling = {
+      static_cast<float>(internvl::kTemperature.checked(all.temperature)), internvl::kTopK.checked(all.top_k),
+      static_cast<float>(internvl::kTopP.checked(all.top_p)),
+      static_cast<float>(internvl::kRepetitionPenalty.checked(all.repetition_penalty))};
   asked.settings.stop = texts_of(all.stop, all.stop_count, "stop");
   asked.settings.keep = keep_of(all.keep_special_tokens);
   asked.settings.ignore_stop_tokens = all.ignore_stop_tokens != 0;
   asked.choices = texts_of(all.choices, all.choices_count, "choices");
   if (all.has_seed != 0) asked.seed = all.seed;
-  asked.answers = static_cast<std::size_t>(all.answers);
-  asked.priority = all.priority;
+  asked.answers = static_cast<std::size_t>(internvl::kAnswers.checked(all.answers));
+  asked.priority = static_cast<int>(internvl::kPriority.checked(all.priority));
   asked.streamed = all.streamed != 0;
   internvl::api::check(asked);
   asked.conversation = conversation_of(question, asked.as_one);

@@ -22,21 +22,6 @@ namespace {
 
 // Prompt tokens that are computed at once: it bounds the memory of activations.
 constexpr std::size_t prefill_chunk = 256;
-constexpr std::int64_t most_threads = 1024;
-constexpr std::size_t most_answers = 256;
-constexpr int most_priority = 1000;
-constexpr double most_seconds = 1e9;
-
-std::string shown(double value) {
-  std::string text = std::to_string(value);
-  text.erase(text.find_last_not_of('0') + 1);
-  return text + (text.ends_with('.') ? "0" : "");
-}
-
-void require(bool holds, std::string_view name, std::string_view expected, const std::string& found) {
-  if (holds) return;
-  throw PromptError(std::string(name) + " must be " + std::string(expected) + ", not " + found + ".");
-}
 
 std::shared_ptr<const Tokenizer> read_tokenizer(const Bundle& bundle) {
   const std::filesystem::path path = bundle.file(kTokenizerFile);
@@ -67,44 +52,21 @@ std::uint64_t new_seed() {
 }
 
 void check(const LoadOptions& options) {
-  if (options.threads) {
-    require(*options.threads >= 1 && *options.threads <= most_threads, "threads", "from 1 to 1024",
-            std::to_string(*options.threads));
-  }
-  require(options.max_waiting >= 1, "max_waiting", "at least 1", std::to_string(options.max_waiting));
-  require(options.max_wait_s >= 0.0 && options.max_wait_s <= most_seconds, "max_wait",
-          "a number of seconds, 0 or more", shown(options.max_wait_s));
+  if (options.threads) kThreads.checked(*options.threads);
+  kMaxWaiting.checked(options.max_waiting);
+  kMaxWaitSeconds.checked(options.max_wait_s);
 }
 
 }  // namespace
 
 void check(const Asked& asked) {
   const GenerationSettings& settings = asked.settings;
-  const SamplingOptions& sampling = settings.sampling;
-  require(settings.max_new_tokens >= 1, "max_new_tokens", "at least 1",
-          std::to_string(settings.max_new_tokens));
-  require(std::isfinite(sampling.temperature) && sampling.temperature >= 0.0F, "temperature",
-          "a number of at least 0", shown(sampling.temperature));
-  require(sampling.top_p > 0.0F && sampling.top_p <= 1.0F, "top_p", "a number above 0 and at most 1",
-          shown(sampling.top_p));
-  require(sampling.top_k >= 0, "top_k", "at least 0", std::to_string(sampling.top_k));
-  require(std::isfinite(sampling.repetition_penalty) && sampling.repetition_penalty > 0.0F,
-          "repetition_penalty", "a number above 0", shown(sampling.repetition_penalty));
-  require(asked.priority >= -most_priority && asked.priority <= most_priority, "priority",
-          "from -1000 to 1000", std::to_string(asked.priority));
-  for (const std::string& text : settings.stop) {
-    require(!text.empty(), "stop", "texts of at least one character", "''");
-  }
-  for (const std::string& text : asked.choices) {
-    require(!text.empty() && stripped(text) == text, "choices",
-            "texts without white space around them, as answers are", "'" + text + "'");
-  }
+  check_stop(settings.stop);
+  check_choices(asked.choices);
   if (!asked.choices.empty() && settings.ignore_stop_tokens) {
     throw PromptError("choices end the answer, and ignore_stop_tokens does not let them. Give one.");
   }
-  require(asked.answers >= 1 && asked.answers <= most_answers, "the number of answers", "from 1 to 256",
-          std::to_string(asked.answers));
-  if (asked.answers > 1 && (!settings.do_sample || sampling.temperature == 0.0F)) {
+  if (asked.answers > 1 && !settings.draws()) {
     throw PromptError(std::to_string(asked.answers) +
                       " answers without do_sample would be the same. Set do_sample, and a temperature above "
                       "0.");
@@ -214,7 +176,6 @@ std::vector<AnswerRequest> LoadedModel::answers_of(const Asked& asked) {
   std::vector<AnswerRequest> answers(asked.answers);
   for (std::size_t i = 0; i < answers.size(); ++i) {
     answers[i].settings = asked.settings;
-    if (asked.settings.sampling.temperature == 0.0F) answers[i].settings.do_sample = false;
     answers[i].seed = seed;
     answers[i].index = i;
     if (asked.choices.empty()) continue;

@@ -14,6 +14,7 @@
 #include "bundle/manifest.h"
 #include "generation/cache_size.h"
 #include "generation/generation_settings.h"
+#include "generation/options.h"
 #include "generation/prompt_planner.h"
 #include "generation/request.h"
 #include "generation/scheduler.h"
@@ -31,8 +32,8 @@ struct LoadOptions {
   std::optional<std::int64_t> cache_tokens;
   std::optional<CacheType> cache_type;
   std::optional<std::int64_t> max_context;
-  std::int64_t max_waiting = 256;
-  double max_wait_s = 300.0;
+  std::int64_t max_waiting = kMaxWaiting.standard;
+  double max_wait_s = kMaxWaitSeconds.standard;
   bool verify = false;
 };
 
@@ -52,7 +53,7 @@ struct Asked {
   GenerationSettings settings;
   std::vector<std::string> choices;  // the answer is one of these; none: any text
   std::optional<std::uint64_t> seed;
-  std::size_t answers = 1;
+  std::size_t answers = kAnswers.standard;
   int priority = 0;
   bool streamed = false;
   std::chrono::steady_clock::time_point begun = std::chrono::steady_clock::now();
@@ -91,7 +92,7 @@ class LoadedModel {
   std::shared_ptr<const TokenTable> table_;  // made for the first choices
 };
 
-// Throws PromptError for a value that is out of its range.
+// Throws PromptError for what does not go together.
 void check(const Asked& asked);
 
 }  // namespace internvl::api

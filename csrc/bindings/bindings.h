@@ -13,6 +13,7 @@ void register_decoder(pybind11::module_& module);
 void register_engine(pybind11::module_& module);
 void register_errors(pybind11::module_& module);
 void register_image(pybind11::module_& module);
+void register_options(pybind11::module_& module);
 void register_pixel_shuffle(pybind11::module_& module);
 void register_prompt_planner(pybind11::module_& module);
 void register_renderer(pybind11::module_& module);

@@ -6,6 +6,7 @@ PYBIND11_MODULE(_core, module) {
   register_errors(module);
   register_runtime(module);
   register_image(module);
+  register_options(module);
   register_pixel_shuffle(module);
   register_sampler(module);
   register_tokenizer(module);

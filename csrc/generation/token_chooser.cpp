@@ -21,7 +21,7 @@ void mask(std::span<const float> logits, std::span<const std::uint8_t> allowed, 
 
 TokenChooser::TokenChooser(const GenerationSettings& settings, std::uint64_t seed, std::uint64_t index,
                            std::shared_ptr<Constraint> constraint)
-    : do_sample_(settings.do_sample),
+    : draws_(settings.draws()),
       options_(settings.sampling),
       sampler_(index == 0 ? Sampler(seed) : Sampler(seed).fork(index)),
       constraint_(std::move(constraint)) {}
@@ -31,8 +31,8 @@ std::int64_t TokenChooser::choose(std::span<const float> logits) {
     mask(logits, constraint_->allowed(), masked_);
     logits = masked_;
   }
-  const std::int64_t token = do_sample_ ? sampler_.sample(logits, options_, history_)
-                                        : argmax(logits, options_.repetition_penalty, history_);
+  const std::int64_t token = draws_ ? sampler_.sample(logits, options_, history_)
+                                    : argmax(logits, options_.repetition_penalty, history_);
   take(token);
   return token;
 }
@@ -41,7 +41,7 @@ std::optional<std::int64_t> TokenChooser::choose_forced() {
   if (constraint_ == nullptr) return std::nullopt;
   const std::optional<std::int64_t> token = constraint_->forced();
   if (!token) return std::nullopt;
-  if (do_sample_) sampler_.skip();
+  if (draws_) sampler_.skip();
   take(*token);
   return token;
 }

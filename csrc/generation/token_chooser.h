@@ -37,7 +37,7 @@ class TokenChooser {
  private:
   void take(std::int64_t token);
 
-  bool do_sample_;
+  bool draws_;
   SamplingOptions options_;
   Sampler sampler_;
   std::shared_ptr<Constraint> constraint_;

@@ -41,6 +41,38 @@ _Path = str | PathLike[str]
 _Dialect = Literal["onnx24", "ort", "trt10"]
 _Compute = Literal["fp32", "fp16", "bf16"]
 
+# The range and the default of an option.
+class IntegerOption:
+    @property
+    def least(self) -> int: ...
+    @property
+    def most(self) -> int: ...
+    @property
+    def default(self) -> int: ...
+
+class NumberOption:
+    def takes(self, value: float) -> bool: ...
+    # In words, such as "above 0".
+    @property
+    def range(self) -> str: ...
+    @property
+    def default(self) -> float: ...
+
+THREADS: IntegerOption
+MAX_WAITING: IntegerOption
+MAX_WAIT_S: NumberOption
+ANSWERS: IntegerOption
+PRIORITY: IntegerOption
+MAX_NEW_TOKENS: IntegerOption
+TOP_K: IntegerOption
+TEMPERATURE: NumberOption
+TOP_P: NumberOption
+REPETITION_PENALTY: NumberOption
+
+# Each raises PromptError for a text that is out of its range.
+def check_stop(texts: Iterable[str]) -> None: ...
+def check_choices(texts: Iterable[str]) -> None: ...
+
 # Of errors; errors.py has advice for each.
 ERROR_CODES: tuple[str, ...]
 

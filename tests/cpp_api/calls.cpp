@@ -50,6 +50,24 @@ void require_error(const char* words, Call call) {
   throw std::runtime_error(std::string("no error about ") + words);
 }
 
+// The headers say them a second time, to be read.
+void check_defaults() {
+  internvl_load_options load;
+  internvl_load_options_init(&load, sizeof load);
+  const internvl::LoadOptions own_load;
+  require(own_load.max_waiting == load.max_waiting && own_load.max_wait_s == load.max_wait_s,
+          "LoadOptions have other defaults");
+  internvl_ask_options ask;
+  internvl_ask_options_init(&ask, sizeof ask);
+  const internvl::AskOptions own;
+  require(own.max_new_tokens == ask.max_new_tokens && own.do_sample == (ask.do_sample != 0) &&
+              own.temperature == ask.temperature && own.top_p == ask.top_p && own.top_k == ask.top_k &&
+              own.repetition_penalty == ask.repetition_penalty && own.priority == ask.priority,
+          "AskOptions have other defaults");
+  require(ask.max_new_tokens == 1024 && ask.top_k == 50 && ask.answers == 1 && load.max_waiting == 256,
+          "the library has other defaults than its documentation");
+}
+
 void check_errors(const Model& model, const Image& picture) {
   require_error<internvl::BundleError>("/nowhere", [] { Model::load("/nowhere"); });
   require_error<internvl::PromptError>("threads", [&] { Model::load("/nowhere", {.threads = 0}); });
@@ -58,7 +76,10 @@ void check_errors(const Model& model, const Image& picture) {
   require_error<internvl::PromptError>(
       "both say", [&] { model.chat("?", {picture}, {.max_tiles = 2, .detail = internvl::Detail::low}); });
   require_error<internvl::PromptError>("2 image places", [&] { model.chat("<image><image>", {picture}); });
-  require_error<internvl::PromptError>("top_p", [&] { model.chat("?", {}, {.top_p = 0.0}); });
+  require_error<internvl::PromptError>("top_p must be a number above 0 and at most 1, not 0.0",
+                                       [&] { model.chat("?", {}, {.top_p = 0.0}); });
+  require_error<internvl::PromptError>("priority must be an integer from -1000 to 1000, not 1001",
+                                       [&] { model.chat("?", {}, {.priority = 1001}); });
   require_error<internvl::PromptError>("would be the same", [&] { model.answers("?", {}, 2); });
   require_error<internvl::PromptError>("shorten the text", [&] { model.chat(std::string(40000, 'x')); });
   require_error<internvl::PromptError>("more than the context",
@@ -181,6 +202,7 @@ int main(int, char** argv) {
                                                .seed = 7})) {
       print("several", answer);
     }
+    check_defaults();
     check_errors(model, picture);
     check_streams(model, picture);
     check_threads(model, picture);

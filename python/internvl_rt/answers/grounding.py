@@ -16,6 +16,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from internvl_rt.arguments import integer_of
 from internvl_rt.errors import ImageError, PromptError
 from internvl_rt.files.regular import read_regular_file
 from internvl_rt.prompts.control_tokens import GROUNDING_TOKENS, IMAGE_MARK
@@ -215,7 +216,8 @@ def draw_boxes(
     picture = Image.fromarray(decode_image(image, orientation=seen)).copy()
     if line_width is None:
         line_width = max(2, round(max(picture.size) / 250))
-    if isinstance(line_width, bool) or not isinstance(line_width, int) or line_width < 1:
+    width = integer_of(line_width)
+    if width is None or width < 1:
         raise ImageError(f"line_width must be an integer of at least 1 pixel, not {line_width!r}.")
     letters = _font(font, max(11, round(max(picture.size) / 45)))
     draw = ImageDraw.Draw(picture)
@@ -223,9 +225,9 @@ def draw_boxes(
     for box in drawn:
         colour = colours.setdefault(box.label, _COLOURS[len(colours) % len(_COLOURS)])
         if box.corners is None:
-            draw.rectangle((box.x1, box.y1, box.x2, box.y2), outline=colour, width=line_width)
+            draw.rectangle((box.x1, box.y1, box.x2, box.y2), outline=colour, width=width)
         else:
-            draw.line((*box.corners, box.corners[0]), fill=colour, width=line_width, joint="curve")
+            draw.line((*box.corners, box.corners[0]), fill=colour, width=width, joint="curve")
         if box.label:
             _draw_label(draw, box, colour, letters, picture.size)
     return picture

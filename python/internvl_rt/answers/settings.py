@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias, TypedDict, cast, get_args
 
-from internvl_rt.arguments import checked_integer
+from internvl_rt import _core
+from internvl_rt.arguments import checked_integer, checked_number, checked_option
 from internvl_rt.errors import PromptError
 from internvl_rt.prompts.tokenizer import KeepTokens
 
 JsonSchema: TypeAlias = Mapping[str, Any] | type[Any]
-
-MOST_SEQUENCES = 256
-"""Answers that are written together."""
 
 
 @dataclass(frozen=True)
@@ -26,17 +23,17 @@ class GenerationSettings:
         PromptError: for a value outside of its range or of another type. The message names the argument.
     """
 
-    max_new_tokens: int = 1024
+    max_new_tokens: int = _core.MAX_NEW_TOKENS.default
     """The answer ends here at the latest, at least 1."""
     do_sample: bool = False
     """Draw tokens at random; otherwise the likeliest token is taken and the next three do nothing."""
-    temperature: float = 1.0
+    temperature: float = _core.TEMPERATURE.default
     """Below 1 the likely tokens get likelier. 0 takes the likeliest, whatever ``do_sample`` says."""
-    top_p: float = 1.0
+    top_p: float = _core.TOP_P.default
     """Draw from the likeliest tokens that together have this probability, above 0 up to 1."""
-    top_k: int = 50
+    top_k: int = _core.TOP_K.default
     """Draw from this many likeliest tokens; 0 draws from all. 50 is what transformers does."""
-    repetition_penalty: float = 1.0
+    repetition_penalty: float = _core.REPETITION_PENALTY.default
     """Above 1 makes tokens that the answer has already less likely, sampled or not."""
     seed: int | None = None
     """The same seed, prompt and settings draw the same answer; None takes a new one each time."""
@@ -56,17 +53,22 @@ class GenerationSettings:
     look-around and back references."""
     choices: tuple[str, ...] | None = None
     """The answer is one of these texts."""
-    priority: int = 0
+    priority: int = _core.PRIORITY.default
     """Of requests that wait, those of a higher priority come first; where the cache is full they take the
     room of answers of a lower one, which are written on later."""
 
     def __post_init__(self) -> None:
-        self._set("max_new_tokens", checked_integer("max_new_tokens", self.max_new_tokens, 1))
-        self._set("top_k", checked_integer("top_k", self.top_k, 0))
-        self._set("temperature", _number("temperature", self.temperature, "of at least 0", zero=True))
-        self._set("top_p", _number("top_p", self.top_p, "above 0 and at most 1", most=1.0))
-        self._set("repetition_penalty", _number("repetition_penalty", self.repetition_penalty, "above 0"))
-        self._set("priority", checked_integer("priority", self.priority, -1000, 1000))
+        self._set(
+            "max_new_tokens", checked_option("max_new_tokens", self.max_new_tokens, _core.MAX_NEW_TOKENS)
+        )
+        self._set("top_k", checked_option("top_k", self.top_k, _core.TOP_K))
+        self._set("temperature", checked_number("temperature", self.temperature, _core.TEMPERATURE))
+        self._set("top_p", checked_number("top_p", self.top_p, _core.TOP_P))
+        self._set(
+            "repetition_penalty",
+            checked_number("repetition_penalty", self.repetition_penalty, _core.REPETITION_PENALTY),
+        )
+        self._set("priority", checked_option("priority", self.priority, _core.PRIORITY))
         if self.seed is not None:
             self._set("seed", checked_integer("seed", self.seed, 0, most=2**64 - 1))
         self._set("stop", _stop_strings(self.stop))
@@ -101,16 +103,6 @@ class GenerationSettings:
         object.__setattr__(self, name, value)
 
 
-def _number(name: str, value: Any, expected: str, most: float = math.inf, zero: bool = False) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise PromptError(f"{name} must be a number {expected}, not {value!r}.") from None
-    if not ((0.0 < number <= most and math.isfinite(number)) or (zero and number == 0.0)):
-        raise PromptError(f"{name} must be a number {expected}, not {value!r}.")
-    return number
-
-
 def _kept(value: object) -> KeepTokens:
     for choice in get_args(KeepTokens):
         if value == choice:
@@ -123,8 +115,9 @@ def _stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
         raise PromptError(f"stop must be a text or a list of texts, not {stop!r}.")
     strings = (stop,) if isinstance(stop, str) else tuple(stop)
     for string in strings:
-        if not isinstance(string, str) or not string:
+        if not isinstance(string, str):
             raise PromptError(f"stop must be texts of at least one character, not {string!r}.")
+    _core.check_stop(strings)
     return strings
 
 
@@ -146,11 +139,12 @@ def _choices(choices: Any) -> tuple[str, ...]:
     if isinstance(choices, (str, bytes)) or not isinstance(choices, Sequence) or not choices:
         raise PromptError(f"choices must be a list of at least one text, not {choices!r:.200}.")
     for choice in choices:
-        if not isinstance(choice, str) or not choice or choice != choice.strip():
+        if not isinstance(choice, str):
             raise PromptError(
                 f"choices must be texts without white space around them, as answers are; found "
                 f"{choice!r:.200}."
             )
+    _core.check_choices(choices)
     return tuple(choices)
 
 
@@ -191,6 +185,6 @@ def checked_sequences(number: Any, name: str = "num_return_sequences") -> int:
     """A number of answers.
 
     Raises:
-        PromptError: unless it is an integer from 1 to ``MOST_SEQUENCES``.
+        PromptError: unless it is an integer from 1 to 256.
     """
-    return checked_integer(name, number, 1, MOST_SEQUENCES)
+    return checked_option(name, number, _core.ANSWERS)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
 from internvl_rt import _core
+from internvl_rt.arguments import integer_of
 from internvl_rt.bundle.manifest import IMAGENET_MEAN, IMAGENET_STD, Tiling
 from internvl_rt.errors import ImageError
 from internvl_rt.images.decode import MAX_PIXELS, ImageSource, Orientation, RgbArray, decode_image
 
 Float32Array = npt.NDArray[np.float32]
-
-MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -158,12 +155,16 @@ def _with_contiguous_rows(rgb: RgbArray) -> RgbArray:
 
 
 def _team(threads: int | None) -> _core.ThreadTeam:
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, SupportsIndex)):
-        raise ImageError(f"threads must be an integer of at least 1, or None for all cores, not {threads!r}.")
-    threads = None if threads is None else operator.index(threads)
-    if threads is not None and not 1 <= threads <= MAX_THREADS:
-        raise ImageError(f"threads must be from 1 to {MAX_THREADS}, or None for all cores, not {threads}.")
-    return _team_of(threads or 0, os.getpid())
+    if threads is None:
+        return _team_of(0, os.getpid())
+    number, least, most = integer_of(threads), _core.THREADS.least, _core.THREADS.most
+    if number is None:
+        raise ImageError(
+            f"threads must be an integer of at least {least}, or None for all cores, not {threads!r}."
+        )
+    if not least <= number <= most:
+        raise ImageError(f"threads must be from {least} to {most}, or None for all cores, not {number}.")
+    return _team_of(number, os.getpid())
 
 
 @lru_cache(maxsize=4)

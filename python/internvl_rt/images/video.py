@@ -19,7 +19,7 @@ from typing import Any, TypeAlias, cast
 from PIL import Image
 
 from internvl_rt._core import IMAGE_MARK
-from internvl_rt.arguments import checked_integer
+from internvl_rt.arguments import checked_integer, number_of
 from internvl_rt.errors import ImageError, PromptError
 from internvl_rt.files.regular import open_regular_file
 from internvl_rt.images import ImageSource, decode_image
@@ -223,11 +223,8 @@ class _Rule:
 
 
 def _positive(name: str, value: Any, *, or_zero: bool = False) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if isinstance(value, bool) or not math.isfinite(number) or number < 0 or (number == 0 and not or_zero):
+    number = number_of(value)
+    if not math.isfinite(number) or number < 0 or (number == 0 and not or_zero):
         raise PromptError(
             f"{name} must be a number {'of at least' if or_zero else 'above'} 0, not {value!r}."
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from internvl_rt import _core
-from internvl_rt.arguments import checked_integer
+from internvl_rt.arguments import checked_number, checked_option
 from internvl_rt.bundle.bundle import Bundle, open_bundle
 from internvl_rt.bundle.manifest import Manifest
 from internvl_rt.engines.engine import Engine
@@ -23,8 +23,6 @@ from internvl_rt.prompts.tokenizer import PromptTokenizer
 ENGINES = {"native": "NativeEngine", "onnxruntime": "OnnxEngine", "tensorrt": "TensorRtEngine"}
 """The modules of ``internvl_rt.engines``, and the engine's class in each."""
 DEVICES = ("auto", "cpu")
-MAX_WAIT_S = 300.0
-MAX_WAITING = 256
 
 
 def load(
@@ -36,8 +34,8 @@ def load(
     cache_tokens: int | None = None,
     cache_type: CacheType | None = None,
     max_context: int | None = None,
-    max_wait_s: float = MAX_WAIT_S,
-    max_waiting: int = MAX_WAITING,
+    max_wait_s: float = _core.MAX_WAIT_S.default,
+    max_waiting: int = _core.MAX_WAITING.default,
     verify: bool = False,
     providers: Sequence[str] | None = None,
     orientation: Orientation | None = None,
@@ -86,7 +84,7 @@ def load(
     check_engine(engine)
     check_cache_type(engine, cache_type)
     _check_device(device, engine)
-    max_wait_s = _seconds("max_wait_s", max_wait_s)
+    max_wait_s = checked_number("max_wait_s", max_wait_s, _core.MAX_WAIT_S)
     bundle = open_bundle(path, verify=verify)
     stored = stored_type(engine, bundle.manifest, cache_type)
     cache_tokens, context_tokens = context_of(bundle.manifest, cache_tokens, max_context, stored)
@@ -101,7 +99,7 @@ def load(
         cache_type,
         rules,
         max_wait_s,
-        checked_integer("max_waiting", max_waiting, 1),
+        checked_option("max_waiting", max_waiting, _core.MAX_WAITING),
     )[0]
 
 
@@ -119,8 +117,8 @@ def assemble(
     providers: Sequence[str] | None = None,
     cache_type: CacheType | None = None,
     rules: PictureRules | None = None,
-    max_wait_s: float = MAX_WAIT_S,
-    max_waiting: int = MAX_WAITING,
+    max_wait_s: float = _core.MAX_WAIT_S.default,
+    max_waiting: int = _core.MAX_WAITING.default,
 ) -> tuple[Model, Engine]:
     """A model, and the engine that it computes with; arguments as for ``load``.
 
@@ -130,7 +128,7 @@ def assemble(
         PromptError: if ``threads`` is out of range.
     """
     if threads is not None:
-        threads = checked_integer("threads", threads, 1, 1024)
+        threads = checked_option("threads", threads, _core.THREADS)
     tokenizer = PromptTokenizer.from_bundle(bundle.folder, bundle.manifest.prompt)
     try:
         renderer = _core.PromptRenderer(tokenizer, bundle.manifest.prompt, bundle.manifest.tokens_per_tile)
@@ -224,15 +222,3 @@ def _check_device(device: str, engine: str) -> None:
             "device='cpu', engine='tensorrt': TensorRT computes on an NVIDIA GPU. Use device='auto', or "
             "engine='native' for the CPU."
         )
-
-
-def _seconds(name: str, value: Any) -> float:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        seconds = float(value)
-    except (TypeError, ValueError, OverflowError):
-        seconds = -1.0
-    if not 0.0 <= seconds <= 1e9:
-        raise PromptError(f"{name} must be a number of seconds, 0 or more, not {value!r}.")
-    return seconds
