@@ -298,7 +298,17 @@ void register_choices(py::module_& module) {
              const GilRelease release;
              return std::make_shared<TokenTable>(tokenizer, vocab_size);
            }),
-           py::arg("tokenizer"), py::arg("vocab_size"));
+           py::arg("tokenizer"), py::arg("vocab_size"))
+      .def_property_readonly("bytes",
+                             [](const TokenTable& table) {
+                               py::list all;
+                               for (const std::string& bytes : table.bytes()) all.append(py::bytes(bytes));
+                               return all;
+                             })
+      .def_property_readonly("special_ids", [](const TokenTable& table) {
+        const auto ids = table.special_ids();
+        return std::vector<std::int64_t>(ids.begin(), ids.end());
+      });
   py::class_<Choices, std::shared_ptr<Choices>>(module, "Choices")
       .def(py::init([](std::shared_ptr<Tokenizer> tokenizer, std::shared_ptr<TokenTable> table,
                        const py::iterable& texts, std::vector<std::int64_t> stop_ids) {

@@ -612,6 +612,12 @@ class TokenTable:
     """The tokens of a vocabulary by the bytes that they write."""
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None: ...
+    # What every token writes [vocab_size].
+    @property
+    def bytes(self) -> list[bytes]: ...
+    # Tokens that no text becomes.
+    @property
+    def special_ids(self) -> list[int]: ...
 
 class Choices:
     """The form of one answer that is one of several texts."""

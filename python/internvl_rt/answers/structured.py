@@ -110,12 +110,12 @@ class Constraints:
 
     def __init__(self, tokenizer: PromptTokenizer, stop_ids: Sequence[int], vocab_size: int) -> None:
         """Does nothing yet: the table of tokens is built for the first form."""
-        self._prompt_tokenizer = tokenizer
+        self._tokenizer = tokenizer
         self._stop_ids = list(stop_ids)
         self._vocab_size = vocab_size
         self._lock = threading.Lock()
-        self._tokenizer: Any = None
         self._table: _core.TokenTable | None = None
+        self._llguidance_tokenizer: Any = None
 
     def compile(
         self, settings: GenerationSettings, answers: int
@@ -154,20 +154,23 @@ class Constraints:
         except UnicodeEncodeError as error:
             raise _no_character("choices", error) from error
         with self._lock:
-            if self._table is None:
-                self._table = _core.TokenTable(self._prompt_tokenizer, self._vocab_size)
-        return [
-            _core.Choices(self._prompt_tokenizer, self._table, texts, self._stop_ids) for _ in range(answers)
-        ]
+            table = self._token_table()
+        return [_core.Choices(self._tokenizer, table, texts, self._stop_ids) for _ in range(answers)]
+
+    def _token_table(self) -> _core.TokenTable:
+        """What each token writes. Under the lock."""
+        if self._table is None:
+            self._table = _core.TokenTable(self._tokenizer, self._vocab_size)
+        return self._table
 
     def _grammar(self, library: Any, settings: GenerationSettings, *, forcing: bool = True) -> Any:
         # llguidance tokenises the text that a form forces, which begins anywhere in an answer. A tokenizer
         # that puts a space in front of every text cannot do that.
-        forcing = forcing and _bytes_of(self._prompt_tokenizer, "a") == b"a"
+        forcing = forcing and _bytes_of(self._tokenizer, "a") == b"a"
         options = "" if forcing else '%llguidance {"no_forcing": true}\n'
         # A SentencePiece model may begin its answer with the space that stands for the beginning of a text,
         # and that is no part of the text. So a text that begins with a space of its own comes with two.
-        space = bool(self._prompt_tokenizer.artificial_spaces)
+        space = bool(self._tokenizer.artificial_spaces)
         if settings.schema is not None:
             assert isinstance(settings.schema, dict), "the settings made a dictionary of it"
             schema = json.dumps({**settings.schema, "x-guidance": _JSON_SEPARATORS})
@@ -187,23 +190,23 @@ class Constraints:
 
     def _tokens(self, library: Any) -> Any:
         with self._lock:
-            if self._tokenizer is None:
-                tokens = _Tokens(self._prompt_tokenizer, self._stop_ids, self._vocab_size)
-                self._tokenizer = library.LLTokenizer(
+            if self._llguidance_tokenizer is None:
+                tokens = _Tokens(self._tokenizer, self._token_table(), self._stop_ids)
+                self._llguidance_tokenizer = library.LLTokenizer(
                     library.TokenizerWrapper(tokens), n_vocab=self._vocab_size, eos_token=self._stop_ids
                 )
-            return self._tokenizer
+            return self._llguidance_tokenizer
 
 
 class _Tokens:
     """The tokens of a model as llguidance asks for them."""
 
-    def __init__(self, tokenizer: PromptTokenizer, stop_ids: Sequence[int], vocab_size: int) -> None:
+    def __init__(self, tokenizer: PromptTokenizer, table: _core.TokenTable, stop_ids: Sequence[int]) -> None:
         self._tokenizer = tokenizer
         self.eos_token_id = stop_ids[0]
         self.bos_token_id: int | None = None
-        self.tokens = [tokenizer.token_bytes(i, "all") for i in range(vocab_size)]
-        self.special_token_ids = [i for i in range(vocab_size) if tokenizer.is_special(i)]
+        self.tokens = table.bytes
+        self.special_token_ids = table.special_ids
 
     def __call__(self, text: bytes) -> list[int]:
         return self._tokenizer.encode(text.decode("utf-8", "surrogateescape"))
