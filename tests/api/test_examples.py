@@ -24,7 +24,7 @@ TESTED = {
     "video.py",
     "vote.py",
 }
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples/python"
 
 
 def run(name: str, *arguments: object) -> str:

@@ -1,6 +1,6 @@
 """Answers of a given form: JSON that keeps a schema, and one of several choices.
 
-python examples/structured.py BUNDLE PICTURE
+python examples/python/structured.py BUNDLE PICTURE
 """
 
 from __future__ import annotations

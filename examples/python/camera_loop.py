@@ -1,6 +1,6 @@
 """A robot's loop: a question about every frame, the newest frame first, and the latency at the end.
 
-    python examples/camera_loop.py BUNDLE --frames FOLDER --question "Is the path free?"
+    python examples/python/camera_loop.py BUNDLE --frames FOLDER --question "Is the path free?"
 
 Without --frames the frames are drawn. A camera does not wait for a model: the thread below hands over
 frames at a fixed rate, and what was not looked at when the next one comes is dropped.

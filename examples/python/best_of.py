@@ -1,6 +1,6 @@
 """Writes several candidates and takes the best one.
 
-python examples/best_of.py BUNDLE PICTURE "Which way does the arrow point?" --critic VISUALPRM_BUNDLE
+python examples/python/best_of.py BUNDLE PICTURE "Which way does the arrow point?" --critic VISUALPRM_BUNDLE
 
 Without --critic the candidates are scored by a function: here, how short they are.
 """

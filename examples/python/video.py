@@ -1,6 +1,6 @@
 """Asks about a video: eight frames of it, spread over the whole or a part.
 
-python examples/video.py BUNDLE clip.mp4 "What happens?" --num-frames 8 --start 2 --end 6
+python examples/python/video.py BUNDLE clip.mp4 "What happens?" --num-frames 8 --start 2 --end 6
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Answers several times and lets the answers vote; the picture is encoded once.
 
-python examples/vote.py BUNDLE PICTURE "How many objects are on the table?" -n 8
+python examples/python/vote.py BUNDLE PICTURE "How many objects are on the table?" -n 8
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Asks about several pictures: each for itself, and in one place as if they were one.
 
-python examples/several_pictures.py BUNDLE "What is different?" a.jpg b.jpg --detail high
+python examples/python/several_pictures.py BUNDLE "What is different?" a.jpg b.jpg --detail high
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Asks about a picture, then asks again: the picture is encoded once.
 
-python examples/chat.py BUNDLE PICTURE "What is on the table?" "What colour is it?"
+python examples/python/chat.py BUNDLE PICTURE "What is on the table?" "What colour is it?"
 """
 
 from __future__ import annotations

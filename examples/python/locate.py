@@ -1,6 +1,6 @@
 """Finds something in a picture and draws its boxes.
 
-python examples/locate.py BUNDLE PICTURE "red cube" --out found.png
+python examples/python/locate.py BUNDLE PICTURE "red cube" --out found.png
 """
 
 from __future__ import annotations

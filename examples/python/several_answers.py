@@ -1,6 +1,6 @@
 """Draws several answers to one question; the picture is encoded and the prompt computed once.
 
-python examples/several_answers.py BUNDLE PICTURE "Describe it." -n 4 --temperature 0.8
+python examples/python/several_answers.py BUNDLE PICTURE "Describe it." -n 4 --temperature 0.8
 """
 
 from __future__ import annotations
