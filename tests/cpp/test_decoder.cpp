@@ -1,10 +1,6 @@
-#include <unistd.h>
-
 #include <array>
 #include <atomic>
 #include <cmath>
-#include <filesystem>
-#include <fstream>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -16,6 +12,7 @@
 #include "kernels/attention/attention.h"
 #include "model/decoder.h"
 #include "random_weights.h"
+#include "temporary_weights.h"
 
 namespace internvl {
 namespace {
@@ -37,10 +34,7 @@ DecoderFacts tiny_facts() {
 // A weight file of a tiny model: matrices of one type, vectors of fp32.
 class TinyWeights {
  public:
-  explicit TinyWeights(DataType type, const std::string& without = "")
-      : path_(std::filesystem::temp_directory_path() /
-              ("internvl_decoder_" + std::to_string(::getpid()) + "_" + std::to_string(++files))),
-        without_(without) {
+  explicit TinyWeights(DataType type, const std::string& without = "") : written_(without) {
     const DecoderFacts facts = tiny_facts();
     matrix("llm.embed_tokens.weight", DataType::bfloat16, facts.vocab_size, facts.hidden_size);
     matrix("llm.lm_head.weight", type, facts.vocab_size, facts.hidden_size);
@@ -59,47 +53,28 @@ class TinyWeights {
       matrix(layer + "gate_up.weight", type, 2 * facts.intermediate_size, facts.hidden_size);
       matrix(layer + "down.weight", type, facts.hidden_size, facts.intermediate_size);
     }
-    std::ofstream(path_, std::ios::binary)
-        .write(reinterpret_cast<const char*>(bytes_.data()), static_cast<std::streamsize>(bytes_.size()));
-    file_ = std::make_shared<WeightFile>(path_, std::move(entries_));
+    written_.write();
   }
-  ~TinyWeights() { std::filesystem::remove(path_); }
-  TinyWeights(const TinyWeights&) = delete;
-  TinyWeights& operator=(const TinyWeights&) = delete;
-  TinyWeights(TinyWeights&&) = delete;
-  TinyWeights& operator=(TinyWeights&&) = delete;
 
-  std::shared_ptr<const WeightFile> file() const { return file_; }
+  std::shared_ptr<const WeightFile> file() const { return written_.file(); }
 
  private:
-  void put(const std::string& name, DataType type, std::vector<std::int64_t> shape,
-           const std::vector<std::byte>& bytes) {
-    if (name == without_) return;
-    while (bytes_.size() % 64 != 0) bytes_.push_back(std::byte{0});
-    entries_.push_back({name, type, std::move(shape), bytes_.size(), bytes_.size() + bytes.size()});
-    bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
-  }
   void matrix(const std::string& name, DataType type, std::size_t rows, std::size_t columns) {
     const test::RandomWeights w(type, rows, columns, ++seed_);
     const auto n = static_cast<std::int64_t>(rows);
     const auto k = static_cast<std::int64_t>(columns);
-    put(name, type, {n, k}, w.values_bytes);
-    if (type == DataType::int8) put(name + ".scales", DataType::float32, {n}, w.scales_bytes);
-    if (type == DataType::int4) put(name + ".scales", DataType::float16, {n, k / 32}, w.scales_bytes);
+    written_.put(name, type, {n, k}, w.values_bytes);
+    if (type == DataType::int8) written_.put(name + ".scales", DataType::float32, {n}, w.scales_bytes);
+    if (type == DataType::int4)
+      written_.put(name + ".scales", DataType::float16, {n, k / 32}, w.scales_bytes);
   }
   void vector(const std::string& name, std::size_t size) {
     const test::RandomWeights w(DataType::float32, 1, size, ++seed_);
-    put(name, DataType::float32, {static_cast<std::int64_t>(size)}, w.values_bytes);
+    written_.put(name, DataType::float32, {static_cast<std::int64_t>(size)}, w.values_bytes);
   }
 
-  static inline int files = 0;
-
-  std::filesystem::path path_;
-  std::string without_;
+  test::TemporaryWeights written_;
   unsigned seed_ = 0;
-  std::vector<std::byte> bytes_;
-  std::vector<TensorEntry> entries_;
-  std::shared_ptr<const WeightFile> file_;
 };
 
 std::unique_ptr<Decoder> decoder_of(const TinyWeights& weights, std::size_t tokens = 2048,

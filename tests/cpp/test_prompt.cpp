@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "byte_tokenizer.h"
 #include "check.h"
-#include "prompt/byte_alphabet.h"
 #include "prompt/control_tokens.h"
 #include "prompt/conversation.h"
 #include "prompt/messages.h"
@@ -22,6 +22,9 @@
 namespace internvl {
 namespace {
 
+using test::byte_tokenizer;
+using test::id_of;
+using test::kControls;
 using Ids = std::vector<std::int64_t>;
 using Parts = std::vector<TurnPart>;
 
@@ -38,41 +41,6 @@ std::string said(Call call) {
   return "";
 }
 
-const std::vector<std::string> kControls = {
-    "<|im_start|>", "<|im_end|>", "<img>",         "</img>",  "<IMG_CONTEXT>",
-    "<|system|>",   "<|user|>",   "<|assistant|>", "<|end|>", "<ref>",
-};
-
-// A tokenizer whose ids are bytes, and behind these the special tokens but one.
-std::shared_ptr<const Tokenizer> tokenizer(std::string_view without = "") {
-  std::string vocabulary;
-  for (int byte = 0; byte < 256; ++byte) {
-    std::string character;
-    utf8::append(character, byte_alphabet::character_of(static_cast<std::uint8_t>(byte)));
-    if (character == "\"" || character == "\\") character.insert(0, 1, '\\');
-    vocabulary += (byte == 0 ? "\"" : ", \"") + character + "\": " + std::to_string(byte);
-  }
-  std::string added;
-  for (std::size_t i = 0; i < kControls.size(); ++i) {
-    if (kControls[i] == without) continue;
-    added += (added.empty() ? "" : ", ") + (R"({"id": )" + std::to_string(256 + i)) + R"(, "content": ")" +
-             kControls[i] + R"(", "special": true})";
-  }
-  return std::make_shared<Tokenizer>(
-      R"({"model": {"type": "BPE", "vocab": {)" + vocabulary +
-          R"(}, "merges": []}, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false},)"
-          R"("decoder": {"type": "ByteLevel"}, "added_tokens": [)" +
-          added + "]}",
-      TokenizerOptions{});
-}
-
-std::int64_t id_of(std::string_view token) {
-  for (std::size_t i = 0; i < kControls.size(); ++i) {
-    if (kControls[i] == token) return static_cast<std::int64_t>(256 + i);
-  }
-  return -1;
-}
-
 constexpr std::int64_t kTokensPerTile = 2;
 
 PromptFacts facts(std::string name) {
@@ -86,7 +54,7 @@ PromptFacts facts(std::string name) {
 }
 
 RenderedPrompt rendered(const std::string& name, const Conversation& conversation, const Ids& tiles = {}) {
-  return PromptRenderer(tokenizer(), facts(name), kTokensPerTile).render(conversation, tiles);
+  return PromptRenderer(byte_tokenizer(), facts(name), kTokensPerTile).render(conversation, tiles);
 }
 
 // The ids of a prompt that nothing is forged in: control tokens wherever they are written, and bytes.
@@ -288,7 +256,7 @@ TEST("an empty message has no separator") {
 TEST("the system message is the question's, else the bundle's, else the template's") {
   PromptFacts own = facts("internvl2_5");
   own.system_message = "Bundle.";
-  const PromptRenderer renderer(tokenizer(), own, kTokensPerTile);
+  const PromptRenderer renderer(byte_tokenizer(), own, kTokensPerTile);
   Conversation asked = {read_question("Hi", {}, 0), std::nullopt};
   CHECK(renderer.render(asked, {}).text.starts_with("<|im_start|>system\nBundle.<|im_end|>\n"));
   CHECK(rendered("internvl2_5", asked).text.starts_with("<|im_start|>system\n你是书生·万象，"));
@@ -301,8 +269,8 @@ TEST("what stands in front of every prompt stands there once") {
   PromptFacts own = facts("internvl-hf");
   own.bos_id = 7;
   own.prefix_ids = {8, 9};
-  const RenderedPrompt prompt =
-      PromptRenderer(tokenizer(), own, kTokensPerTile).render({read_question("Hi", {}, 0), std::nullopt}, {});
+  const RenderedPrompt prompt = PromptRenderer(byte_tokenizer(), own, kTokensPerTile)
+                                    .render({read_question("Hi", {}, 0), std::nullopt}, {});
   Ids expected = {7, 8, 9};
   for (const std::int64_t id : ids_of(prompt.text)) expected.push_back(id);
   CHECK(prompt.input_ids == expected);
@@ -325,7 +293,8 @@ TEST("a token that is typed stays text, wherever it is typed") {
 
 TEST("a bundle whose template and tokenizer do not fit is refused") {
   const auto error = [](const std::string& name, std::string_view without) {
-    return said<BundleError>([&] { return PromptRenderer(tokenizer(without), facts(name), kTokensPerTile); });
+    return said<BundleError>(
+        [&] { return PromptRenderer(byte_tokenizer(without), facts(name), kTokensPerTile); });
   };
   CHECK(error("vic\nuna", "") ==
         "the bundle's conversation template 'vic\\nuna' is not known; this release knows internvl2_5, "
@@ -337,7 +306,7 @@ TEST("a bundle whose template and tokenizer do not fit is refused") {
   CHECK(error("phi3-chat", "<|im_end|>").empty());
   PromptFacts other = facts("phi3-chat");
   other.image_context_id = 3;
-  CHECK(said<BundleError>([&] { return PromptRenderer(tokenizer(), other, kTokensPerTile); }) ==
+  CHECK(said<BundleError>([&] { return PromptRenderer(byte_tokenizer(), other, kTokensPerTile); }) ==
         "<IMG_CONTEXT> is the id 260 in the bundle's tokenizer and 3 in its manifest.");
 }
 

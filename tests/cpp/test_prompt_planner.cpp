@@ -6,40 +6,18 @@
 #include <utility>
 #include <vector>
 
+#include "byte_tokenizer.h"
 #include "check.h"
 #include "generation/prompt_planner.h"
 #include "generation/tile_budget.h"
-#include "prompt/byte_alphabet.h"
-#include "runtime/utf8.h"
 
 namespace internvl {
 namespace {
 
-constexpr std::int64_t context_id = 260;
-constexpr TilingOptions tiling{56, 1, 12, true, true};
+using test::byte_tokenizer;
 
-// Ids are bytes, and behind these the tokens of a prompt.
-std::shared_ptr<const Tokenizer> bytes() {
-  std::string vocabulary;
-  for (int byte = 0; byte < 256; ++byte) {
-    std::string character;
-    utf8::append(character, byte_alphabet::character_of(static_cast<std::uint8_t>(byte)));
-    if (character == "\"" || character == "\\") character.insert(0, 1, '\\');
-    vocabulary += (byte == 0 ? "\"" : ", \"") + character + "\": " + std::to_string(byte);
-  }
-  std::string added;
-  std::int64_t id = 256;
-  for (const std::string_view token : {"<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>"}) {
-    added += (added.empty() ? "" : ", ") + (R"({"id": )" + std::to_string(id++)) + R"(, "content": ")" +
-             std::string(token) + R"(", "special": true})";
-  }
-  return std::make_shared<Tokenizer>(
-      R"({"model": {"type": "BPE", "vocab": {)" + vocabulary +
-          R"(}, "merges": []}, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false},)"
-          R"("decoder": {"type": "ByteLevel"}, "added_tokens": [)" +
-          added + "]}",
-      TokenizerOptions{});
-}
+const std::int64_t context_id = test::id_of("<IMG_CONTEXT>");
+constexpr TilingOptions tiling{56, 1, 12, true, true};
 
 // Four tokens a tile.
 Manifest facts() {
@@ -55,7 +33,7 @@ Manifest facts() {
 }
 
 PromptPlanner planner(std::size_t context) {
-  const auto tokenizer = bytes();
+  const auto tokenizer = byte_tokenizer();
   PromptFacts prompt{.template_name = "internvl2_5",
                      .system_message = std::string(),
                      .image_context_id = context_id,
@@ -168,7 +146,7 @@ TEST("a prompt leaves a token for its answer, or is told what helps") {
 
 TEST("a text that cannot fit is refused before it is tokenised") {
   // Without a renderer it could not be.
-  const PromptPlanner without(bytes(), nullptr, facts(), 128);
+  const PromptPlanner without(byte_tokenizer(), nullptr, facts(), 128);
   Conversation asked{read_question(std::string(2'000'000, 'a'), {}, 0), std::nullopt};
   CHECK(said<PromptError>([&] {
           without.render(asked, {});

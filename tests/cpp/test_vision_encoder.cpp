@@ -1,13 +1,10 @@
 // The vision side against plain fp64 loops over the same stored weights.
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <cmath>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <numeric>
@@ -24,6 +21,7 @@
 #include "model/vision_encoder.h"
 #include "ops/cpu/linear.h"
 #include "random_weights.h"
+#include "temporary_weights.h"
 
 namespace internvl {
 namespace {
@@ -74,9 +72,7 @@ class TinyWeights {
  public:
   explicit TinyWeights(const VisionFacts& facts, DataType type, const std::string& without = "",
                        const std::optional<FlashFacts>& flash = {})
-      : path_(std::filesystem::temp_directory_path() /
-              ("internvl_vision_" + std::to_string(::getpid()) + "_" + std::to_string(++files))),
-        without_(without) {
+      : written_(without) {
     const std::size_t c = facts.hidden_size;
     const std::size_t f = facts.intermediate_size;
     vector("vit.class_embedding", c);
@@ -106,17 +102,10 @@ class TinyWeights {
     matrix("projector.fc1", type, facts.output_size, facts.block_channels(), true);
     matrix("projector.fc2", type, facts.output_size, facts.output_size, true);
     if (flash) router(facts, *flash, type);
-    std::ofstream(path_, std::ios::binary)
-        .write(reinterpret_cast<const char*>(bytes_.data()), static_cast<std::streamsize>(bytes_.size()));
-    file_ = std::make_shared<WeightFile>(path_, std::move(entries_));
+    written_.write();
   }
-  ~TinyWeights() { std::filesystem::remove(path_); }
-  TinyWeights(const TinyWeights&) = delete;
-  TinyWeights& operator=(const TinyWeights&) = delete;
-  TinyWeights(TinyWeights&&) = delete;
-  TinyWeights& operator=(TinyWeights&&) = delete;
 
-  std::shared_ptr<const WeightFile> file() const { return file_; }
+  std::shared_ptr<const WeightFile> file() const { return written_.file(); }
   const std::vector<double>& exact(const std::string& name) const { return exact_.at(name); }
   bool has(const std::string& name) const { return exact_.contains(name); }
 
@@ -149,13 +138,6 @@ class TinyWeights {
     matrix("flash.projector.fc2", type, projected, projected, true);
     matrix("flash.projector.fc3", type, facts.output_size, projected, true);
   }
-  void put(const std::string& name, DataType type, std::vector<std::int64_t> shape,
-           const std::vector<std::byte>& bytes) {
-    if (name == without_) return;
-    while (bytes_.size() % 64 != 0) bytes_.push_back(std::byte{0});
-    entries_.push_back({name, type, std::move(shape), bytes_.size(), bytes_.size() + bytes.size()});
-    bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
-  }
   void table(const std::string& name, DataType type, std::size_t rows, std::size_t columns,
              std::vector<std::int64_t> shape) {
     test::RandomWeights w(type, rows, columns, ++seed_);
@@ -183,14 +165,8 @@ class TinyWeights {
     exact_[name].assign(values.begin(), values.end());
   }
 
-  static inline int files = 0;
-
-  std::filesystem::path path_;
-  std::string without_;
+  test::TemporaryWeights written_;
   unsigned seed_ = 0;
-  std::vector<std::byte> bytes_;
-  std::vector<TensorEntry> entries_;
-  std::shared_ptr<const WeightFile> file_;
   std::map<std::string, std::vector<double>> exact_;
 };
 
