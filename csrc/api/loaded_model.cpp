@@ -8,6 +8,7 @@
 #include "bundle/bundle.h"
 #include "generation/choices.h"
 #include "generation/native_engine.h"
+#include "image/pixel_values.h"
 #include "kernels/attention/attention.h"
 #include "model/decoder.h"
 #include "model/vision_encoder.h"
@@ -113,7 +114,9 @@ LoadedModel::Parts LoadedModel::open(const std::filesystem::path& folder, const 
   parts.engine = std::make_shared<NativeEngine>(
       std::make_shared<Decoder>(decoder, weights, device,
                                 DecoderOptions{parts.size.cache_tokens, cache_type, prefill_chunk}),
-      std::make_shared<VisionEncoder>(manifest.vision, manifest.flash, weights, device),
+      std::make_shared<VisionEncoder>(manifest.vision, manifest.flash,
+                                      make_normalisation(manifest.tiling.mean, manifest.tiling.deviation),
+                                      weights, device),
       manifest.prompt.image_context_id);
   parts.size.cache_tokens = parts.engine->cache().tokens;
   return parts;

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "bindings/bindings.h"
 #include "bindings/gil.h"
 #include "bindings/pixels.h"
+#include "image/pixel_values.h"
 #include "image/tile.h"
 #include "runtime/error.h"
 
@@ -77,31 +79,15 @@ void register_image(py::module_& module) {
         float* data = out.mutable_data();
         {
           const GilRelease release;
-          write_pixel_values(image, plan, normalisation, data, team);
+          const auto tiles =
+              std::make_unique_for_overwrite<std::uint8_t[]>(static_cast<std::size_t>(out.size()));
+          write_tiles(image, plan, tiles.get(), team);
+          write_pixel_values(tiles.get(), static_cast<std::size_t>(plan.tiles()),
+                             static_cast<std::size_t>(plan.tile_size), normalisation, data, team);
         }
         return std::make_pair(out, pair_of(plan.grid));
       },
       py::arg("rgb").noconvert(), py::arg("options"), py::arg("mean"), py::arg("std"), py::arg("team"));
-
-  module.def(
-      "tile_patches",
-      [](const Pixels& rgb, const TilingOptions& options, const Channels& mean, const Channels& std,
-         int patch_size, ThreadTeam& team) {
-        const ImageView image = view_of(rgb);
-        const TilePlan plan = plan_tiles(image.width, image.height, options);
-        const Normalisation normalisation = make_normalisation(mean, std);
-        check_patch_size(plan, patch_size);
-        const int patches = plan.tile_size / patch_size;
-        auto out = new_array<float>({plan.tiles(), patches * patches, 3 * patch_size * patch_size});
-        float* data = out.mutable_data();
-        {
-          const GilRelease release;
-          write_patches(image, plan, normalisation, patch_size, data, team);
-        }
-        return std::make_pair(out, pair_of(plan.grid));
-      },
-      py::arg("rgb").noconvert(), py::arg("options"), py::arg("mean"), py::arg("std"), py::arg("patch_size"),
-      py::arg("team"));
 }
 
 }  // namespace internvl::bindings

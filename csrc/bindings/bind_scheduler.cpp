@@ -147,7 +147,7 @@ std::shared_ptr<Scheduler> make_scheduler(const py::object& engine, std::shared_
   if (!of_python) {
     core = engine.cast<std::shared_ptr<NativeEngine>>();
   } else {
-    core = std::make_shared<PythonEngine>(engine);
+    core = std::make_shared<PythonEngine>(engine, manifest, team);
   }
   const std::chrono::milliseconds max_wait(static_cast<std::int64_t>(std::ceil(max_wait_s * 1000.0)));
   const SchedulerOptions options{context_tokens, max_waiting, max_wait};

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "bindings/gil.h"
 #include "bindings/watched_progress.h"
 #include "bundle/manifest.h"
+#include "image/pixel_values.h"
 #include "model/compressible.h"
 #include "model/vision_encoder.h"
 #include "ops/cpu/cpu_device.h"
@@ -50,7 +52,7 @@ Encoded encode(VisionEncoder& encoder, const Floats& pixel_values,
     output.compressed = compressed->mutable_data();
     output.scores = scores->mutable_data();
   }
-  const float* in = pixel_values.data();
+  const std::span<const float> in(pixel_values.data(), static_cast<std::size_t>(pixel_values.size()));
   VisionTimes times;
   WatchedProgress watched(progress);
   {
@@ -90,9 +92,10 @@ void register_vision_encoder(py::module_& module) {
   py::class_<VisionEncoder, std::shared_ptr<VisionEncoder>>(module, "VisionEncoder")
       .def(py::init([](const Manifest& manifest, std::shared_ptr<WeightFile> weights,
                        std::shared_ptr<ThreadTeam> team, std::size_t activation_bytes) {
-             return std::make_shared<VisionEncoder>(manifest.vision, manifest.flash, std::move(weights),
-                                                    std::make_shared<CpuDevice>(std::move(team)),
-                                                    activation_bytes);
+             return std::make_shared<VisionEncoder>(
+                 manifest.vision, manifest.flash,
+                 make_normalisation(manifest.tiling.mean, manifest.tiling.deviation), std::move(weights),
+                 std::make_shared<CpuDevice>(std::move(team)), activation_bytes);
            }),
            py::arg("manifest"), py::arg("weights"), py::arg("team"), py::kw_only(),
            py::arg("activation_bytes") = default_activation_bytes)

@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <string>
 #include <utility>
 
@@ -20,6 +21,13 @@ using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
 Floats array_of(std::span<const float> values, std::vector<py::ssize_t> shape) {
   return Floats(std::move(shape), values.data());
+}
+
+Floats array_owning(std::unique_ptr<float[]> values, std::span<const std::size_t> shape) {
+  float* const first = values.get();
+  const py::capsule owner(first, [](void* owned) { delete[] static_cast<float*>(owned); });
+  static_cast<void>(values.release());
+  return Floats(std::vector<std::size_t>(shape.begin(), shape.end()), first, owner);
 }
 
 std::vector<float> vector_of(const py::handle& array) {
@@ -83,17 +91,22 @@ auto with_progress(const Engine::Progress& progress, Function&& function) {
 
 }  // namespace
 
-PythonEngine::PythonEngine(py::object engine)
-    : cache_(engine.attr("cache").cast<CacheRoom>()), sequences_(owned_anywhere(py::dict())) {
+PythonEngine::PythonEngine(py::object engine, const Manifest& manifest, std::shared_ptr<ThreadTeam> team)
+    : team_(std::move(team)),
+      normalisation_(make_normalisation(manifest.tiling.mean, manifest.tiling.deviation)),
+      tile_size_(manifest.vision.image_size),
+      cache_(engine.attr("cache").cast<CacheRoom>()),
+      sequences_(owned_anywhere(py::dict())) {
   engine_ = owned_anywhere(std::move(engine));
 }
 
-EncodedTiles PythonEngine::encode(std::span<const float> pixel_values, std::size_t tiles,
+EncodedTiles PythonEngine::encode(std::span<const std::uint8_t> tiles, std::size_t count,
                                   const Progress& progress) {
+  auto values = std::make_unique_for_overwrite<float[]>(tiles.size());
+  write_pixel_values(tiles.data(), count, tile_size_, normalisation_, values.get(), *team_);
   return with_progress(progress, [&](const py::cpp_function& watch) {
-    py::ssize_t side = 0;
-    while (static_cast<std::size_t>(3 * side * side) * tiles < pixel_values.size()) ++side;
-    const Floats pixels = array_of(pixel_values, {static_cast<py::ssize_t>(tiles), 3, side, side});
+    const std::array<std::size_t, 4> shape{count, rgb_channels, tile_size_, tile_size_};
+    const Floats pixels = array_owning(std::move(values), shape);
     const py::object encoded = engine_->attr("encode_tiles")(pixels, watch);
     return EncodedTiles{vector_of(encoded.attr("features")), optional_vector_of(encoded.attr("compressed")),
                         optional_vector_of(encoded.attr("scores")), encoded.attr("vit_ms").cast<double>(),

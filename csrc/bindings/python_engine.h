@@ -9,18 +9,21 @@
 #include <unordered_map>
 #include <vector>
 
+#include "bundle/manifest.h"
 #include "generation/engine.h"
+#include "image/pixel_values.h"
+#include "runtime/thread_team.h"
 
 namespace internvl::bindings {
 
 // Of an object that satisfies internvl_rt.engines.engine.Engine. Its calls take the GIL.
 class PythonEngine : public Engine {
  public:
-  // With the GIL.
-  explicit PythonEngine(pybind11::object engine);
+  // With the GIL. The engine takes the tiles of that manifest's model, which the team normalises.
+  PythonEngine(pybind11::object engine, const Manifest& manifest, std::shared_ptr<ThreadTeam> team);
 
   const CacheRoom& cache() const override { return cache_; }
-  EncodedTiles encode(std::span<const float> pixel_values, std::size_t tiles,
+  EncodedTiles encode(std::span<const std::uint8_t> tiles, std::size_t count,
                       const Progress& progress) override;
   SequenceId new_sequence() override;
   SequenceId fork(SequenceId sequence) override;
@@ -34,6 +37,9 @@ class PythonEngine : public Engine {
   SequenceId keep(pybind11::object sequence);
 
   std::shared_ptr<pybind11::object> engine_;
+  std::shared_ptr<ThreadTeam> team_;
+  Normalisation normalisation_;
+  std::size_t tile_size_;
   CacheRoom cache_;
   // Their objects, which the engine may have tied something to; with the GIL.
   std::shared_ptr<pybind11::object> sequences_;

@@ -16,7 +16,7 @@ enum class FinishReason : std::uint8_t { stop, length, cancelled };
 // counts 0.
 struct Timings {
   double decode_image = 0.0;  // files and bytes to RGB pixels
-  double tile = 0.0;          // resampling, cutting and normalising
+  double tile = 0.0;          // resampling and cutting
   double vit = 0.0;
   double projector = 0.0;    // pixel shuffle included
   double prefill = 0.0;      // the prompt, to the logits of its last position

@@ -43,9 +43,9 @@ class Engine {
 
   virtual const CacheRoom& cache() const = 0;
 
-  // Encodes normalised tiles [tiles, 3, tile_size, tile_size], at least one. The result of a tile does not
-  // depend on the others.
-  virtual EncodedTiles encode(std::span<const float> pixel_values, std::size_t tiles,
+  // Encodes tiles, RGB of 8 bits [count, tile_size, tile_size, 3], at least one. The result of a tile does
+  // not depend on the others.
+  virtual EncodedTiles encode(std::span<const std::uint8_t> tiles, std::size_t count,
                               const Progress& progress) = 0;
 
   virtual SequenceId new_sequence() = 0;

@@ -11,19 +11,19 @@ NativeEngine::NativeEngine(std::shared_ptr<Decoder> decoder, std::shared_ptr<Vis
       image_context_id_(image_context_id),
       cache_{decoder_->cache_tokens(), decoder_->block_tokens(), true} {}
 
-EncodedTiles NativeEngine::encode(std::span<const float> pixel_values, std::size_t tiles,
+EncodedTiles NativeEngine::encode(std::span<const std::uint8_t> tiles, std::size_t count,
                                   const Progress& progress) {
   EncodedTiles encoded;
   const VisionFacts& facts = vision_->facts();
-  encoded.features.resize(tiles * facts.image_tokens() * facts.output_size);
+  encoded.features.resize(count * facts.image_tokens() * facts.output_size);
   TileOutput output{encoded.features.data()};
   if (const FlashFacts* flash = vision_->flash()) {
-    encoded.compressed.resize(tiles * flash->tokens(facts) * facts.output_size);
-    encoded.scores.resize(tiles);
+    encoded.compressed.resize(count * flash->tokens(facts) * facts.output_size);
+    encoded.scores.resize(count);
     output.compressed = encoded.compressed.data();
     output.scores = encoded.scores.data();
   }
-  const VisionTimes times = vision_->encode(pixel_values.data(), tiles, output, progress);
+  const VisionTimes times = vision_->encode(tiles, count, output, progress);
   encoded.vit_ms = times.vit_ms;
   encoded.projector_ms = times.projector_ms;
   return encoded;

@@ -26,7 +26,7 @@ class NativeEngine : public Engine {
   std::int64_t image_context_id() const { return image_context_id_; }
 
   const CacheRoom& cache() const override { return cache_; }
-  EncodedTiles encode(std::span<const float> pixel_values, std::size_t tiles,
+  EncodedTiles encode(std::span<const std::uint8_t> tiles, std::size_t count,
                       const Progress& progress) override;
   SequenceId new_sequence() override { return decoder_->new_sequence(); }
   SequenceId fork(SequenceId sequence) override { return decoder_->fork(sequence); }

@@ -1,6 +1,7 @@
 #include "generation/picture_encoder.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 
 #include "generation/milliseconds.h"
@@ -24,7 +25,6 @@ PictureFacts::PictureFacts(const Manifest& manifest)
       tokens_per_tile(manifest.vision.image_tokens()),
       tokens_per_compressed_tile(manifest.flash ? manifest.flash->tokens(manifest.vision) : 0),
       hidden(manifest.llm.decoder.hidden_size),
-      normalisation(make_normalisation(manifest.tiling.mean, manifest.tiling.deviation)),
       flash(manifest.flash) {}
 
 void remove_spare_places(std::vector<std::int64_t>& ids, std::int64_t image_context_id,
@@ -43,18 +43,12 @@ EncodedPicture PictureEncoder::encode(const Picture& picture) {
   const auto begun = std::chrono::steady_clock::now();
   const TilePlan plan = plan_tiles(picture.pixels.width, picture.pixels.height, picture.tiling);
   const auto tiles = static_cast<std::size_t>(plan.tiles());
-  const std::size_t tile_pixels = facts_.tile_size * facts_.tile_size * rgb_channels;
-  std::vector<float> pixel_values(tiles * tile_pixels);
-  write_pixel_values(picture.pixels, plan, facts_.normalisation, pixel_values.data(), team_);
+  const std::size_t bytes = tiles * facts_.tile_bytes();
+  const auto pixels = std::make_unique_for_overwrite<std::uint8_t[]>(bytes);
+  write_tiles(picture.pixels, plan, pixels.get(), team_);
+  const std::vector<Key> keys = keys_of({pixels.get(), bytes});
   timings_.tile += milliseconds_since(begun);
-
-  std::vector<Key> keys;
-  for (std::size_t i = 0; i < tiles; ++i) {
-    Sha256 hash;
-    hash.update(std::as_bytes(std::span(pixel_values).subspan(i * tile_pixels, tile_pixels)));
-    keys.push_back(hash.finish());
-  }
-  encode_new(pixel_values, keys);
+  encode_new({pixels.get(), bytes}, keys);
 
   const std::size_t size = facts_.tokens_per_tile * facts_.hidden;
   EncodedPicture encoded{std::vector<float>(tiles * size), std::vector(tiles, facts_.tokens_per_tile),
@@ -76,8 +70,20 @@ EncodedPicture PictureEncoder::encode(const Picture& picture) {
   return encoded;
 }
 
-void PictureEncoder::encode_new(std::span<const float> pixel_values, std::span<const Key> keys) {
-  const std::size_t tile_pixels = pixel_values.size() / keys.size();
+// Of pixels [tiles, tile_size, tile_size, 3].
+std::vector<PictureEncoder::Key> PictureEncoder::keys_of(std::span<const std::uint8_t> tiles) const {
+  std::vector<Key> keys(tiles.size() / facts_.tile_bytes());
+  const std::array<std::uint64_t, 3> shape{facts_.tile_size, facts_.tile_size, rgb_channels};
+  team_.for_each_range(keys.size(), 1, [&](std::size_t tile, std::size_t) {
+    Sha256 hash;
+    hash.update(std::as_bytes(std::span(shape)));
+    hash.update(std::as_bytes(tiles.subspan(tile * facts_.tile_bytes(), facts_.tile_bytes())));
+    keys[tile] = hash.finish();
+  });
+  return keys;
+}
+
+void PictureEncoder::encode_new(std::span<const std::uint8_t> tiles, std::span<const Key> keys) {
   std::vector<std::size_t> places;  // of tiles that were not seen before
   for (std::size_t i = 0; i < keys.size(); ++i) {
     const bool repeated = std::find_if(places.begin(), places.end(), [&](std::size_t place) {
@@ -86,17 +92,17 @@ void PictureEncoder::encode_new(std::span<const float> pixel_values, std::span<c
     if (!repeated && !tiles_.contains(keys[i])) places.push_back(i);
   }
   if (places.empty()) return;
-  std::vector<float> moved;
+  std::vector<std::uint8_t> moved;
   if (places.size() < keys.size()) {
     for (const std::size_t place : places) {
-      const auto tile = pixel_values.subspan(place * tile_pixels, tile_pixels);
+      const auto tile = tiles.subspan(place * facts_.tile_bytes(), facts_.tile_bytes());
       moved.insert(moved.end(), tile.begin(), tile.end());
     }
-    pixel_values = moved;
+    tiles = moved;
   }
   const std::size_t before = tiles_.size();
   const EncodedTiles encoded =
-      engine_.encode(pixel_values, places.size(), [&](std::size_t done) { progress_(before + done); });
+      engine_.encode(tiles, places.size(), [&](std::size_t done) { progress_(before + done); });
   const std::size_t rows = places.size() * facts_.hidden;
   if (encoded.features.size() != rows * facts_.tokens_per_tile ||
       (facts_.flash && (encoded.scores.size() != places.size() ||

@@ -49,11 +49,12 @@ struct PictureTimings {
 struct PictureFacts {
   explicit PictureFacts(const Manifest& manifest);
 
+  std::size_t tile_bytes() const { return tile_size * tile_size * rgb_channels; }
+
   std::size_t tile_size;
   std::size_t tokens_per_tile;
   std::size_t tokens_per_compressed_tile;  // of a model with a resolution router
   std::size_t hidden;
-  Normalisation normalisation;
   std::optional<FlashFacts> flash;
 };
 
@@ -77,7 +78,7 @@ class PictureEncoder {
   const PictureTimings& timings() const { return timings_; }
 
  private:
-  // A tile, by the SHA-256 of its normalised pixels: nobody can make two tiles that share it.
+  // A tile, by the SHA-256 of its pixels: nobody can make two tiles that share it.
   using Key = std::string;
   struct Tile {
     std::vector<float> features;
@@ -85,7 +86,8 @@ class PictureEncoder {
     float score = 0.0F;
   };
 
-  void encode_new(std::span<const float> pixel_values, std::span<const Key> keys);
+  std::vector<Key> keys_of(std::span<const std::uint8_t> tiles) const;
+  void encode_new(std::span<const std::uint8_t> tiles, std::span<const Key> keys);
 
   Engine& engine_;
   const PictureFacts& facts_;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstring>
 #include <span>
 #include <string>
@@ -105,8 +104,7 @@ using RowSink = FunctionRef<void(const Resize& resize, std::size_t y, const std:
 void resize_band(const Band& band, const ResampleKernels& kernels, Scratch& scratch, RowSink sink) {
   const Resize& resize = *band.resize;
   RowWindow window(resize, kernels, scratch);
-  // The normalisation may read a little past the last pixel.
-  scratch.row.resize(std::max(scratch.row.size(), window.stride() + row_block));
+  scratch.row.resize(std::max(scratch.row.size(), window.stride()));
   for (std::size_t y = band.begin; y < band.end; ++y) {
     if (resize.vertical.is_identity()) {
       sink(resize, y, window.rows(y, y + 1));
@@ -217,81 +215,10 @@ int count_tiles(std::int64_t width, std::int64_t height, const TilingOptions& ti
   return plan_tiles(width, height, with_at_most(tiling, max_tiles)).tiles();
 }
 
-Normalisation make_normalisation(const std::array<double, rgb_channels>& mean,
-                                 const std::array<double, rgb_channels>& std) {
-  Normalisation result{};
-  result.scale_high = static_cast<float>(1.0 / 255.0);
-  result.scale_low = static_cast<float>(1.0 / 255.0 - result.scale_high);
-  result.products_are_exact = true;
-  for (std::size_t c = 0; c < rgb_channels; ++c) {
-    const auto channel_mean = static_cast<float>(mean[c]);
-    const auto channel_std = static_cast<float>(std[c]);
-    if (!std::isfinite(channel_mean) || !std::isfinite(channel_std) || channel_std == 0.0F) {
-      throw ImageError("The normalisation has mean " + std::to_string(mean[c]) + " and standard deviation " +
-                       std::to_string(std[c]) + "; expected finite numbers, the deviation not zero.");
-    }
-    const double inverse = 1.0 / static_cast<double>(channel_std);
-    result.mean[c] = channel_mean;
-    result.inverse_std_high[c] = static_cast<float>(inverse);
-    result.inverse_std_low[c] = static_cast<float>(inverse - result.inverse_std_high[c]);
-    for (int value = 0; value < 256; ++value) {
-      const float scaled = static_cast<float>(value) / 255.0F;
-      const float centred = scaled - channel_mean;
-      const float exact = centred / channel_std;
-      result.table[c][value] = exact;
-      const float scaled_product = std::fma(static_cast<float>(value), result.scale_high,
-                                            static_cast<float>(value) * result.scale_low);
-      const float product =
-          std::fma(centred, result.inverse_std_high[c], centred * result.inverse_std_low[c]);
-      result.products_are_exact = result.products_are_exact && scaled_product == scaled && product == exact;
-    }
-  }
-  return result;
-}
-
 void write_tiles(const ImageView& image, const TilePlan& plan, std::uint8_t* out, ThreadTeam& team) {
   const std::size_t row = static_cast<std::size_t>(plan.tile_size) * rgb_channels;
   for_each_tile_row(image, plan, team, [&](std::size_t tile, std::size_t y, const std::uint8_t* rgb) {
     std::memcpy(out + (tile * plan.tile_size + y) * row, rgb, row);
-  });
-}
-
-void write_pixel_values(const ImageView& image, const TilePlan& plan, const Normalisation& normalisation,
-                        float* out, ThreadTeam& team) {
-  const ResampleKernels& kernels = resample_kernels(features());
-  const auto side = static_cast<std::size_t>(plan.tile_size);
-  const std::size_t plane = side * side;
-  for_each_tile_row(image, plan, team, [&](std::size_t tile, std::size_t y, const std::uint8_t* rgb) {
-    float* red = out + tile * rgb_channels * plane + y * side;
-    kernels.normalise(rgb, side, normalisation, red, red + plane, red + 2 * plane);
-  });
-}
-
-void check_patch_size(const TilePlan& plan, int patch_size) {
-  if (patch_size < 1 || plan.tile_size % patch_size != 0) {
-    throw ImageError("patch_size is " + std::to_string(patch_size) +
-                     "; expected a divisor of the tile's side, " + std::to_string(plan.tile_size) + ".");
-  }
-}
-
-void write_patches(const ImageView& image, const TilePlan& plan, const Normalisation& normalisation,
-                   int patch_size, float* out, ThreadTeam& team) {
-  check_patch_size(plan, patch_size);
-  const ResampleKernels& kernels = resample_kernels(features());
-  const auto side = static_cast<std::size_t>(plan.tile_size);
-  const auto patch_side = static_cast<std::size_t>(patch_size);
-  const std::size_t patch_plane = patch_side * patch_side;
-  const std::size_t patch = rgb_channels * patch_plane;
-  for_each_tile_row(image, plan, team, [&](std::size_t tile, std::size_t y, const std::uint8_t* rgb) {
-    alignas(64) float rows[rgb_channels][max_tile_size];
-    kernels.normalise(rgb, side, normalisation, rows[0], rows[1], rows[2]);
-    float* to = out + tile * side * side * rgb_channels + y / patch_side * side * patch_side * rgb_channels +
-                y % patch_side * patch_side;
-    for (std::size_t x = 0; x < side; x += patch_side, to += patch) {
-      for (std::size_t c = 0; c < rgb_channels; ++c) {
-        std::memcpy(to + c * patch_plane, rows[c] + x, patch_side * sizeof(float));
-      }
-    }
   });
 }
 

@@ -1,15 +1,14 @@
-// From a picture to the tiles that the vision tower takes.
+// From a picture to its tiles.
 //
 // Two passes, horizontal and then vertical, give the bits of Pillow 12.3's bicubic resize of 8-bit
 // RGB. A thread resizes a band of rows at a time and keeps only the horizontally resized rows that the next
-// output row needs; each output row goes straight to where it belongs, normalised if asked for. So beside
-// input and output a thread needs (taps of the vertical pass + 32) rows of the resized picture, whatever the
-// size of the picture. The one exception is Pillow 12.3's too: a picture more than a hundred times as tall as
-// wide is shrunk vertically first, in a step of its own, which takes a picture of the new height and the old
-// width. Pillow 11.3 to 12.2 give all other pictures the same bits; 13 gives many other ones.
+// output row needs; each output row goes straight to where it belongs. So beside input and output a thread
+// needs (taps of the vertical pass + 32) rows of the resized picture, whatever the size of the picture. The
+// one exception is Pillow 12.3's too: a picture more than a hundred times as tall as wide is shrunk
+// vertically first, in a step of its own, which takes a picture of the new height and the old width.
+// Pillow 11.3 to 12.2 give all other pictures the same bits; 13 gives many other ones.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -52,24 +51,8 @@ TilePlan plan_tiles(std::int64_t width, std::int64_t height, const TilingOptions
 // Tiles of a picture of that size, its thumbnail included. Throws ImageError if a number is out of range.
 int count_tiles(std::int64_t width, std::int64_t height, const TilingOptions& tiling, int max_tiles);
 
-// Throws ImageError if a number is not finite or a deviation is zero.
-Normalisation make_normalisation(const std::array<double, rgb_channels>& mean,
-                                 const std::array<double, rgb_channels>& std);
-
 // Tiles are in row-major order of the grid, the thumbnail last.
 // out: [tiles, tile_size, tile_size, 3]
 void write_tiles(const ImageView& image, const TilePlan& plan, std::uint8_t* out, ThreadTeam& team);
-
-// out: [tiles, 3, tile_size, tile_size]
-void write_pixel_values(const ImageView& image, const TilePlan& plan, const Normalisation& normalisation,
-                        float* out, ThreadTeam& team);
-
-// Throws ImageError if patch_size does not divide the tile.
-void check_patch_size(const TilePlan& plan, int patch_size);
-
-// out: [tiles, patches, 3 * patch_size * patch_size], patches row-major, a patch's values in the order of a
-// convolution's weights: (channel, y, x).
-void write_patches(const ImageView& image, const TilePlan& plan, const Normalisation& normalisation,
-                   int patch_size, float* out, ThreadTeam& team);
 
 }  // namespace internvl

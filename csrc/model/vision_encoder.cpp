@@ -5,6 +5,7 @@
 #include <chrono>
 #include <mutex>
 #include <utility>
+#include <variant>
 
 #include "model/tensor_names.h"
 #include "ops/weights.h"
@@ -81,13 +82,13 @@ VisionBatch vision_batch(const VisionFacts& facts, const std::optional<FlashFact
 }
 
 VisionEncoder::VisionEncoder(const VisionFacts& facts, const std::optional<FlashFacts>& flash,
-                             std::shared_ptr<const WeightFile> weights, std::shared_ptr<const Device> device,
-                             std::size_t activation_bytes)
+                             const Normalisation& normalisation, std::shared_ptr<const WeightFile> weights,
+                             std::shared_ptr<const Device> device, std::size_t activation_bytes)
     : facts_(checked(facts)),
       device_(std::move(device)),
       model_(device_->model()),
       weights_(std::move(weights), *model_),
-      patch_embedding_(load_patch_embedding()),
+      patch_embedding_(load_patch_embedding(normalisation)),
       layers_(load_layers()),
       projector_norm_(weights_.norm("projector.norm", NormKind::layer_norm, facts.block_channels(),
                                     facts.projector_norm_eps)),
@@ -111,7 +112,7 @@ VisionEncoder::VisionEncoder(const VisionFacts& facts, const std::optional<Flash
   if (router_) router_memory_ = router_->memory(*ops_, tiles, stream_, attention_, wide_);
 }
 
-PatchEmbedding VisionEncoder::load_patch_embedding() {
+PatchEmbedding VisionEncoder::load_patch_embedding(const Normalisation& normalisation) {
   const auto hidden = static_cast<std::int64_t>(facts_.hidden_size);
   const auto patch = static_cast<std::int64_t>(facts_.patch_size);
   const std::string name(kPatchEmbedding);
@@ -126,7 +127,8 @@ PatchEmbedding VisionEncoder::load_patch_embedding() {
           model_->load(vector_of(weights_.file(), std::string(kPositionEmbedding),
                                  std::array{static_cast<std::int64_t>(facts_.tokens()), hidden})),
           facts_.image_size,
-          facts_.patch_size};
+          facts_.patch_size,
+          normalisation};
 }
 
 std::vector<VisionEncoder::Layer> VisionEncoder::load_layers() {
@@ -163,7 +165,7 @@ VisionStorage VisionEncoder::storage() const {
   return found;
 }
 
-VisionTimes VisionEncoder::encode(const float* pixel_values, std::size_t tiles, const TileOutput& output,
+VisionTimes VisionEncoder::encode(const TilePixels& pixels, std::size_t tiles, const TileOutput& output,
                                   const Progress& progress) {
   device_->check();
   VisionTimes times;
@@ -175,7 +177,7 @@ VisionTimes VisionEncoder::encode(const float* pixel_values, std::size_t tiles, 
     {
       const QueuedTurn mine(turn_, watch);
       std::unique_lock stretch(device_->stretch());
-      encode_batch(pixel_values + done * facts_.tile_pixels(), count, from(output, done), times, [&] {
+      encode_batch(tiles_from(pixels, done, count), count, from(output, done), times, [&] {
         stretch.unlock();
         watch();
         stretch.lock();
@@ -185,6 +187,14 @@ VisionTimes VisionEncoder::encode(const float* pixel_values, std::size_t tiles, 
     if (done < tiles) watch();
   }
   return times;
+}
+
+TilePixels VisionEncoder::tiles_from(const TilePixels& pixels, std::size_t tile, std::size_t count) const {
+  return std::visit(
+      [&](auto all) {
+        return TilePixels(all.subspan(tile * facts_.tile_pixels(), count * facts_.tile_pixels()));
+      },
+      pixels);
 }
 
 TileOutput VisionEncoder::from(const TileOutput& output, std::size_t tile) const {
@@ -199,11 +209,10 @@ std::size_t VisionEncoder::compressed_elements() const {
   return router_ ? router_->facts().tokens(facts_) * facts_.output_size : 0;
 }
 
-void VisionEncoder::encode_batch(const float* pixel_values, std::size_t tiles, const TileOutput& output,
+void VisionEncoder::encode_batch(const TilePixels& pixels, std::size_t tiles, const TileOutput& output,
                                  VisionTimes& times, FunctionRef<void()> pause) {
   const auto begin = std::chrono::steady_clock::now();
-  ops_->embed_patches({pixel_values, tiles * facts_.tile_pixels()}, tiles, patch_embedding_, patches_,
-                      stream_);
+  ops_->embed_patches(pixels, tiles, patch_embedding_, patches_, stream_);
   for (const Layer& layer : layers_) {
     pause();
     forward(layer, tiles, pause);

@@ -1,5 +1,5 @@
-// The vision side: InternViT, pixel shuffle and projector, from normalised tiles to image features; and the
-// resolution router, of a model that has one.
+// The vision side: InternViT, pixel shuffle and projector, from tiles to image features; and the resolution
+// router, of a model that has one.
 #pragma once
 
 #include <cstddef>
@@ -56,7 +56,8 @@ class VisionEncoder {
   // Throws BundleError if a tensor is missing or has another shape or type than the facts ask for, or the
   // facts are impossible; DeviceError if there is no memory for a batch.
   VisionEncoder(const VisionFacts& facts, const std::optional<FlashFacts>& flash,
-                std::shared_ptr<const WeightFile> weights, std::shared_ptr<const Device> device,
+                const Normalisation& normalisation, std::shared_ptr<const WeightFile> weights,
+                std::shared_ptr<const Device> device,
                 std::size_t activation_bytes = default_activation_bytes);
 
   const VisionFacts& facts() const { return facts_; }
@@ -68,8 +69,7 @@ class VisionEncoder {
   // the same one. What it throws ends the call. It must not call the encoder.
   using Progress = std::function<void(std::size_t done)>;
 
-  // Encodes normalised tiles [tiles, 3, image_size, image_size].
-  VisionTimes encode(const float* pixel_values, std::size_t tiles, const TileOutput& output,
+  VisionTimes encode(const TilePixels& pixels, std::size_t tiles, const TileOutput& output,
                      const Progress& progress = {});
 
  private:
@@ -86,14 +86,15 @@ class VisionEncoder {
     Vector layer_scale2;
   };
 
-  PatchEmbedding load_patch_embedding();
+  PatchEmbedding load_patch_embedding(const Normalisation& normalisation);
   std::vector<Layer> load_layers();
   VisionStorage storage() const;
 
   // Calls `pause` between layers, and in the middle of each.
-  void encode_batch(const float* pixel_values, std::size_t tiles, const TileOutput& output,
-                    VisionTimes& times, FunctionRef<void()> pause);
+  void encode_batch(const TilePixels& pixels, std::size_t tiles, const TileOutput& output, VisionTimes& times,
+                    FunctionRef<void()> pause);
   void forward(const Layer& layer, std::size_t tiles, FunctionRef<void()> pause);
+  TilePixels tiles_from(const TilePixels& pixels, std::size_t tile, std::size_t count) const;
   // Where the results of `tile` and the following ones go.
   TileOutput from(const TileOutput& output, std::size_t tile) const;
   std::size_t compressed_elements() const;  // of a tile

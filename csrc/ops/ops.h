@@ -10,8 +10,10 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <variant>
 
 #include "kernels/matmul/weight_matrix.h"
+#include "kernels/pixel_values/pixel_values.h"
 #include "kv_cache/ledger.h"
 #include "ops/cache_type.h"
 #include "ops/norm_kind.h"
@@ -122,7 +124,12 @@ struct PatchEmbedding {
   Vector positions;  // [1 + patches, hidden]
   std::size_t image_size;
   std::size_t patch_size;
+  Normalisation normalisation;
 };
+
+// Tiles in the host's memory: their pixels, RGB of 8 bits [tiles, size, size, 3]; or [tiles, 3, size, size]
+// where somebody else has normalised them.
+using TilePixels = std::variant<std::span<const std::uint8_t>, std::span<const float>>;
 
 // What one set of operations computes at most.
 struct Workload {
@@ -209,11 +216,10 @@ class Operations {
 
   // ---- the vision side
 
-  // Normalised tiles [tiles, 3, size, size] in the host's memory to stream [tiles * (1 + patches), hidden];
-  // `patches` is memory for [tiles * patches, 3 * patch * patch].
-  virtual void embed_patches(std::span<const float> pixels, std::size_t tiles,
-                             const PatchEmbedding& embedding, const Buffer& patches,
-                             const Buffer& stream) = 0;
+  // Tiles to stream [tiles * (1 + patches), hidden]; `patches` is memory for [tiles * patches, 3 * patch *
+  // patch].
+  virtual void embed_patches(const TilePixels& pixels, std::size_t tiles, const PatchEmbedding& embedding,
+                             const Buffer& patches, const Buffer& stream) = 0;
   // qkv [rows, 3 * hidden]: RMSNorm over all channels of the queries and of the keys, before they are heads.
   virtual void norm_queries_and_keys(const Buffer& qkv, RowRange rows, const Norm& q_norm,
                                      const Norm& k_norm) = 0;

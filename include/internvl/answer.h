@@ -20,7 +20,7 @@ enum class FinishReason {
 /// Milliseconds of wall-clock time. The first five are stages that follow one another.
 struct Timings {
   double decode_image = 0.0;  ///< converting pixels to RGB
-  double tile = 0.0;          ///< resizing, cutting and normalising
+  double tile = 0.0;          ///< resizing and cutting
   double vit = 0.0;           ///< the vision tower
   double projector = 0.0;     ///< pixel shuffle included
   double prefill = 0.0;       ///< the prompt, to the logits of its last position

@@ -242,7 +242,7 @@ typedef struct internvl_answer {
   int64_t new_tokens;     /* without the stop token */
   int64_t forced_tokens;  /* of them, those that `choices` left no choice about */
   double decode_image_ms; /* converting pixels to RGB */
-  double tile_ms;         /* resizing, cutting and normalising */
+  double tile_ms;         /* resizing and cutting */
   double vit_ms;          /* the vision tower */
   double projector_ms;    /* pixel shuffle included */
   double prefill_ms;      /* the prompt */

@@ -223,9 +223,6 @@ def tile_image(rgb: _Uint8, options: TilingOptions, team: ThreadTeam) -> tuple[_
 def tile_pixel_values(
     rgb: _Uint8, options: TilingOptions, mean: _Channels, std: _Channels, team: ThreadTeam
 ) -> tuple[_Float32, tuple[int, int]]: ...
-def tile_patches(
-    rgb: _Uint8, options: TilingOptions, mean: _Channels, std: _Channels, patch_size: int, team: ThreadTeam
-) -> tuple[_Float32, tuple[int, int]]: ...
 
 # [tiles, 1 + patches, channels] -> [tiles, patches / block**2, block**2 * channels]; drops the class token.
 def pixel_shuffle(

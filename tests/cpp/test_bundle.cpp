@@ -21,6 +21,7 @@
 #include "bundle/tensor_table.h"
 #include "check.h"
 #include "devices.h"
+#include "image/pixel_values.h"
 #include "model/decoder.h"
 #include "model/vision_encoder.h"
 #include "random_weights.h"
@@ -383,10 +384,12 @@ TEST("a bundle opens and computes without Python") {
   const auto weights = bundle.weights();
   const auto device = test::cpu(2);
 
-  VisionEncoder vision(bundle.manifest.vision, bundle.manifest.flash, weights, device);
+  VisionEncoder vision(bundle.manifest.vision, bundle.manifest.flash,
+                       make_normalisation(bundle.manifest.tiling.mean, bundle.manifest.tiling.deviation),
+                       weights, device);
   const std::vector<float> pixels = test::random_floats(2 * vision.facts().tile_pixels(), 1);
   std::vector<float> features(2 * vision.facts().image_tokens() * vision.facts().output_size);
-  vision.encode(pixels.data(), 2, {features.data()});
+  vision.encode(std::span<const float>(pixels), 2, {features.data()});
   CHECK(finite(features));
 
   Decoder decoder(bundle.manifest.llm.decoder, weights, device, {.cache_tokens = 256});

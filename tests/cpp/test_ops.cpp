@@ -2,13 +2,16 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdint>
 #include <functional>
 #include <numeric>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "check.h"
 #include "devices.h"
+#include "image/pixel_values.h"
 #include "ops/cpu/linear.h"
 #include "random_weights.h"
 
@@ -756,24 +759,39 @@ TEST("patches are embedded behind a class token, with their positions") {
   constexpr std::size_t grid = 4;
   constexpr std::size_t tokens = 1 + grid * grid;
   constexpr std::size_t values = 3 * patch * patch;
-  const std::vector<float> pixels = test::random_floats(2 * 3 * size * size, 1);
+  // The pixels of the tiles, and the values that they have after (v / 255 - mean) / deviation.
+  const std::array<double, 3> mean{0.5, 0.25, 0.75};
+  const std::array<double, 3> deviation{0.5, 0.25, 1.0};
+  std::vector<std::uint8_t> rgb(2 * 3 * size * size);
+  std::vector<float> pixels(rgb.size());
+  for (std::size_t i = 0; i < rgb.size(); ++i) {
+    rgb[i] = static_cast<std::uint8_t>(i * i * 7 + i / 5);
+    const std::size_t c = i % 3;
+    pixels[(i / 3 / (size * size) * 3 + c) * size * size + i / 3 % (size * size)] =
+        static_cast<float>((rgb[i] / 255.0 - mean[c]) / deviation[c]);
+  }
   const std::vector<float> bias = test::random_floats(hidden, 2);
   const std::vector<float> positions = test::random_floats(tokens * hidden, 3);
   const std::vector<float> first = test::random_floats(hidden, 4);
   for (const DataType type : {DataType::float32, DataType::bfloat16}) {
     const test::RandomWeights w(type, hidden, values, 5);
-    const std::vector<float> found = on_every_device([&](const Device& device) {
-      const auto model = device.model();
-      const PatchEmbedding embedding{{model->load(w.matrix), model->load(bias)},
-                                     model->load(first),
-                                     model->load(positions),
-                                     size,
-                                     patch};
-      const auto ops = model->operations({2 * tokens, 0});
-      const Buffer stream = ops->buffer(2 * tokens, hidden);
-      ops->embed_patches(pixels, 2, embedding, ops->buffer(2 * grid * grid, values), stream);
-      return read(*ops, stream);
-    });
+    const auto embedded = [&](const TilePixels& tiles) {
+      return on_every_device([&](const Device& device) {
+        const auto model = device.model();
+        const PatchEmbedding embedding{{model->load(w.matrix), model->load(bias)},
+                                       model->load(first),
+                                       model->load(positions),
+                                       size,
+                                       patch,
+                                       make_normalisation(mean, deviation)};
+        const auto ops = model->operations({2 * tokens, 0});
+        const Buffer stream = ops->buffer(2 * tokens, hidden);
+        ops->embed_patches(tiles, 2, embedding, ops->buffer(2 * grid * grid, values), stream);
+        return read(*ops, stream);
+      });
+    };
+    const std::vector<float> found = embedded(std::span<const std::uint8_t>(rgb));
+    const std::vector<float> of_values = embedded(std::span<const float>(pixels));
     Doubles wanted;
     for (std::size_t tile = 0; tile < 2; ++tile) {
       for (std::size_t i = 0; i < hidden; ++i) wanted.push_back(static_cast<double>(first[i]) + positions[i]);
@@ -794,6 +812,7 @@ TEST("patches are embedded behind a class token, with their positions") {
       }
     }
     CHECK(close(found, wanted, type));
+    CHECK(close(of_values, wanted, type));
   }
 }
 

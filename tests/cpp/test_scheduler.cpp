@@ -51,7 +51,7 @@ class IdEngine : public Engine {
 
   const CacheRoom& cache() const override { return cache_; }
 
-  EncodedTiles encode(std::span<const float>, std::size_t tiles, const Progress& progress) override {
+  EncodedTiles encode(std::span<const std::uint8_t>, std::size_t tiles, const Progress& progress) override {
     for (std::size_t i = 0; i < tiles; ++i) progress(i);
     encoded += tiles;
     return {std::vector<float>(tiles * 4 * 2, 1.0F), {}, {}, 1.0, 1.0};

@@ -4,11 +4,14 @@
 #include <array>
 #include <atomic>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <map>
 #include <memory>
 #include <numeric>
 #include <optional>
+#include <random>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -17,6 +20,7 @@
 
 #include "check.h"
 #include "devices.h"
+#include "image/pixel_values.h"
 #include "kernels/attention/attention.h"
 #include "model/vision_encoder.h"
 #include "ops/cpu/linear.h"
@@ -393,18 +397,23 @@ class Reference {
   const TinyWeights& weights_;
 };
 
+// Of another mean and deviation for each channel.
+Normalisation normalisation() { return make_normalisation({0.485, 0.456, 0.406}, {0.229, 0.224, 0.225}); }
+
 VisionEncoder encoder_of(const VisionFacts& facts, const TinyWeights& weights, int threads,
                          std::size_t bytes = default_activation_bytes,
                          const std::optional<FlashFacts>& flash = {}) {
-  return {facts, flash, weights.file(), test::cpu(threads), bytes};
+  return {facts, flash, normalisation(), weights.file(), test::cpu(threads), bytes};
 }
 
-std::vector<float> encoded(VisionEncoder& encoder, const std::vector<float>& pixels,
+// Of values that are normalised already, or of pixels.
+template <class Value>
+std::vector<float> encoded(VisionEncoder& encoder, const std::vector<Value>& pixels,
                            const VisionEncoder::Progress& progress = {}) {
   const VisionFacts& facts = encoder.facts();
   const std::size_t tiles = pixels.size() / facts.tile_pixels();
   std::vector<float> features(tiles * facts.image_tokens() * facts.output_size, NAN);
-  encoder.encode(pixels.data(), tiles, {features.data()}, progress);
+  encoder.encode(std::span<const Value>(pixels), tiles, {features.data()}, progress);
   return features;
 }
 
@@ -423,8 +432,8 @@ Judged judged(VisionEncoder& encoder, const std::vector<float>& pixels,
   Judged found{std::vector<float>(tiles * facts.image_tokens() * facts.output_size, NAN),
                std::vector<float>(tiles * encoder.flash()->tokens(facts) * facts.output_size, NAN),
                std::vector<float>(tiles, NAN)};
-  encoder.encode(pixels.data(), tiles, {found.features.data(), found.compressed.data(), found.scores.data()},
-                 progress);
+  encoder.encode(std::span<const float>(pixels), tiles,
+                 {found.features.data(), found.compressed.data(), found.scores.data()}, progress);
   return found;
 }
 
@@ -522,6 +531,33 @@ TEST("a tile's features are the same bits in every batch and on any number of th
   }
 }
 
+TEST("pixels have the features of their normalised values, bit for bit, in every batch") {
+  for (const VisionFacts& facts : {tiny_300m(), tiny_6b()}) {
+    const TinyWeights weights(facts, DataType::bfloat16);
+    const std::size_t side = facts.image_size;
+    const std::size_t plane = side * side;
+    std::vector<std::uint8_t> pixels(5 * facts.tile_pixels());
+    std::vector<float> values(pixels.size());
+    std::mt19937 random(3);
+    const double mean[] = {0.485, 0.456, 0.406};
+    const double deviation[] = {0.229, 0.224, 0.225};
+    for (std::size_t i = 0; i < pixels.size(); ++i) {
+      pixels[i] = static_cast<std::uint8_t>(random() % 256);
+      const std::size_t c = i % 3;
+      const float centred = static_cast<float>(pixels[i]) / 255.0F - static_cast<float>(mean[c]);
+      values[(i / 3 / plane * 3 + c) * plane + i / 3 % plane] = centred / static_cast<float>(deviation[c]);
+    }
+    const std::size_t tile_bytes = encoder_of(facts, weights, 1, 0).batch().bytes;
+    VisionEncoder of_values = encoder_of(facts, weights, 1);
+    const std::vector<float> wanted = encoded(of_values, values);
+    for (const std::size_t tiles : {1, 2, 5}) {
+      VisionEncoder encoder = encoder_of(facts, weights, 2, tiles * tile_bytes);
+      const std::vector<float> features = encoded(encoder, pixels);
+      CHECK(std::memcmp(features.data(), wanted.data(), wanted.size() * sizeof(float)) == 0);
+    }
+  }
+}
+
 TEST("a batch's activations stay below the bytes that they are given, and one tile is always taken") {
   VisionFacts facts = tiny_300m();
   facts.hidden_size = 1024;
@@ -604,7 +640,7 @@ TEST("an encoder lets others use its threads twice a layer, and a second encodin
   const VisionFacts facts = tiny_300m();
   const TinyWeights weights(facts, DataType::int8);
   const auto team = std::make_shared<ThreadTeam>(2);
-  VisionEncoder encoder(facts, {}, weights.file(), std::make_shared<CpuDevice>(team), 0);
+  VisionEncoder encoder(facts, {}, normalisation(), weights.file(), std::make_shared<CpuDevice>(team), 0);
   const std::vector<float> pixels = test::random_floats(2 * facts.tile_pixels(), 4);
   const std::vector<float> whole = encoded(encoder, pixels);
   std::size_t stretches = 0;

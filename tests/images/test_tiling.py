@@ -157,26 +157,6 @@ def test_normalisation_equals_numpy(
     np.testing.assert_array_equal(values[0], expected.transpose(2, 0, 1))
 
 
-@pytest.mark.parametrize(("patch", "size"), [(14, 448), (7, 28), (28, 28), (1, 4)])
-def test_patches_are_pixel_values_in_the_order_of_a_convolution(patch: int, size: int) -> None:
-    picture = noisy_picture(200, 90)
-    options = _core.TilingOptions(tile_size=size, min_tiles=1, max_tiles=6, thumbnail=True, dynamic=True)
-    team = _core.ThreadTeam(2)
-    values, tile_grid = _core.tile_pixel_values(picture, options, MEAN, STD, team)
-    patches, patch_grid = _core.tile_patches(picture, options, MEAN, STD, patch, team)
-    side = size // patch
-    blocks = values.reshape(len(values), 3, side, patch, side, patch).transpose(0, 2, 4, 1, 3, 5)
-    np.testing.assert_array_equal(patches, blocks.reshape(len(values), side * side, 3 * patch * patch))
-    assert patch_grid == tile_grid
-
-
-@pytest.mark.parametrize("patch", [0, -14, 13, 449])
-def test_a_patch_must_divide_the_tile(patch: int) -> None:
-    options = _core.TilingOptions(tile_size=448, min_tiles=1, max_tiles=6, thumbnail=True, dynamic=True)
-    with pytest.raises(ImageError, match="patch_size"):
-        _core.tile_patches(noisy_picture(8, 8), options, MEAN, STD, patch, _core.ThreadTeam(1))
-
-
 def test_any_strides() -> None:
     picture = noisy_picture(300, 200)
     padded = np.zeros((200, 320, 4), np.uint8)

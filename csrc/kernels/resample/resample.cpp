@@ -69,19 +69,10 @@ void vertical(const std::uint8_t* rows, std::size_t stride, const TapPair* weigh
   }
 }
 
-void normalise(const std::uint8_t* rgb, std::size_t pixels, const Normalisation& normalisation, float* red,
-               float* green, float* blue) {
-  for (std::size_t i = normalise_pixels(rgb, pixels, normalisation, red, green, blue); i < pixels; ++i) {
-    red[i] = normalisation.table[0][rgb[rgb_channels * i]];
-    green[i] = normalisation.table[1][rgb[rgb_channels * i + 1]];
-    blue[i] = normalisation.table[2][rgb[rgb_channels * i + 2]];
-  }
-}
-
 }  // namespace
 
 const ResampleKernels& resample_kernels() {
-  static constexpr ResampleKernels kernels{horizontal, vertical, normalise};
+  static constexpr ResampleKernels kernels{horizontal, vertical};
   return kernels;
 }
 

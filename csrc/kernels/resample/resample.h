@@ -1,4 +1,4 @@
-// Resampling of 8-bit RGB rows with integer weights, and normalisation of the result: the kernels.
+// Resampling of 8-bit RGB rows with integer weights: the kernels.
 //
 // A resampled value is clamp((sum(weight * pixel) + 2^21) >> 22, 0, 255) with weights of 22 fractional bits,
 // which is what Pillow computes. The sum is integer arithmetic modulo 2^32, so any order and any split of the
@@ -12,11 +12,11 @@
 #include <cstdint>
 
 #include "kernels/dispatch.h"
+#include "kernels/rgb_channels.h"
 
 namespace internvl {
 
 inline constexpr int weight_bits = 22;
-inline constexpr std::size_t rgb_channels = 3;
 // Rows that a horizontal pass works on at a time, and the granule of a row's bytes.
 inline constexpr std::size_t row_block = 32;
 // Pixels that a horizontal pass writes at a time: rows are written in runs of this many.
@@ -45,16 +45,6 @@ struct FilterView {
   std::size_t chunk;   // outputs that a horizontal pass makes from one stretch of the source
 };
 
-// ((value / 255) - mean) / std in float32, step by step.
-struct Normalisation {
-  float table[rgb_channels][256];
-  // The same function as products with reciprocals, each in two parts; valid if `products_are_exact`.
-  bool products_are_exact;
-  float scale_high, scale_low;  // 1 / 255
-  float mean[rgb_channels];
-  float inverse_std_high[rgb_channels], inverse_std_low[rgb_channels];
-};
-
 struct ResampleKernels {
   // Resamples row_block rows of RGB. `columns` is scratch for one stretch of the source, transposed:
   // [(most source pixels of a chunk + 1) * 3, row_block]. `out` is the first of row_block rows, `stride`
@@ -64,9 +54,6 @@ struct ResampleKernels {
   // One output row from rows `stride` bytes apart; `bytes` is a multiple of row_block.
   void (*vertical)(const std::uint8_t* rows, std::size_t stride, const TapPair* weights, std::size_t pairs,
                    std::size_t bytes, std::uint8_t* out);
-  // Splits pixels into three float rows. May read up to 8 bytes past the last pixel.
-  void (*normalise)(const std::uint8_t* rgb, std::size_t pixels, const Normalisation& normalisation,
-                    float* red, float* green, float* blue);
 };
 
 const ResampleKernels& resample_kernels(Features features);

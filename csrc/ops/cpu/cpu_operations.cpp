@@ -7,30 +7,11 @@
 
 #include "kernels/activation/activation.h"
 #include "kernels/norm/norm.h"
+#include "ops/cpu/patchify.h"
 #include "ops/cpu/pixel_shuffle.h"
 #include "runtime/error.h"
 
 namespace internvl {
-namespace {
-
-// Patches [patches, 3 * side * side] of one tile [3, size, size], each in the order of a convolution's
-// weights; those of one row of the grid.
-void patchify(const float* pixels, std::size_t size, std::size_t side, std::size_t row, float* patches) {
-  const std::size_t grid = size / side;
-  float* out = patches + row * grid * 3 * side * side;
-  for (std::size_t column = 0; column < grid; ++column) {
-    for (std::size_t channel = 0; channel < 3; ++channel) {
-      const float* from = pixels + (channel * size + row * side) * size + column * side;
-      for (std::size_t y = 0; y < side; ++y) {
-        std::memcpy(out, from + y * size, side * sizeof(float));
-        out += side;
-      }
-    }
-  }
-}
-
-}  // namespace
-
 CpuOperations::CpuOperations(CpuModel& model, const Workload& workload)
     : model_(model),
       team_(model.team()),
@@ -211,20 +192,18 @@ void CpuOperations::logits(const Buffer& stream, RowRange rows, const Norm& norm
                   {nullptr, 0, rows.count, nullptr, false, logits.data(), head.rows});
 }
 
-void CpuOperations::embed_patches(std::span<const float> pixels, std::size_t tiles,
+void CpuOperations::embed_patches(const TilePixels& pixels, std::size_t tiles,
                                   const PatchEmbedding& embedding, const Buffer& patches,
                                   const Buffer& stream) {
   const std::size_t hidden = stream.columns;
-  const std::size_t size = embedding.image_size;
-  const std::size_t grid = size / embedding.patch_size;
+  const std::size_t grid = embedding.image_size / embedding.patch_size;
   const std::size_t tokens = 1 + grid * grid;
   const float* positions = values(embedding.positions);
   const float* class_embedding = values(embedding.class_embedding);
   team_.for_each_range(tiles * grid, 1, [&](std::size_t begin, std::size_t) {
     const std::size_t tile = begin / grid;
     const std::size_t grid_row = begin % grid;
-    patchify(&pixels[tile * 3 * size * size], size, embedding.patch_size, grid_row,
-             row(patches, tile * grid * grid));
+    patchify(pixels, begin, embedding, features_, row(patches, begin * grid));
     // The positions stand there already when the patches are added to them.
     float* out = row(stream, tile * tokens);
     const std::size_t first = (1 + grid_row * grid) * hidden;

@@ -52,7 +52,7 @@ class CpuOperations : public Operations {
   void logits(const Buffer& stream, RowRange rows, const Norm& norm, const Matrix& head,
               std::span<float> logits) override;
 
-  void embed_patches(std::span<const float> pixels, std::size_t tiles, const PatchEmbedding& embedding,
+  void embed_patches(const TilePixels& pixels, std::size_t tiles, const PatchEmbedding& embedding,
                      const Buffer& patches, const Buffer& stream) override;
   void norm_queries_and_keys(const Buffer& qkv, RowRange rows, const Norm& q_norm,
                              const Norm& k_norm) override;

@@ -32,7 +32,7 @@ class Timings:
     decode_image: float = 0.0
     """Files and bytes to RGB pixels, all pictures together."""
     tile: float = 0.0
-    """Grid choice, resampling, cutting into tiles and normalising, all pictures together."""
+    """Grid choice, resampling and cutting into tiles, all pictures together."""
     vit: float = 0.0
     """The vision tower over all tiles."""
     projector: float = 0.0

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/pixel_values/pixel_values.h"
 #include "kernels/resample/resample.h"
 #include "kernels/vector/x86_intrinsics.h"
 
@@ -121,7 +122,8 @@ inline std::size_t normalise_pixels(const std::uint8_t* rgb, std::size_t pixels,
     inverse_low[c] = _mm256_set1_ps(normalisation.inverse_std_low[c]);
   }
   std::size_t done = 0;
-  for (; done + 8 <= pixels; done += 8) {
+  // Eight pixels are read as two halves of 16 bytes, the last 4 of which are of the pixels behind them.
+  for (; (done + 8) * rgb_channels + 4 <= pixels * rgb_channels; done += 8) {
     const std::uint8_t* from = rgb + done * rgb_channels;
     const __m256i eight = _mm256_set_m128i(load_half(from + 12), load_half(from));
     for (std::size_t c = 0; c < rgb_channels; ++c) {

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/pixel_values/pixel_values.h"
 #include "kernels/resample/resample.h"
 
 namespace internvl::INTERNVL_ISA {
