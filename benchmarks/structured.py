@@ -147,6 +147,7 @@ def choosing_ms(model: ivl.Model, form: dict[str, Any], rounds: int) -> float:
             threads=1,
             max_wait_s=0.0,
             max_waiting=1,
+            tile_cache_bytes=0,
             rules=PictureRules(),
         ) as drawn,
     ):

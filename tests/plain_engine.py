@@ -229,6 +229,7 @@ def model_of(
     context_tokens: int | None = None,
     max_wait_s: float = PATIENCE_S,
     max_waiting: int = 256,
+    tile_cache_bytes: int = 0,
     made: Any = None,
 ) -> ivl.Model:
     """A model that computes with such an engine.
@@ -238,6 +239,7 @@ def model_of(
         context_tokens: the whole cache where None.
         max_wait_s: as for ``load``.
         max_waiting: as for ``load``.
+        tile_cache_bytes: as for ``load``.
         made: the ``tokenizers`` library's tokenizer, that of the tiny bundle where None.
     """
     manifest = engine.manifest
@@ -251,5 +253,6 @@ def model_of(
         threads=1,
         max_wait_s=max_wait_s,
         max_waiting=max_waiting,
+        tile_cache_bytes=tile_cache_bytes,
         rules=PictureRules("stored"),
     )

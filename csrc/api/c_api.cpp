@@ -99,6 +99,7 @@ internvl_load_options default_load_options() {
   options.size = sizeof options;
   options.max_waiting = own.max_waiting;
   options.max_wait_s = own.max_wait_s;
+  options.tile_cache_bytes = -1;
   return options;
 }
 
@@ -177,6 +178,7 @@ internvl::api::LoadOptions load_options_of(const internvl_load_options* given) {
   options.max_context = unless_zero(all.max_context);
   options.max_waiting = all.max_waiting;
   options.max_wait_s = all.max_wait_s;
+  if (all.tile_cache_bytes != -1) options.tile_cache_bytes = all.tile_cache_bytes;
   options.verify = all.verify != 0;
   return options;
 }
@@ -324,6 +326,7 @@ internvl_answer answer_of(const internvl::Answer& own) {
   answer.first_token_ms = own.timings.first_token;
   answer.per_token_ms = own.timings.per_token;
   answer.total_ms = own.timings.total;
+  answer.cached_tiles = static_cast<std::int64_t>(own.usage.cached_tiles);
   return answer;
 }
 
@@ -362,6 +365,7 @@ internvl_status internvl_model_get_info(const internvl_model* model, internvl_mo
     all.name = model->loaded.manifest().name.c_str();
     all.cache_tokens = static_cast<std::int64_t>(model->loaded.cache_tokens());
     all.context_tokens = static_cast<std::int64_t>(model->loaded.context_tokens());
+    all.tile_cache_bytes = static_cast<std::int64_t>(model->loaded.tile_cache_bytes());
     give(all, info, "internvl_model_info");
   });
 }

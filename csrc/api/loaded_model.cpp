@@ -8,6 +8,7 @@
 #include "bundle/bundle.h"
 #include "generation/choices.h"
 #include "generation/native_engine.h"
+#include "generation/tile_cache.h"
 #include "image/pixel_values.h"
 #include "kernels/attention/attention.h"
 #include "model/decoder.h"
@@ -81,6 +82,7 @@ void check(const Asked& asked) {
 struct LoadedModel::Parts {
   Bundle bundle;
   CacheSize size;
+  std::size_t tile_cache_bytes;
   std::shared_ptr<const Tokenizer> tokenizer;
   std::shared_ptr<const PromptRenderer> renderer;
   std::shared_ptr<ThreadTeam> team;
@@ -91,6 +93,7 @@ LoadedModel::Parts LoadedModel::open(const std::filesystem::path& folder, const 
   check(options);
   Parts parts{.bundle = open_bundle(folder, options.verify),
               .size = {},
+              .tile_cache_bytes = 0,
               .tokenizer = nullptr,
               .renderer = nullptr,
               .team = nullptr,
@@ -105,6 +108,7 @@ LoadedModel::Parts LoadedModel::open(const std::filesystem::path& folder, const 
   parts.size = cache_size(decoder.rope, options.cache_tokens, options.max_context,
                           default_cache_tokens(decoder.rope.max_positions, per_token,
                                                manifest.file(kWeightsFile)->bytes, usable));
+  parts.tile_cache_bytes = internvl::tile_cache_bytes(manifest, options.tile_cache_bytes, usable);
   parts.tokenizer = read_tokenizer(parts.bundle);
   parts.renderer = make_renderer(parts.bundle, parts.tokenizer);
   if (usable) check_memory(parts.size.cache_tokens, per_token, *usable);
@@ -128,12 +132,14 @@ LoadedModel::LoadedModel(const std::filesystem::path& folder, const LoadOptions&
 LoadedModel::LoadedModel(const std::filesystem::path&, const LoadOptions& options, Parts parts)
     : manifest_(std::move(parts.bundle.manifest)),
       size_(parts.size),
+      tile_cache_bytes_(parts.tile_cache_bytes),
       tokenizer_(parts.tokenizer),
       planner_(parts.tokenizer, parts.renderer, manifest_, size_.context_tokens),
       scheduler_(parts.engine, parts.tokenizer, manifest_, parts.team,
                  SchedulerOptions{size_.context_tokens, static_cast<std::size_t>(options.max_waiting),
                                   std::chrono::milliseconds(
-                                      static_cast<std::int64_t>(std::ceil(options.max_wait_s * 1000.0)))}) {}
+                                      static_cast<std::int64_t>(std::ceil(options.max_wait_s * 1000.0))),
+                                  tile_cache_bytes_}) {}
 
 std::shared_ptr<Request> LoadedModel::ask(const Asked& asked) {
   check(asked);

@@ -34,6 +34,7 @@ struct LoadOptions {
   std::optional<std::int64_t> max_context;
   std::int64_t max_waiting = kMaxWaiting.standard;
   double max_wait_s = kMaxWaitSeconds.standard;
+  std::optional<std::int64_t> tile_cache_bytes;
   bool verify = false;
 };
 
@@ -68,6 +69,7 @@ class LoadedModel {
   const Manifest& manifest() const { return manifest_; }
   std::size_t cache_tokens() const { return size_.cache_tokens; }
   std::size_t context_tokens() const { return size_.context_tokens; }
+  std::size_t tile_cache_bytes() const { return tile_cache_bytes_; }
 
   // Begins to answer. Throws PromptError, ImageError, BusyError, CacheFullError, ClosedError.
   std::shared_ptr<Request> ask(const Asked& asked);
@@ -85,6 +87,7 @@ class LoadedModel {
 
   Manifest manifest_;
   CacheSize size_;
+  std::size_t tile_cache_bytes_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   PromptPlanner planner_;
   Scheduler scheduler_;

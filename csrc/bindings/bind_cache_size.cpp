@@ -9,6 +9,7 @@
 
 #include "bindings/bindings.h"
 #include "generation/cache_size.h"
+#include "generation/tile_cache.h"
 #include "runtime/error.h"
 #include "runtime/readable_size.h"
 
@@ -45,6 +46,8 @@ void register_cache_size(py::module_& module) {
   module.def("default_cache_tokens", &default_cache_tokens, py::arg("trained"), py::kw_only(),
              py::arg("per_token"), py::arg("weights"), py::arg("usable"));
   module.def("check_memory", &check_memory, py::arg("cache_tokens"), py::kw_only(), py::arg("per_token"),
+             py::arg("usable"));
+  module.def("tile_cache_bytes", &tile_cache_bytes, py::arg("manifest"), py::arg("wanted"), py::kw_only(),
              py::arg("usable"));
   module.def(
       "cache_size",

@@ -141,7 +141,7 @@ void close_all() {
 std::shared_ptr<Scheduler> make_scheduler(const py::object& engine, std::shared_ptr<Tokenizer> tokenizer,
                                           const Manifest& manifest, std::shared_ptr<ThreadTeam> team,
                                           std::size_t context_tokens, std::size_t max_waiting,
-                                          double max_wait_s) {
+                                          double max_wait_s, std::size_t tile_cache_bytes) {
   std::shared_ptr<Engine> core;
   const bool of_python = !py::isinstance<NativeEngine>(engine);
   if (!of_python) {
@@ -150,7 +150,7 @@ std::shared_ptr<Scheduler> make_scheduler(const py::object& engine, std::shared_
     core = std::make_shared<PythonEngine>(engine, manifest, team);
   }
   const std::chrono::milliseconds max_wait(static_cast<std::int64_t>(std::ceil(max_wait_s * 1000.0)));
-  const SchedulerOptions options{context_tokens, max_waiting, max_wait};
+  const SchedulerOptions options{context_tokens, max_waiting, max_wait, tile_cache_bytes};
   std::shared_ptr<Scheduler> scheduler(
       new Scheduler(std::move(core), std::move(tokenizer), manifest, std::move(team), options),
       WithoutTheGil());
@@ -266,6 +266,7 @@ void register_results(py::module_& module) {
   py::class_<Usage>(module, "Usage")
       .def_readonly("tiles", &Usage::tiles)
       .def_readonly("tiles_wanted", &Usage::tiles_wanted)
+      .def_readonly("cached_tiles", &Usage::cached_tiles)
       .def_readonly("image_tokens", &Usage::image_tokens)
       .def_readonly("prompt_tokens", &Usage::prompt_tokens)
       .def_readonly("new_tokens", &Usage::new_tokens)
@@ -411,7 +412,7 @@ void register_scheduler(py::module_& module) {
   py::class_<Scheduler, std::shared_ptr<Scheduler>>(module, "Scheduler")
       .def(py::init(&make_scheduler), py::arg("engine"), py::arg("tokenizer").none(false),
            py::arg("manifest"), py::arg("team").none(false), py::kw_only(), py::arg("context_tokens"),
-           py::arg("max_waiting"), py::arg("max_wait_s"))
+           py::arg("max_waiting"), py::arg("max_wait_s"), py::arg("tile_cache_bytes") = 0)
       .def("submit", &submit, py::arg("ids"), py::arg("pictures"), py::arg("answers"), py::kw_only(),
            py::arg("features") = py::none(), py::arg("elapsed_ms") = 0.0, py::arg("decode_image_ms") = 0.0,
            py::arg("tiles") = 0, py::arg("tiles_wanted") = 0, py::arg("priority") = 0,

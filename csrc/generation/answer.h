@@ -28,6 +28,7 @@ struct Timings {
 struct Usage {
   std::size_t tiles = 0;          // of all pictures, thumbnails included
   std::size_t tiles_wanted = 0;   // more than that where they did not fit the context
+  std::size_t cached_tiles = 0;   // of the tiles, those that an earlier picture had too
   std::size_t image_tokens = 0;   // prompt tokens that stand for pictures
   std::size_t prompt_tokens = 0;  // image tokens included
   std::size_t new_tokens = 0;     // without the stop token

@@ -46,33 +46,37 @@ EncodedPicture PictureEncoder::encode(const Picture& picture) {
   const std::size_t bytes = tiles * facts_.tile_bytes();
   const auto pixels = std::make_unique_for_overwrite<std::uint8_t[]>(bytes);
   write_tiles(picture.pixels, plan, pixels.get(), team_);
-  const std::vector<Key> keys = keys_of({pixels.get(), bytes});
+  std::vector<TileKey> keys = keys_of({pixels.get(), bytes});
   timings_.tile += milliseconds_since(begun);
+  look_up(keys);
   encode_new({pixels.get(), bytes}, keys);
 
   const std::size_t size = facts_.tokens_per_tile * facts_.hidden;
-  EncodedPicture encoded{std::vector<float>(tiles * size), std::vector(tiles, facts_.tokens_per_tile),
-                         plan.grid, facts_.tokens_per_tile};
+  EncodedPicture encoded{.features = std::vector<float>(tiles * size),
+                         .tile_tokens = std::vector(tiles, facts_.tokens_per_tile),
+                         .grid = plan.grid,
+                         .tokens_per_tile = facts_.tokens_per_tile,
+                         .keys = std::move(keys)};
   std::vector<bool> compressed(tiles);
   if (facts_.flash) {
     std::vector<float> scores;
     scores.reserve(tiles);
-    for (const Key& key : keys) scores.push_back(tiles_.at(key).score);
+    for (const TileKey& key : encoded.keys) scores.push_back(tiles_.at(key).tile->score);
     compressed = compressible(scores, *facts_.flash);
   }
   for (std::size_t i = 0; i < tiles; ++i) {
-    const Tile& tile = tiles_.at(keys[i]);
-    std::copy(compressed[i] ? tile.compressed.begin() : tile.features.begin(),
-              compressed[i] ? tile.compressed.end() : tile.features.end(),
-              encoded.features.begin() + static_cast<std::ptrdiff_t>(i * size));
+    const Known& known = tiles_.at(encoded.keys[i]);
+    const std::vector<float>& features = compressed[i] ? known.tile->compressed : known.tile->features;
+    std::ranges::copy(features, encoded.features.begin() + static_cast<std::ptrdiff_t>(i * size));
     if (compressed[i]) encoded.tile_tokens[i] = facts_.tokens_per_compressed_tile;
+    if (known.cached) ++encoded.cached_tiles;
   }
   return encoded;
 }
 
 // Of pixels [tiles, tile_size, tile_size, 3].
-std::vector<PictureEncoder::Key> PictureEncoder::keys_of(std::span<const std::uint8_t> tiles) const {
-  std::vector<Key> keys(tiles.size() / facts_.tile_bytes());
+std::vector<TileKey> PictureEncoder::keys_of(std::span<const std::uint8_t> tiles) const {
+  std::vector<TileKey> keys(tiles.size() / facts_.tile_bytes());
   const std::array<std::uint64_t, 3> shape{facts_.tile_size, facts_.tile_size, rgb_channels};
   team_.for_each_range(keys.size(), 1, [&](std::size_t tile, std::size_t) {
     Sha256 hash;
@@ -83,7 +87,14 @@ std::vector<PictureEncoder::Key> PictureEncoder::keys_of(std::span<const std::ui
   return keys;
 }
 
-void PictureEncoder::encode_new(std::span<const std::uint8_t> tiles, std::span<const Key> keys) {
+void PictureEncoder::look_up(std::span<const TileKey> keys) {
+  for (const TileKey& key : keys) {
+    if (tiles_.contains(key)) continue;
+    if (auto tile = cache_.find(key)) tiles_.emplace(key, Known{std::move(tile), true});
+  }
+}
+
+void PictureEncoder::encode_new(std::span<const std::uint8_t> tiles, std::span<const TileKey> keys) {
   std::vector<std::size_t> places;  // of tiles that were not seen before
   for (std::size_t i = 0; i < keys.size(); ++i) {
     const bool repeated = std::find_if(places.begin(), places.end(), [&](std::size_t place) {
@@ -112,9 +123,12 @@ void PictureEncoder::encode_new(std::span<const std::uint8_t> tiles, std::span<c
   timings_.vit += encoded.vit_ms;
   timings_.projector += encoded.projector_ms;
   for (std::size_t i = 0; i < places.size(); ++i) {
-    Tile tile{slice(encoded.features, i, places.size()), slice(encoded.compressed, i, places.size()), 0.0F};
+    EncodedTile tile{slice(encoded.features, i, places.size()), slice(encoded.compressed, i, places.size())};
     if (!encoded.scores.empty()) tile.score = encoded.scores[i];
-    tiles_.emplace(keys[places[i]], std::move(tile));
+    const TileKey& key = keys[places[i]];
+    const auto made = std::make_shared<const EncodedTile>(std::move(tile));
+    tiles_.emplace(key, Known{made, false});
+    cache_.keep(key, made);
   }
 }
 

@@ -6,13 +6,13 @@
 #include <memory>
 #include <optional>
 #include <span>
-#include <string>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "bundle/manifest.h"
 #include "generation/engine.h"
+#include "generation/tile_cache.h"
 #include "image/tile.h"
 #include "runtime/thread_team.h"
 
@@ -34,6 +34,8 @@ struct EncodedPicture {
   std::vector<std::size_t> tile_tokens;  // [tiles]: so many of a tile's features count
   Grid grid{};
   std::size_t tokens_per_tile = 0;
+  std::vector<TileKey> keys;     // [tiles]: of what was encoded
+  std::size_t cached_tiles = 0;  // of the tiles, those that the cache had
 
   std::size_t tiles() const { return tile_tokens.size(); }
 };
@@ -64,13 +66,15 @@ void remove_spare_places(std::vector<std::int64_t>& ids, std::int64_t image_cont
                          std::size_t tokens_per_tile, std::span<const std::size_t> tile_tokens);
 
 // Encodes the pictures of one request. Blank margins, letterbox bars and the frames of a camera that sees
-// nothing move make tiles that are equal byte for byte: they are encoded once, whichever picture they are of.
+// nothing move make tiles that are equal byte for byte: they are encoded once, whichever picture they are of,
+// and not at all where the cache has them.
 class PictureEncoder {
  public:
   // `progress`: called on the way, also in the middle of a tile, with the number of tiles that were encoded,
   // repeated ones not counted. What it throws ends the encoding. The references have to stay.
-  PictureEncoder(Engine& engine, const PictureFacts& facts, ThreadTeam& team, Engine::Progress progress)
-      : engine_(engine), facts_(facts), team_(team), progress_(std::move(progress)) {}
+  PictureEncoder(Engine& engine, const PictureFacts& facts, ThreadTeam& team, TileCache& cache,
+                 Engine::Progress progress)
+      : engine_(engine), facts_(facts), team_(team), cache_(cache), progress_(std::move(progress)) {}
 
   // Of a picture that is not encoded yet. Throws ImageError if a size is out of range.
   EncodedPicture encode(const Picture& picture);
@@ -78,23 +82,22 @@ class PictureEncoder {
   const PictureTimings& timings() const { return timings_; }
 
  private:
-  // A tile, by the SHA-256 of its pixels: nobody can make two tiles that share it.
-  using Key = std::string;
-  struct Tile {
-    std::vector<float> features;
-    std::vector<float> compressed;
-    float score = 0.0F;
+  struct Known {
+    std::shared_ptr<const EncodedTile> tile;
+    bool cached;  // before the request
   };
 
-  std::vector<Key> keys_of(std::span<const std::uint8_t> tiles) const;
-  void encode_new(std::span<const std::uint8_t> tiles, std::span<const Key> keys);
+  std::vector<TileKey> keys_of(std::span<const std::uint8_t> tiles) const;
+  void look_up(std::span<const TileKey> keys);
+  void encode_new(std::span<const std::uint8_t> tiles, std::span<const TileKey> keys);
 
   Engine& engine_;
   const PictureFacts& facts_;
   ThreadTeam& team_;
+  TileCache& cache_;
   Engine::Progress progress_;
   PictureTimings timings_;
-  std::unordered_map<Key, Tile> tiles_;
+  std::unordered_map<TileKey, Known> tiles_;  // of the request so far
 };
 
 }  // namespace internvl

@@ -152,6 +152,7 @@ Scheduler::Scheduler(std::shared_ptr<Engine> engine, std::shared_ptr<const Token
       tokenizer_(std::move(tokenizer)),
       team_(std::move(team)),
       picture_facts_(manifest),
+      tile_cache_(options.tile_cache_bytes),
       image_context_id_(manifest.prompt.image_context_id),
       stop_ids_(manifest.prompt.stop_ids),
       options_(options),
@@ -312,6 +313,7 @@ void Scheduler::close() {
   std::unique_lock lock(state_->mutex);
   state_->released.wait(lock, [&] { return state_->held.empty(); });
   engine_.reset();
+  tile_cache_.clear();
 }
 
 // Room in the cache for what the job has by now, and so many more tokens of each answer.
@@ -418,7 +420,7 @@ void Scheduler::compute_prompt(const JobPointer& job) {
 void Scheduler::encode_pictures(Job& job) {
   const std::vector<Picture>& pictures = job.question().pictures;
   std::size_t told = 0;
-  PictureEncoder encoder(*engine_, picture_facts_, *team_, [&](std::size_t tiles) {
+  PictureEncoder encoder(*engine_, picture_facts_, *team_, tile_cache_, [&](std::size_t tiles) {
     go_on_unless_ended(job);
     if (tiles > told) job.request->tell_tiles(told = tiles);
   });
@@ -441,6 +443,7 @@ void Scheduler::encode_pictures(Job& job) {
       }
       EncodedPicture made = encoder.encode(picture);
       tiles += made.tiles();
+      job.usage.cached_tiles += made.cached_tiles;
       if (job.ids.empty()) {
         job.encoded_pictures.push_back(std::move(made));
         continue;

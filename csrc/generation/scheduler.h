@@ -16,6 +16,7 @@
 #include "generation/engine.h"
 #include "generation/picture_encoder.h"
 #include "generation/request.h"
+#include "generation/tile_cache.h"
 #include "prompt/tokenizer.h"
 #include "runtime/thread_team.h"
 
@@ -25,6 +26,7 @@ struct SchedulerOptions {
   std::size_t context_tokens;                                    // a prompt and its answer end here
   std::size_t max_waiting = 256;                                 // requests that wait for their turn
   std::chrono::milliseconds max_wait = std::chrono::minutes(5);  // for room in the cache
+  std::size_t tile_cache_bytes = 0;                              // see TileCache
 };
 
 // Requests wait in a queue: those of a higher priority first, equal ones as they came. One thread takes them
@@ -37,6 +39,8 @@ struct SchedulerOptions {
 // cache is given up, and later its prompt is prefilled again and its tokens decoded again, to the same bits
 // on an engine that keeps them. The one that came first always goes on. A stream whose reader falls behind
 // stops being written, and gives up its place to whoever waits for one.
+//
+// Tiles that were encoded are kept for the requests that come after, see TileCache.
 //
 // No lock of the scheduler is held while the engine, a constraint or a wake of a request is called. All
 // methods may be called from any thread; in a process that was forked from the scheduler's, they throw
@@ -123,6 +127,7 @@ class Scheduler {
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::shared_ptr<ThreadTeam> team_;
   PictureFacts picture_facts_;
+  TileCache tile_cache_;
   std::int64_t image_context_id_;
   std::vector<std::int64_t> stop_ids_;
   SchedulerOptions options_;

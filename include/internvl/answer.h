@@ -37,6 +37,7 @@ struct Usage {
   std::int64_t prompt_tokens = 0;  ///< image tokens included
   std::int64_t new_tokens = 0;     ///< without the stop token
   std::int64_t forced_tokens = 0;  ///< of them, those that `choices` left no choice about
+  std::int64_t cached_tiles = 0;   ///< of the tiles, those whose features were kept from an earlier picture
 };
 
 /// An answer, in UTF-8.

@@ -64,6 +64,12 @@ typedef struct internvl_load_options {
   int64_t max_waiting;    /* requests that wait at most before one is refused; 256 */
   double max_wait_s;      /* how long a request waits for room in the cache, in seconds; 300 */
   int32_t verify;         /* not 0: the SHA-256 of the weights is checked, which reads the whole file */
+  int32_t reserved;
+  /* What the features of tiles may take that are kept for pictures that show them again. 0: none are kept;
+   * -1: two pictures of the model's most tiles, 64 MB at least, and a sixteenth of the memory at hand at
+   * most.
+   */
+  int64_t tile_cache_bytes;
 } internvl_load_options;
 
 INTERNVL_API void internvl_load_options_init(internvl_load_options* options, size_t size);
@@ -80,9 +86,10 @@ INTERNVL_API void internvl_model_free(internvl_model* model);
 
 typedef struct internvl_model_info {
   size_t size;
-  const char* name;       /* of the checkpoint; valid as long as the model */
-  int64_t cache_tokens;   /* of the KV cache, all answers together */
-  int64_t context_tokens; /* that one prompt and its answer may have */
+  const char* name;         /* of the checkpoint; valid as long as the model */
+  int64_t cache_tokens;     /* of the KV cache, all answers together */
+  int64_t context_tokens;   /* that one prompt and its answer may have */
+  int64_t tile_cache_bytes; /* at most, for the features of tiles */
 } internvl_model_info;
 
 INTERNVL_API internvl_status internvl_model_get_info(const internvl_model* model, internvl_model_info* info);
@@ -249,6 +256,7 @@ typedef struct internvl_answer {
   double first_token_ms;  /* from the call to the first token */
   double per_token_ms;    /* mean of every token after the first */
   double total_ms;        /* from the call to the finished answer */
+  int64_t cached_tiles;   /* of the tiles, those whose features were kept from an earlier picture */
 } internvl_answer;
 
 /* An answer by its index, after the last piece. */

@@ -39,6 +39,10 @@ struct LoadOptions {
   std::int64_t max_waiting = 256;                 ///< requests that wait before one is refused (BusyError)
   double max_wait_s = 300.0;                      ///< how long a request waits for room in the cache
   bool verify = false;  ///< checks the SHA-256 of the weights, which reads all of them
+  /// What the features of tiles may take that are kept for pictures that show them again; 0 keeps none. Where
+  /// it is not given: two pictures of the model's most tiles, 64 MB at least, and a sixteenth of the memory
+  /// at hand at most.
+  std::optional<std::int64_t> tile_cache_bytes = {};
 };
 
 /// Which special tokens stay in an answer's text.
@@ -204,8 +208,8 @@ inline Answer answer_of(const internvl_request* request, std::size_t index) {
   answer.grounding_text.assign(all.grounding_text, all.grounding_text_length);
   answer.token_ids.assign(all.token_ids, all.token_ids + all.token_count);
   answer.finish_reason = static_cast<FinishReason>(all.finish_reason);
-  answer.usage = {all.tiles,         all.tiles_wanted, all.image_tokens,
-                  all.prompt_tokens, all.new_tokens,   all.forced_tokens};
+  answer.usage = {all.tiles,      all.tiles_wanted,  all.image_tokens, all.prompt_tokens,
+                  all.new_tokens, all.forced_tokens, all.cached_tiles};
   answer.timings = {all.decode_image_ms, all.tile_ms,        all.vit_ms,       all.projector_ms,
                     all.prefill_ms,      all.first_token_ms, all.per_token_ms, all.total_ms};
   return answer;
@@ -267,6 +271,10 @@ class Model {
     all.max_context = number(options.max_context);
     all.max_waiting = options.max_waiting;
     all.max_wait_s = options.max_wait_s;
+    // -1 says in C that none is given.
+    if (options.tile_cache_bytes) {
+      all.tile_cache_bytes = *options.tile_cache_bytes == -1 ? -2 : *options.tile_cache_bytes;
+    }
     all.verify = options.verify ? 1 : 0;
     internvl_model* model = nullptr;
     detail::check(internvl_model_load(folder.c_str(), &all, &model));
@@ -327,6 +335,8 @@ class Model {
   std::int64_t cache_tokens() const { return info().cache_tokens; }
   /// Tokens that one prompt and its answer may have.
   std::int64_t context_tokens() const { return info().context_tokens; }
+  /// Bytes that the features of tiles may take which are kept for pictures that show them again.
+  std::int64_t tile_cache_bytes() const { return info().tile_cache_bytes; }
 
  private:
   explicit Model(internvl_model* model) : model_(model, detail::FreeModel()) {}

@@ -363,6 +363,9 @@ def cache_size(
     unasked: int,
 ) -> tuple[int, int]: ...
 
+# Raises PromptError, DeviceError.
+def tile_cache_bytes(manifest: Manifest, wanted: int | None, *, usable: int | None) -> int: ...
+
 # Tokens. Texts may hold lone surrogates, which become U+FFFD.
 
 IMAGE_MARK: str
@@ -688,6 +691,8 @@ class Usage:
     def new_tokens(self) -> int: ...
     @property
     def forced_tokens(self) -> int: ...
+    @property
+    def cached_tiles(self) -> int: ...
 
 class Answer:
     def __init__(self, *args: object, **kwargs: object) -> None: ...
@@ -782,6 +787,7 @@ class Scheduler:
         context_tokens: int,
         max_waiting: int,
         max_wait_s: float,
+        tile_cache_bytes: int = 0,
     ) -> None:
         """Starts its threads.
 
@@ -794,6 +800,7 @@ class Scheduler:
             context_tokens: a prompt and its answer end here.
             max_waiting: requests that may wait.
             max_wait_s: for room in the cache, in seconds.
+            tile_cache_bytes: of features that are kept, see csrc/generation/tile_cache.h.
         """
 
     def submit(

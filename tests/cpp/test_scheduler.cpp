@@ -51,10 +51,16 @@ class IdEngine : public Engine {
 
   const CacheRoom& cache() const override { return cache_; }
 
-  EncodedTiles encode(std::span<const std::uint8_t>, std::size_t tiles, const Progress& progress) override {
-    for (std::size_t i = 0; i < tiles; ++i) progress(i);
-    encoded += tiles;
-    return {std::vector<float>(tiles * 4 * 2, 1.0F), {}, {}, 1.0, 1.0};
+  // The features of a tile are its first byte.
+  EncodedTiles encode(std::span<const std::uint8_t> tiles, std::size_t count,
+                      const Progress& progress) override {
+    std::vector<float> features;
+    for (std::size_t i = 0; i < count; ++i) {
+      progress(i);
+      features.insert(features.end(), std::size_t{4} * 2, tiles[i * tiles.size() / count]);
+    }
+    encoded += count;
+    return {std::move(features), {}, {}, 1.0, 1.0};
   }
 
   SequenceId new_sequence() override {
@@ -349,6 +355,44 @@ TEST("a wait for room has an end, and what needs no room does not wait for it") 
   CHECK_THROWS(CacheFullError, read(*request));
   fixture.scheduler.release(*reserved);
   CHECK(answer_of(fixture.scheduler.submit(asked({5}, 20))) == expected({5}, 20));
+}
+
+// A picture of one tile that is all of one value.
+std::shared_ptr<Request> encode(Scheduler& scheduler, std::uint8_t value) {
+  const auto pixels = std::make_shared<std::vector<std::uint8_t>>(4 * 4 * 3, value);
+  Question question;
+  question.pictures.resize(1);
+  question.pictures[0].pixels = {pixels->data(), 4, 4, 12};
+  question.pictures[0].tiling = {4, 1, 1, false, true};
+  question.pictures[0].owner = pixels;
+  return scheduler.submit(std::move(question));
+}
+
+TEST("a tile that a request encoded is kept for those behind it, and every picture has its own features") {
+  for (const std::size_t bytes : {std::size_t{0}, std::size_t{2000}, std::size_t{1} << 20U}) {
+    Fixture fixture(300, {.context_tokens = 1000, .tile_cache_bytes = bytes});
+    std::atomic<std::size_t> wrong{0};
+    std::atomic<std::size_t> cached{0};
+    std::vector<std::thread> threads;
+    for (std::size_t t = 0; t < 4; ++t) {
+      threads.emplace_back([&, t] {
+        for (std::size_t i = 0; i < 50; ++i) {
+          const auto value = static_cast<std::uint8_t>((t * 7 + i * i) % 11);
+          const auto request = encode(fixture.scheduler, value);
+          read(*request);
+          const EncodedPicture& picture = request->pictures().at(0);
+          if (picture.features != std::vector<float>(std::size_t{4} * 2, value)) ++wrong;
+          cached += picture.cached_tiles;
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    CHECK(wrong == 0);
+    CHECK(fixture.engine->encoded + cached == 200);
+    if (bytes == 0) CHECK(cached == 0);
+    if (bytes == 2000) CHECK(cached > 0 && cached < 150);  // three of the eleven fit
+    if (bytes > 2000) CHECK(fixture.engine->encoded <= 11);
+  }
 }
 
 TEST("a request can be cancelled wherever it is") {

@@ -45,6 +45,9 @@ int main(int argc, char** argv) {
   load.size = sizeof load + 8;
   CHECK(internvl_model_load(argv[1], &load, &model) == INTERNVL_ERROR && says("version"));
   internvl_load_options_init(&load, sizeof load);
+  load.tile_cache_bytes = -2;
+  CHECK(internvl_model_load(argv[1], &load, &model) == INTERNVL_PROMPT_ERROR && says("tile_cache_bytes"));
+  internvl_load_options_init(&load, sizeof load);
   load.threads = 2;
   load.cache_tokens = 2048;
   /* An older program knows fewer members: those behind are as they are by default. */
@@ -53,6 +56,7 @@ int main(int argc, char** argv) {
   CHECK(internvl_model_load(argv[1], &load, &model) == INTERNVL_OK);
   CHECK(internvl_model_get_info(model, &info) == INTERNVL_OK);
   CHECK(info.cache_tokens == 2048 && info.context_tokens > 0 && info.name[0] != '\0');
+  CHECK(info.tile_cache_bytes > 0);
   info.size = offsetof(internvl_model_info, context_tokens);
   info.context_tokens = -7;
   CHECK(internvl_model_get_info(model, &info) == INTERNVL_OK && info.context_tokens == -7);
@@ -93,7 +97,7 @@ int main(int argc, char** argv) {
   CHECK(internvl_request_get_answer(request, 0, &answer) == INTERNVL_OK);
   CHECK(answer.text_length == length && memcmp(answer.text, text, length) == 0);
   CHECK(answer.token_count == 6 && answer.new_tokens == 6 && answer.finish_reason == INTERNVL_LENGTH);
-  CHECK(answer.tiles == 1 && answer.total_ms > 0.0);
+  CHECK(answer.tiles == 1 && answer.cached_tiles == 0 && answer.total_ms > 0.0);
   internvl_request_cancel(request);
   internvl_request_free(request);
   free(text);

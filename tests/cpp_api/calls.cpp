@@ -87,6 +87,24 @@ void check_errors(const Model& model, const Image& picture) {
   require_error<internvl::ImageError>("no data", [&] { model.chat("?", {Image::rgb(nullptr, 1, 1)}); });
 }
 
+void check_tile_cache(const char* bundle, const Model& model, const Image& picture) {
+  const internvl::AskOptions options{.max_new_tokens = 8, .max_tiles = 6};
+  require(model.tile_cache_bytes() > 0, "no tile cache by default");
+  model.chat("What is on the table?", {picture}, options);
+  const Answer again = model.chat("What is on the table?", {picture}, options);
+  require(again.usage.cached_tiles == again.usage.tiles && again.usage.tiles > 1, "tiles were encoded again");
+  const Model off = Model::load(bundle, {.threads = 2, .cache_tokens = 2048, .tile_cache_bytes = 0});
+  require(off.tile_cache_bytes() == 0, "0 does not turn the tile cache off");
+  for (int i = 0; i < 2; ++i) {
+    const Answer same = off.chat("What is on the table?", {picture}, options);
+    require(same.usage.cached_tiles == 0 && same.token_ids == again.token_ids, "the cache changes answers");
+  }
+  for (const std::int64_t bytes : {-1, -2, -1000}) {
+    require_error<internvl::PromptError>("tile_cache_bytes",
+                                         [&] { Model::load(bundle, {.tile_cache_bytes = bytes}); });
+  }
+}
+
 void check_streams(const Model& model, const Image& picture) {
   const internvl::AskOptions options{.max_new_tokens = 40, .ignore_stop_tokens = true};
   const Answer whole = model.chat("What is on the table?", {picture}, options);
@@ -204,6 +222,7 @@ int main(int, char** argv) {
     }
     check_defaults();
     check_errors(model, picture);
+    check_tile_cache(argv[1], model, picture);
     check_streams(model, picture);
     check_threads(model, picture);
     check_closing(argv[1]);

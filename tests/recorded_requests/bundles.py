@@ -152,7 +152,13 @@ class Models:
     def load(self, name: str) -> tuple[ivl.Model, ArithmeticEngine]:
         """The same, loaded anew."""
         facts = BUNDLES[name]
-        options: dict[str, Any] = {"cache_tokens": CACHE_TOKENS, "max_wait_s": 0, **facts.load}
+        # What the tile cache has depends on the requests before.
+        options: dict[str, Any] = {
+            "cache_tokens": CACHE_TOKENS,
+            "max_wait_s": 0,
+            "tile_cache_bytes": 0,
+            **facts.load,
+        }
         with _engine_in_python() as started:
             model = ivl.load(self._bundle(facts.shares or name), engine=_ENGINE, threads=1, **options)
         started[0].scale = self._scale

@@ -1,4 +1,4 @@
-"""How large the KV cache is where nobody says, and whether the memory at hand holds it."""
+"""How large the caches are where nobody says, and whether the memory at hand holds them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from internvl_rt import _core
 from internvl_rt.arguments import checked_integer
 from internvl_rt.bundle.manifest import WEIGHTS_FILE, LanguageModel, Manifest
 from internvl_rt.engines.native import CacheType, default_cache_type
+
+MOST_BYTES = 1 << 48
 
 
 def kv_bytes_per_token(llm: LanguageModel, cache_type: CacheType) -> int:
@@ -77,3 +79,15 @@ def context_of(
         max_context=max_context,
         unasked=0 if cache_tokens else default_cache_tokens(manifest, stored, _core.usable_memory()),
     )
+
+
+def tile_cache_size(manifest: Manifest, wanted: int | None) -> int:
+    """The bytes of the tile cache; ``wanted`` as for ``load``.
+
+    Raises:
+        PromptError: if it is no integer of at least 0.
+        DeviceError: if it is more than the memory at hand.
+    """
+    if wanted is not None:
+        wanted = checked_integer("tile_cache_bytes", wanted, 0, MOST_BYTES)
+    return _core.tile_cache_bytes(manifest.checked(), wanted, usable=_core.usable_memory())

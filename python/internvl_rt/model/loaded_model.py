@@ -60,6 +60,7 @@ class LoadedModel:
         threads: int | None,
         max_wait_s: float,
         max_waiting: int,
+        tile_cache_bytes: int,
         rules: PictureRules,
     ) -> None:
         self._manifest = manifest
@@ -75,7 +76,9 @@ class LoadedModel:
             context_tokens=context_tokens,
             max_waiting=max_waiting,
             max_wait_s=max_wait_s,
+            tile_cache_bytes=tile_cache_bytes,
         )
+        self._tile_cache_bytes = tile_cache_bytes
         self._tokenizer = tokenizer
         self._planner = _core.PromptPlanner(tokenizer, renderer, manifest.checked(), context_tokens)
         self._preprocessor = Preprocessor(manifest, self._planner)
@@ -109,6 +112,11 @@ class LoadedModel:
     def context_tokens(self) -> int:
         """Tokens that one prompt and its answer may have together."""
         return self._context_tokens
+
+    @property
+    def tile_cache_bytes(self) -> int:
+        """Bytes that the features of tiles may take which are kept for pictures that show them again."""
+        return self._tile_cache_bytes
 
     def encode_pixels(
         self, pixel_values: npt.ArrayLike, *, progress: TileProgress | None = None

@@ -16,7 +16,7 @@ from internvl_rt.engines.native import CacheType
 from internvl_rt.errors import BundleError, DeviceError, PromptError
 from internvl_rt.images import MAX_PIXELS, Orientation
 from internvl_rt.model.asking import PictureRules
-from internvl_rt.model.cache_size import check_memory, context_of, stored_type
+from internvl_rt.model.cache_size import check_memory, context_of, stored_type, tile_cache_size
 from internvl_rt.model.model import Model
 from internvl_rt.prompts.tokenizer import PromptTokenizer
 
@@ -36,6 +36,7 @@ def load(
     max_context: int | None = None,
     max_wait_s: float = _core.MAX_WAIT_S.default,
     max_waiting: int = _core.MAX_WAITING.default,
+    tile_cache_bytes: int | None = None,
     verify: bool = False,
     providers: Sequence[str] | None = None,
     orientation: Orientation | None = None,
@@ -64,6 +65,12 @@ def load(
             with dynamic rope scaling, up to its factor times as many.
         max_wait_s: how long a call waits at most, in seconds, for room in the cache that others hold.
         max_waiting: how many requests wait for their turn at most; one more is refused with ``BusyError``.
+        tile_cache_bytes: what the features of tiles may take that are kept for pictures which show them
+            again, pixel by pixel; the ones that were not used for the longest time make room. So a camera's
+            frame takes the vision tower only where it has changed. Answers are the same for every size; 0
+            keeps nothing. It fills as tiles are encoded: of InternVL2_5-1B a 1080p picture takes 8 MB. Where
+            None, two pictures of the model's most tiles, 64 MB at least, and a sixteenth of the memory at
+            hand at most.
         verify: compute the SHA-256 of the weights first, which reads the whole file.
         providers: of ``engine="onnxruntime"``, best first: ``cpu`` (where None), ``cuda``, ``tensorrt``,
             ``tensorrt-rtx``, ``openvino``, or ONNX Runtime's own names.
@@ -77,7 +84,7 @@ def load(
     Raises:
         BundleError: if the bundle is incomplete, truncated or altered.
         DeviceError: if this release or this machine does not have the device, the engine, or the memory that
-            the cache takes.
+            the KV cache or ``tile_cache_bytes`` takes.
         PromptError: if a number is out of range.
         ImageError: if there is no such orientation.
     """
@@ -100,6 +107,7 @@ def load(
         rules,
         max_wait_s,
         checked_option("max_waiting", max_waiting, _core.MAX_WAITING),
+        tile_cache_size(bundle.manifest, tile_cache_bytes),
     )[0]
 
 
@@ -119,6 +127,7 @@ def assemble(
     rules: PictureRules | None = None,
     max_wait_s: float = _core.MAX_WAIT_S.default,
     max_waiting: int = _core.MAX_WAITING.default,
+    tile_cache_bytes: int = 0,
 ) -> tuple[Model, Engine]:
     """A model, and the engine that it computes with; arguments as for ``load``.
 
@@ -145,6 +154,7 @@ def assemble(
         rules=rules or PictureRules(own_orientation(bundle.manifest)),
         max_wait_s=max_wait_s,
         max_waiting=max_waiting,
+        tile_cache_bytes=tile_cache_bytes,
     )
     return model, started
 

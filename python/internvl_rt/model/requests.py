@@ -76,6 +76,7 @@ class RunningRequest:
                 prompt_tokens=usage.prompt_tokens,
                 new_tokens=usage.new_tokens,
                 forced_tokens=usage.forced_tokens,
+                cached_tiles=usage.cached_tiles,
             ),
             grounding_text=answer.grounding_text,
             image_sizes=self.image_sizes,
