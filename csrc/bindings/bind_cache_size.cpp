@@ -29,7 +29,8 @@ Precision precision_of(std::string_view name) {
 }  // namespace
 
 void register_cache_size(py::module_& module) {
-  module.attr("MOST_CACHE_TOKENS") = kMostCacheTokens;
+  module.attr("CACHE_TOKENS") = kCacheTokens;
+  module.attr("MAX_CONTEXT") = kMaxContext;
   module.def("readable_size", &readable_size, py::arg("count"));
   module.def(
       "kv_bytes_per_token",

@@ -20,12 +20,8 @@ constexpr std::uint64_t rounded_to = 1024;
 
 std::string readable(std::uint64_t bytes) { return readable_size(static_cast<double>(bytes)); }
 
-std::size_t checked(const char* name, std::int64_t value) {
-  if (value < 1 || value > kMostCacheTokens) {
-    throw PromptError(std::string(name) + " must be an integer from 1 to " +
-                      std::to_string(kMostCacheTokens) + ", not " + std::to_string(value) + ".");
-  }
-  return static_cast<std::size_t>(value);
+std::size_t checked(const IntegerOption& option, std::int64_t value) {
+  return static_cast<std::size_t>(option.checked(value));
 }
 
 }  // namespace
@@ -80,7 +76,7 @@ CacheSize cache_size(const RopeFacts& rope, std::optional<std::int64_t> cache_to
                      std::optional<std::int64_t> max_context, std::size_t unasked) {
   std::optional<std::size_t> context;
   if (max_context) {
-    context = checked("max_context", *max_context);
+    context = checked(kMaxContext, *max_context);
     if (*context > rope.longest_context()) {
       throw PromptError("max_context=" + std::to_string(*context) +
                         ": this model is made for contexts of up to " +
@@ -88,7 +84,7 @@ CacheSize cache_size(const RopeFacts& rope, std::optional<std::int64_t> cache_to
     }
   }
   const std::size_t cache =
-      cache_tokens ? checked("cache_tokens", *cache_tokens) : std::max(unasked, context.value_or(0));
+      cache_tokens ? checked(kCacheTokens, *cache_tokens) : std::max(unasked, context.value_or(0));
   if (!context) return {cache, std::min(cache, rope.max_positions)};
   if (*context > cache) {
     throw PromptError("max_context=" + std::to_string(*context) +

@@ -6,12 +6,14 @@
 #include <optional>
 
 #include "bundle/manifest.h"
+#include "generation/options.h"
 #include "ops/cache_type.h"
 
 namespace internvl {
 
-// Tokens of a KV cache that may be asked for.
-inline constexpr std::int64_t kMostCacheTokens = std::int64_t{1} << 24;
+// Where nobody says how many, the model and the machine do: see cache_size().
+inline constexpr IntegerOption kCacheTokens{"cache_tokens", 1, std::int64_t{1} << 24, 0};
+inline constexpr IntegerOption kMaxContext{"max_context", 1, kCacheTokens.most, 0};
 
 // Bytes of keys and values that one token leaves in the cache.
 std::uint64_t kv_bytes_per_token(std::size_t layers, std::size_t kv_heads, std::size_t head_dim,

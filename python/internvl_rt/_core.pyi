@@ -342,7 +342,8 @@ class SequenceLease:
 
 _CacheType = Literal["float32", "float16", "bfloat16", "int8"]
 
-MOST_CACHE_TOKENS: int
+CACHE_TOKENS: IntegerOption
+MAX_CONTEXT: IntegerOption
 
 # 812 B, 1.50 GiB.
 def readable_size(count: float) -> str: ...

@@ -47,7 +47,7 @@ TEST("a context is as long as the cache and the model, or as was asked for") {
   CHECK_THROWS(PromptError, cache_size(rope, 4096, 2001, 0));
   CHECK_THROWS(PromptError, cache_size(rope, 100, 101, 0));
   CHECK_THROWS(PromptError, cache_size(rope, 0, std::nullopt, 0));
-  CHECK_THROWS(PromptError, cache_size(rope, kMostCacheTokens + 1, std::nullopt, 0));
+  CHECK_THROWS(PromptError, cache_size(rope, kCacheTokens.most + 1, std::nullopt, 0));
   CHECK_THROWS(PromptError, cache_size(rope, 4096, -1, 0));
   rope.dynamic = false;
   CHECK_THROWS(PromptError, cache_size(rope, 4096, 1001, 0));

@@ -146,9 +146,9 @@ class TinyWeights {
              std::vector<std::int64_t> shape) {
     test::RandomWeights w(type, rows, columns, ++seed_);
     if (shape.empty()) shape = {static_cast<std::int64_t>(rows), static_cast<std::int64_t>(columns)};
-    put(name, type, std::move(shape), w.values_bytes);
+    written_.put(name, type, std::move(shape), w.values_bytes);
     if (type == DataType::int8) {
-      put(name + ".scales", DataType::float32, {static_cast<std::int64_t>(rows)}, w.scales_bytes);
+      written_.put(name + ".scales", DataType::float32, {static_cast<std::int64_t>(rows)}, w.scales_bytes);
     }
     exact_[name] = std::move(w.exact);
   }
@@ -165,7 +165,7 @@ class TinyWeights {
     const std::vector<float> values = test::random_floats(size, ++seed_, deviation);
     std::vector<std::byte> bytes(size * sizeof(float));
     std::memcpy(bytes.data(), values.data(), bytes.size());
-    put(name, DataType::float32, {static_cast<std::int64_t>(size)}, bytes);
+    written_.put(name, DataType::float32, {static_cast<std::int64_t>(size)}, bytes);
     exact_[name].assign(values.begin(), values.end());
   }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from internvl_rt import _core
-from internvl_rt.arguments import checked_integer
+from internvl_rt.arguments import checked_option
 from internvl_rt.bundle.manifest import WEIGHTS_FILE, LanguageModel, Manifest
 from internvl_rt.engines.native import CacheType, default_cache_type
 
@@ -67,11 +67,10 @@ def context_of(
             made for.
     """
     rope = manifest.llm.rope
-    most = _core.MOST_CACHE_TOKENS
     if max_context is not None:
-        max_context = checked_integer("max_context", max_context, 1, most)
+        max_context = checked_option("max_context", max_context, _core.MAX_CONTEXT)
     if cache_tokens is not None:
-        cache_tokens = checked_integer("cache_tokens", cache_tokens, 1, most)
+        cache_tokens = checked_option("cache_tokens", cache_tokens, _core.CACHE_TOKENS)
     return _core.cache_size(
         trained=rope.max_position_embeddings,
         dynamic_factor=rope.factor if rope.scaling == "dynamic" else None,
