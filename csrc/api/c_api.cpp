@@ -188,13 +188,24 @@ std::shared_ptr<const RgbImage> image_of(const internvl_image* given) {
   const internvl_image all = taken(given, "internvl_image", internvl_image{});
   const auto begun = std::chrono::steady_clock::now();
   auto image = std::make_shared<RgbImage>();
-  if (all.format < 0 || all.format > INTERNVL_YUYV) {
-    throw internvl::ImageError("the pixel format is " + std::to_string(all.format) + "; expected 0 to " +
-                               std::to_string(INTERNVL_YUYV) + ".");
-  }
-  image->pixels =
-      internvl::rgb_of({all.data, all.width, all.height, static_cast<internvl::PixelFormat>(all.format),
-                        all.stride, all.chroma, all.chroma_stride});
+  const auto check = [](std::int32_t value, std::int32_t last, const char* name) {
+    if (value >= 0 && value <= last) return;
+    throw internvl::ImageError(std::string("the ") + name + " is " + std::to_string(value) +
+                               "; expected 0 to " + std::to_string(last) + ".");
+  };
+  check(all.format, INTERNVL_I420, "pixel format");
+  check(all.yuv_matrix, INTERNVL_BT709, "matrix of YUV");
+  check(all.yuv_range, INTERNVL_FULL_RANGE, "range of YUV");
+  image->pixels = internvl::rgb_of({.data = all.data,
+                                    .width = all.width,
+                                    .height = all.height,
+                                    .format = static_cast<internvl::PixelFormat>(all.format),
+                                    .stride = all.stride,
+                                    .chroma = all.chroma,
+                                    .chroma_stride = all.chroma_stride,
+                                    .chroma_v = all.chroma_v,
+                                    .matrix = static_cast<internvl::YuvMatrix>(all.yuv_matrix),
+                                    .range = static_cast<internvl::YuvRange>(all.yuv_range)});
   image->width = all.width;
   image->height = all.height;
   image->decode_ms = internvl::milliseconds_since(begun);

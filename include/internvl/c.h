@@ -96,7 +96,7 @@ INTERNVL_API internvl_status internvl_model_get_info(const internvl_model* model
 
 /* ---- Pictures ---- */
 
-/* YUV is BT.601 in limited range, and a pair of U and V holds for all pixels that share it. */
+/* A pair of U and V holds for all pixels that share it. */
 typedef enum internvl_pixel_format {
   INTERNVL_RGB = 0,
   INTERNVL_BGR = 1,
@@ -104,8 +104,19 @@ typedef enum internvl_pixel_format {
   INTERNVL_BGRA = 3,
   INTERNVL_GRAY = 4,
   INTERNVL_NV12 = 5, /* a plane of Y, and one of U and V in turn for every two by two pixels */
-  INTERNVL_YUYV = 6  /* Y U Y V for every two pixels */
+  INTERNVL_YUYV = 6, /* Y U Y V for every two pixels */
+  INTERNVL_I420 = 7  /* a plane of Y, one of U and one of V, a value of these for every two by two pixels */
 } internvl_pixel_format;
+
+typedef enum internvl_yuv_matrix {
+  INTERNVL_BT601 = 0, /* as webcams have it */
+  INTERNVL_BT709 = 1  /* as HD video has it */
+} internvl_yuv_matrix;
+
+typedef enum internvl_yuv_range {
+  INTERNVL_LIMITED_RANGE = 0, /* Y from 16 to 235, U and V from 16 to 240 */
+  INTERNVL_FULL_RANGE = 1     /* all of them from 0 to 255 */
+} internvl_yuv_range;
 
 /* 8 bits a channel, rows from the top. Only looked at while it is added to a question. */
 typedef struct internvl_image {
@@ -113,10 +124,14 @@ typedef struct internvl_image {
   const uint8_t* data;
   int64_t width; /* pixels */
   int64_t height;
-  int64_t stride;        /* bytes from row to row; 0: they follow one another */
-  const uint8_t* chroma; /* the second plane of NV12; NULL: behind the rows of the first */
-  int64_t chroma_stride; /* 0: as `stride` */
-  int32_t format;        /* an internvl_pixel_format */
+  int64_t stride;          /* bytes from row to row; 0: they follow one another */
+  const uint8_t* chroma;   /* the second plane of NV12 or I420; NULL: behind the rows of the first */
+  int64_t chroma_stride;   /* 0: as `stride`; of I420 half of it, rounded up */
+  int32_t format;          /* an internvl_pixel_format */
+  int32_t yuv_matrix;      /* an internvl_yuv_matrix */
+  const uint8_t* chroma_v; /* the third plane of I420; NULL: behind the rows of the second */
+  int32_t yuv_range;       /* an internvl_yuv_range */
+  int32_t reserved;
 } internvl_image;
 
 /* How closely pictures are looked at. Those of one question share the tiles of AUTO and HIGH. */

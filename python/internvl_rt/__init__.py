@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from internvl_rt.answers.voting import BestOf, Vote
     from internvl_rt.cmake_package import cmake_dir
     from internvl_rt.export import export
-    from internvl_rt.images import TiledImage, tile_image
+    from internvl_rt.images import Frame, TiledImage, tile_image
     from internvl_rt.images.video import VideoFrames, frame_indices, sample_video
     from internvl_rt.model.answer_stream import AnswerStream, AsyncAnswerStream
     from internvl_rt.model.loading import load
@@ -59,6 +59,7 @@ __all__ = [
     "CacheFullError",
     "CheckpointError",
     "DeviceError",
+    "Frame",
     "Grounding",
     "ImageError",
     "ImageFeatures",
@@ -96,6 +97,7 @@ _DEFINED_IN = {
     "AsyncAnswerStream": "model.answer_stream",
     "BestOf": "answers.voting",
     "Box": "answers.grounding",
+    "Frame": "images",
     "Grounding": "answers.grounding",
     "ImageFeatures": "answers.results",
     "Judgement": "answers.critic",

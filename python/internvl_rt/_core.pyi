@@ -222,6 +222,18 @@ def choose_grid(
     width: int, height: int, *, min_tiles: int, max_tiles: int, tile_size: int
 ) -> tuple[int, int]: ...
 def tile_image(rgb: _Uint8, options: TilingOptions, team: ThreadTeam) -> tuple[_Uint8, tuple[int, int]]: ...
+
+# [height, width, 3] of planes [bytes], or [rows, bytes] that are their own stride apart. Raises ImageError.
+def frame_rgb(
+    planes: Sequence[_Uint8],
+    *,
+    width: int,
+    height: int,
+    pixel_format: str,
+    stride: int,
+    matrix: str,
+    full_range: bool,
+) -> _Uint8: ...
 def tile_pixel_values(
     rgb: _Uint8, options: TilingOptions, mean: _Channels, std: _Channels, team: ThreadTeam
 ) -> tuple[_Float32, tuple[int, int]]: ...

@@ -69,8 +69,8 @@ class Usage:
     forced_tokens: int = 0
     """Those of them that the answer's form left no choice about, and that took no step of their own."""
     cached_tiles: int = 0
-    """Of the tiles, those that an earlier picture had too, pixel by pixel, and that the model still knew: they
-    took no time of the vision tower. See ``tile_cache_bytes`` of ``load``."""
+    """Of the tiles, those that an earlier picture had too and that the model still knew: they took no time of
+    the vision tower. See ``tile_cache_bytes`` and ``frame_tolerance`` of ``load``."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
-from typing import IO, Any, Literal, Protocol, TypeAlias, cast, get_args, runtime_checkable
+from typing import IO, Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ from PIL.ImageFile import ImageFile
 from internvl_rt.errors import ImageError
 from internvl_rt.files.regular import read_regular_file
 from internvl_rt.images.container import Container, orientation_of, read_container
+from internvl_rt.images.dlpack import SupportsDLPack, from_dlpack
+from internvl_rt.images.frame import Frame
 from internvl_rt.images.sources import source_of
 
 RgbArray: TypeAlias = npt.NDArray[np.uint8]
@@ -25,16 +27,16 @@ Orientation = Literal["exif", "stored"]
 """Whether a picture is turned as its EXIF says, or seen as its pixels are stored."""
 
 
-@runtime_checkable
-class SupportsDLPack(Protocol):
-    """An array of another library, such as a torch tensor."""
-
-    def __dlpack__(self, *, stream: Any = None) -> Any: ...
-    def __dlpack_device__(self) -> tuple[int, int]: ...
-
-
 ImageSource: TypeAlias = (
-    str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[Any] | SupportsDLPack
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | Image.Image
+    | npt.NDArray[Any]
+    | SupportsDLPack
+    | Frame
 )
 
 MAX_PIXELS = 200_000_000
@@ -55,7 +57,6 @@ _STRIP = 1 << 20
 """Pixels that are converted to RGB at a time."""
 _SCAN_LIMIT = 10
 """Scans of the largest picture; a smaller one may have more of them."""
-_DLPACK_CPU = 1
 _ACCEPTED = (
     "a path, bytes, a PIL image, or a uint8 array [height, width, 3] of RGB "
     "(NumPy, or any CPU array with __dlpack__)"
@@ -77,12 +78,12 @@ def decode_image(
     Args:
         source: a path, a file URL or a data URL; the bytes of an image file; a PIL image; a uint8 array
             [height, width, 3] of RGB, with any strides; or an array of another library that supports DLPack,
-            in CPU memory.
+            in CPU memory; or a ``Frame`` in a camera's format.
         max_pixels: the most pixels to decode. It is compared with the size in the file's header, before
             anything is allocated, and so is the memory that decoding takes, at 8 bytes for each of them.
         orientation: ``exif`` turns and mirrors files and PIL images as their EXIF says; ``stored`` does not,
             which is what the authors' code does. TIFF files are turned either way, because Pillow turns them
-            while it reads them. Arrays are never turned.
+            while it reads them. Arrays and frames are never turned.
         allow_paths: False refuses paths and file URLs.
 
     Returns:
@@ -97,6 +98,9 @@ def decode_image(
         return _check_array(source, max_pixels)
     if isinstance(source, Image.Image):
         return reading.picture(source, "The PIL image")
+    if isinstance(source, Frame):
+        _check_size(*source.size(), "The frame", max_pixels)
+        return source.rgb()
     if isinstance(source, str):
         source = source_of(source, allow_paths=allow_paths)
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -104,7 +108,7 @@ def decode_image(
     if isinstance(source, os.PathLike):
         return reading.file(source, allow_paths)
     if isinstance(source, SupportsDLPack):
-        return _check_array(_from_dlpack(source), max_pixels)
+        return _check_array(from_dlpack(source, _ACCEPTED), max_pixels)
     hint = ""
     if isinstance(source, (list, tuple)):
         hint = " Numbers in lists become an array with `np.asarray(numbers, np.uint8)`."
@@ -195,23 +199,6 @@ def _check_size(width: int, height: int, what: str, max_pixels: int) -> None:
         )
     if max(width, height) > MAX_SIDE:
         raise ImageError(f"{what} is {width}x{height}; expected at most {MAX_SIDE} pixels a side. Crop it.")
-
-
-def _from_dlpack(source: SupportsDLPack) -> npt.NDArray[Any]:
-    try:
-        device = source.__dlpack_device__()[0]
-        if device != _DLPACK_CPU:
-            raise ImageError(
-                f"The {type(source).__name__} is not in CPU memory; expected a CPU array. Copy it: "
-                "`tensor.cpu()` in torch, `array.get()` in CuPy."
-            )
-        return np.from_dlpack(source)
-    except ImageError:
-        raise
-    except Exception as error:  # whatever another library's exporter raises
-        raise ImageError(
-            f"The {type(source).__name__} could not be read through DLPack ({error}); expected {_ACCEPTED}."
-        ) from error
 
 
 def _bytes_of(data: bytes | bytearray | memoryview) -> bytes:
