@@ -1,10 +1,8 @@
 #include "kernels/activation/activation.h"
-#include "kernels/vector/float/vector.h"
+#include "kernels/activation/silu.h"
 
 namespace internvl::INTERNVL_ISA {
 namespace {
-
-FloatVector silu(FloatVector x) { return x / (broadcast(1.0F) + exp(broadcast(0.0F) - x)); }
 
 void silu_multiply(const float* gate, const float* up, std::size_t n, float* out) {
   std::size_t i = 0;

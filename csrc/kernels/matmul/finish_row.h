@@ -48,7 +48,7 @@ inline void finish_row(const float* sums, const float* scales, const LinearRows&
                        const Epilogue& epilogue, std::size_t r, std::size_t begin, std::size_t n) {
   const auto finish = [&](auto* y) {
     const auto* const ahead = y + (r + finish_ahead) * job.y_stride + begin;
-    prefetch(reinterpret_cast<const char*>(ahead), n * sizeof(*y));
+    prefetch_for_writing(reinterpret_cast<const char*>(ahead), n * sizeof(*y));
     finish_row(sums, scales, job.bias, epilogue, job.accumulate, begin, n, y + r * job.y_stride);
   };
   if (job.rounded_y != nullptr) {

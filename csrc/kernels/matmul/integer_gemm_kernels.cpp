@@ -1,6 +1,8 @@
+#include "kernels/activation/silu.h"
 #include "kernels/matmul/finish_row.h"
 #include "kernels/matmul/integer_gemm.h"
 #include "kernels/matmul/integer_sums.h"
+#include "kernels/quantise/quantise_block.h"
 #include "kernels/vector/prefetch.h"
 
 #if defined(INTERNVL_AMX_INT8)
@@ -28,7 +30,8 @@ static_assert(integer_panel_depth % panel_step == 0 && panel_step % unpack_bytes
 static_assert(columns % (sum_lanes * row_tile_vectors) == 0 &&
               columns % (sum_lanes * block_tile_vectors) == 0);
 static_assert(row_piece_step % row_tile_rows == 0 && row_piece_step % block_tile_rows == 0);
-static_assert(columns % unpack_rows == 0 && panel_element_bytes <= most_panel_element_bytes);
+static_assert(columns % unpack_rows == 0 && columns_beside % nibble_rows == 0 &&
+              panel_element_bytes <= most_panel_element_bytes);
 static_assert(integer_panel_depth % (8 * int4_block) == 0 && unpack_bytes == int4_block);
 static_assert(row_group <= most_row_group && integer_gemm_rows % row_group == 0);
 static_assert(row_tile_rows % row_group == 0 && block_tile_rows % row_group == 0);
@@ -45,17 +48,25 @@ std::int8_t* place_in(std::int8_t* panel, std::size_t i, std::size_t column, std
          word_bytes * (column % columns_beside);
 }
 
-// Elements [k, k + depth) of rows [n, n + count) of W; the panel's other elements, up to multiples of
-// unpack_rows and unpack_bytes, are 0.
-void unpack_int8(const Int8Rows& w, std::size_t n, std::size_t count, std::size_t k, std::size_t depth,
-                 std::int8_t* panel) {
+// Rows [n, n + count) of W in columns [column, column + count) of a panel. `column` is a multiple of
+// unpack_rows and nibble_rows.
+struct PanelPart {
+  std::size_t n;
+  std::size_t count;
+  std::size_t column;
+};
+
+// Elements [k, k + depth) of those rows; what stands in the panel's other columns is never read as a result.
+// Its other elements, up to multiples of unpack_bytes, are 0.
+void unpack_int8(const Int8Rows& w, PanelPart part, std::size_t k, std::size_t depth, std::int8_t* panel) {
+  const auto [n, count, column] = part;
   for (std::size_t c = 0; c < count; c += unpack_rows) {
     const auto* next = reinterpret_cast<const char*>(w.values + (n + c + unpack_rows) * w.columns + k);
     RowsAhead ahead{next, w.columns, depth};
     for (std::size_t i = 0; i < depth; i += unpack_bytes) {
       ahead.prefetch(unpack_rows * unpack_bytes);
       const std::int8_t* from = w.values + (n + c) * w.columns + k + i;
-      std::int8_t* to = place_in(panel, i, c, depth, panel_element_bytes);
+      std::int8_t* to = place_in(panel, i, column + c, depth, panel_element_bytes);
       if (c + unpack_rows <= count && i + unpack_bytes <= depth) {
         store_panel(from, w.columns, to, word_bytes * columns_beside);
         continue;
@@ -70,31 +81,38 @@ void unpack_int8(const Int8Rows& w, std::size_t n, std::size_t count, std::size_
   }
 }
 
-void unpack_int4(const Int4Rows& w, std::size_t n, std::size_t count, std::size_t k, std::size_t depth,
-                 std::int8_t* panel, float* panel_scales) {
+void unpack_int4(const Int4Rows& w, PanelPart part, std::size_t k, std::size_t depth, std::int8_t* panel,
+                 float* panel_scales) {
+  const auto [n, count, column] = part;
+  constexpr std::size_t block_bytes = int4_block / 2;
+  const std::size_t blocks = depth / int4_block;
+  for (std::size_t c = 0; c < count; c += nibble_rows) {
+    const std::uint8_t* const first = w.row(n + c) + k / 2;
+    const std::size_t row_bytes = w.columns / 2;
+    RowsAhead ahead{reinterpret_cast<const char*>(first + nibble_rows * row_bytes), row_bytes, depth / 2};
+    for (std::size_t b = 0; b < blocks; ++b) {
+      ahead.prefetch(nibble_rows * block_bytes);
+      const std::uint8_t* const from = first + b * block_bytes;
+      std::int8_t* const to = place_in(panel, b * int4_block, column + c, depth, 1);
+      if (c + nibble_rows <= count) {
+        store_nibbles(from, row_bytes, to, word_bytes * columns_beside);
+        continue;
+      }
+      std::uint8_t edge[nibble_rows][block_bytes] = {};
+      for (std::size_t row = 0; row < count - c; ++row) {
+        for (std::size_t i = 0; i < block_bytes; ++i) edge[row][i] = from[row * row_bytes + i];
+      }
+      store_nibbles(edge[0], block_bytes, to, word_bytes * columns_beside);
+    }
+  }
+  const std::size_t row_scales = w.columns / int4_block;
   for (std::size_t c = 0; c < count; c += unpack_rows) {
     const std::size_t rows = smaller(unpack_rows, count - c);
-    const std::size_t blocks = depth / int4_block;
-    RowsAhead ahead{reinterpret_cast<const char*>(w.row(n + c + unpack_rows) + k / 2), w.columns / 2,
-                    depth / 2};
-    for (std::size_t b = 0; b < blocks; ++b) {
-      ahead.prefetch(unpack_rows * int4_block / 2);
-      std::int8_t expanded[unpack_rows][unpack_bytes] = {};
-      for (std::size_t row = 0; row < rows; ++row) {
-        expand_int4(w.row(n + c + row) + (k + b * int4_block) / 2, expanded[row]);
-      }
-#if defined(INTERNVL_AMX_INT8)  // multiplies signed bytes
-      for (auto& row : expanded) {
-        for (std::int8_t& value : row) value = static_cast<std::int8_t>(value - int4_weight_offset);
-      }
-#endif
-      store_nibbles(expanded[0], unpack_bytes, place_in(panel, b * int4_block, c, depth, 1),
-                    word_bytes * columns_beside);
-    }
-    const std::size_t row_scales = w.columns / int4_block;
-    for (std::size_t b = 0; b < blocks; b += 8) {
-      const Float16* from = w.scales + (n + c) * row_scales + k / int4_block + b;
+    for (std::size_t begin = 0; begin < blocks; begin += 8) {
+      // What is left behind the last whole eight: the last eight again, for loading fewer takes long.
+      const std::size_t b = begin + 8 > blocks && blocks >= 8 ? blocks - 8 : begin;
       const std::size_t known = smaller(8, blocks - b);
+      const Float16* from = w.scales + (n + c) * row_scales + k / int4_block + b;
       FloatVector scales[8];
       if (rows == unpack_rows) {
         load_block_scales(from, row_scales, known, scales);
@@ -104,7 +122,7 @@ void unpack_int4(const Int4Rows& w, std::size_t n, std::size_t count, std::size_
         }
         transpose(scales);
       }
-      for (std::size_t i = 0; i < known; ++i) store(panel_scales + (b + i) * columns + c, scales[i]);
+      for (std::size_t i = 0; i < known; ++i) store(panel_scales + (b + i) * columns + column + c, scales[i]);
     }
   }
 }
@@ -320,31 +338,38 @@ void multiply_panel(std::size_t m, const Tile& all, std::size_t count, typename 
 #endif
 }
 
-void multiply(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w, const Epilogue& epilogue,
-              std::size_t begin, std::size_t n, const IntegerPanel& panel) {
+// Calls finish(r, totals) with the finished sums of every row of x, [panel's columns]; those of int8 weights are
+// still without the weights' scales.
+template <std::size_t Parts, class Finish>
+void multiply_parts(const QuantisedRows& x, const WeightMatrix& w, const PanelPart (&parts)[Parts],
+                    const IntegerPanel& panel, Finish finish) {
   const Int8Rows int8 = int8_rows(w);
   const Int4Rows int4 = int4_rows(w);
-  const float* scales = w.type == DataType::int8 ? int8.scales + begin : nullptr;
-  const std::size_t piece = rows_of_a_piece(job.rows, integer_gemm_rows);
-  for (std::size_t first = 0; first < job.rows; first += piece) {
-    const std::size_t m = smaller(piece, job.rows - first);
+  const std::size_t n = parts[Parts - 1].column + parts[Parts - 1].count;
+  const std::size_t piece = rows_of_a_piece(x.rows, integer_gemm_rows);
+  for (std::size_t first = 0; first < x.rows; first += piece) {
+    const std::size_t m = smaller(piece, x.rows - first);
     const QuantisedRows rows = x.from(first);
     for (std::size_t k = 0; k < w.columns; k += integer_panel_depth) {
       const std::size_t depth = smaller(integer_panel_depth, w.columns - k);
       const std::size_t whole_blocks = (depth + int4_block - 1) / int4_block * int4_block;
+      for (const PanelPart& part : parts) {
+        if (x.form == RowForm::split_blocks) {
+          unpack_int4(int4, part, k, depth, panel.weights, panel.scales);
+        } else {
+          unpack_int8(int8, part, k, depth, panel.weights);
+        }
+      }
       Tile tile{rows, k, whole_blocks, panel.weights, panel.scales, {}, false};
       switch (x.form) {
         case RowForm::whole:
           tile.depth = depth;
-          unpack_int8(int8, begin, n, k, depth, panel.weights);
           multiply_panel<WholeRows>(m, tile, n, panel.sums);
           break;
         case RowForm::blocks:
-          unpack_int8(int8, begin, n, k, depth, panel.weights);
           multiply_panel<BlockRows<Int8Blocks>>(m, tile, n, panel.totals);
           break;
         case RowForm::split_blocks:
-          unpack_int4(int4, begin, n, k, depth, panel.weights, panel.scales);
           multiply_panel<BlockRows<Int4Blocks>>(m, tile, n, panel.totals);
           break;
       }
@@ -358,15 +383,61 @@ void multiply(const QuantisedRows& x, const LinearRows& job, const WeightMatrix&
         }
         totals = scaled;
       }
-      finish_row(totals, scales, job, epilogue, first + r, begin, n);
+      finish(first + r, totals);
     }
   }
+}
+
+// The scales of int8 weights from row n on, or null.
+const float* scales_from(const WeightMatrix& w, std::size_t n) {
+  return w.type == DataType::int8 ? int8_rows(w).scales + n : nullptr;
+}
+
+void multiply(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w, const Epilogue& epilogue,
+              std::size_t begin, std::size_t n, const IntegerPanel& panel) {
+  const float* const scales = scales_from(w, begin);
+  multiply_parts(x, w, {PanelPart{begin, n, 0}}, panel, [&](std::size_t r, const float* totals) {
+    finish_row(totals, scales, job, epilogue, r, begin, n);
+  });
+}
+
+void multiply_gated(const QuantisedRows& x, const WeightMatrix& w, const QuantisedOutput& out,
+                    std::size_t begin, std::size_t n, const IntegerPanel& panel) {
+  const std::size_t up = out.columns + begin;
+  const float* const gate_scales = scales_from(w, begin);
+  const float* const up_scales = scales_from(w, up);
+  const bool last = begin + n == out.columns;
+  multiply_parts(x, w, {PanelPart{begin, n, 0}, PanelPart{up, n, gated_columns}}, panel,
+                 [&](std::size_t r, const float* totals) {
+                   std::int8_t* const values = out.values + r * out.stride;
+                   prefetch_for_writing(
+                       reinterpret_cast<const char*>(values + finish_ahead * out.stride + begin), n);
+                   float block[gated_columns];
+                   for (std::size_t c = 0; c < n; c += lanes) {
+                     FloatVector gate_value = load(totals + c);
+                     FloatVector up_value = load(totals + gated_columns + c);
+                     if (gate_scales != nullptr) {
+                       gate_value = gate_value * load(gate_scales + c, n - c);
+                       up_value = up_value * load(up_scales + c, n - c);
+                     }
+                     store(block + c, silu(gate_value) * up_value);
+                   }
+                   const std::size_t group = r * out.groups + begin / quantised_block;
+                   float* const scale = out.scales + group;
+                   std::int32_t* const start = out.starts + group;
+                   if (out.form == RowForm::split_blocks) {
+                     quantise_block<true>(block, n, values + begin, scale, start);
+                   } else {
+                     quantise_block<false>(block, n, values + begin, scale, start);
+                   }
+                   if (last) zero_end(begin + quantised_block, out.columns, values);
+                 });
 }
 
 }  // namespace
 
 const IntegerGemmKernels& integer_gemm_kernels() {
-  static constexpr IntegerGemmKernels kernels{multiply};
+  static constexpr IntegerGemmKernels kernels{multiply, multiply_gated};
   return kernels;
 }
 

@@ -51,4 +51,15 @@ struct QuantisedRows {
   }
 };
 
+// The same where it is written: rows of `columns` elements, in a form of blocks.
+struct QuantisedOutput {
+  std::int8_t* values;
+  std::size_t stride;
+  float* scales;
+  std::int32_t* starts;
+  std::size_t groups;
+  std::size_t columns;
+  RowForm form;
+};
+
 }  // namespace internvl

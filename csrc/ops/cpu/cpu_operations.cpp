@@ -5,7 +5,6 @@
 #include <new>
 #include <string>
 
-#include "kernels/activation/activation.h"
 #include "kernels/norm/norm.h"
 #include "ops/cpu/patchify.h"
 #include "ops/cpu/pixel_shuffle.h"
@@ -162,16 +161,13 @@ void CpuOperations::attend(const Buffer& qkv, std::size_t layer, std::size_t fir
 
 void CpuOperations::gated_mlp(const Buffer& stream, RowRange rows, const Norm& norm, const Matrix& gate_up,
                               const Matrix& down, const Buffer& inner) {
-  const ActivationKernels& activation = activation_kernels(features_);
-  const WeightMatrix& w = weight(down);
-  float* gates = row(inner, 0);
-  multiply_normed(row(stream, rows.first), norm, {gate_up, {}}, {},
-                  {nullptr, 0, rows.count, nullptr, false, gates, gate_up.rows});
-  const auto gated = [&](std::size_t row, float* out) {
-    const float* gate = gates + row * 2 * w.columns;
-    activation.silu_multiply(gate, gate + w.columns, w.columns, out);
+  const float* const x = row(stream, rows.first);
+  const auto normed = [&](std::size_t i, float* out) {
+    normalise(norm, x + i * stream.columns, stream.columns, out);
   };
-  matmul_.multiply_made(gated, {nullptr, 0, rows.count, nullptr, true, row(stream, rows.first), w.rows}, w);
+  matmul_.multiply_gated(normed, weight(gate_up), weight(down),
+                         {row(inner, 0), rows.count * inner.columns},
+                         {nullptr, 0, rows.count, nullptr, true, row(stream, rows.first), stream.columns});
 }
 
 void CpuOperations::mixture(const Buffer& stream, RowRange rows, const Norm& norm, const Mixture& mixture) {
@@ -183,7 +179,7 @@ void CpuOperations::mixture(const Buffer& stream, RowRange rows, const Norm& nor
     }
   });
   mixture_->add({weight(mixture.router), weight(mixture.gate_up), weight(mixture.down)}, rows.count, matmul_,
-                team_, features_, x);
+                team_, x);
 }
 
 void CpuOperations::logits(const Buffer& stream, RowRange rows, const Norm& norm, const Matrix& head,

@@ -5,7 +5,6 @@
 #include <numeric>
 #include <string>
 
-#include "kernels/activation/activation.h"
 #include "ops/weights.h"
 #include "runtime/error.h"
 
@@ -22,7 +21,6 @@ ExpertMixture::ExpertMixture(const MixtureShape& shape, std::size_t most_rows) :
   chosen_.resize(most_rows * shape_.chosen);
   weights_.resize(most_rows * shape_.chosen);
   shares_.resize(shape_.experts);
-  tokens_.resize(most_rows * shape_.hidden);
   gate_up_.resize(most_rows * 2 * shape_.inner);
   results_.resize(most_rows * shape_.hidden);
 }
@@ -57,8 +55,7 @@ void ExpertMixture::route(std::size_t rows, ThreadTeam& team) {
 }
 
 void ExpertMixture::add(const ExpertWeights& weights, std::size_t count, Matmul& matmul, ThreadTeam& team,
-                        Features features, float* stream) {
-  const ActivationKernels& activation = activation_kernels(features);
+                        float* stream) {
   const std::size_t hidden = shape_.hidden;
   const std::size_t inner = shape_.inner;
   matmul.multiply({normed_.data(), hidden, count, nullptr, false, router_logits_.data(), shape_.experts},
@@ -67,17 +64,13 @@ void ExpertMixture::add(const ExpertWeights& weights, std::size_t count, Matmul&
   for (std::size_t expert = 0; expert < shape_.experts; ++expert) {
     const std::vector<Share>& shares = shares_[expert];
     if (shares.empty()) continue;
-    for (std::size_t i = 0; i < shares.size(); ++i) {
-      std::copy_n(&normed_[shares[i].row * hidden], hidden, &tokens_[i * hidden]);
-    }
-    matmul.multiply({tokens_.data(), hidden, shares.size(), nullptr, false, gate_up_.data(), 2 * inner},
-                    rows_of(weights.gate_up, expert * 2 * inner, 2 * inner));
-    const auto gated = [&](std::size_t row, float* out) {
-      const float* gate = &gate_up_[row * 2 * inner];
-      activation.silu_multiply(gate, gate + inner, inner, out);
+    const auto chosen = [&](std::size_t i, float* out) {
+      std::copy_n(&normed_[shares[i].row * hidden], hidden, out);
     };
-    matmul.multiply_made(gated, {nullptr, 0, shares.size(), nullptr, false, results_.data(), hidden},
-                         rows_of(weights.down, expert * hidden, hidden));
+    matmul.multiply_gated(chosen, rows_of(weights.gate_up, expert * 2 * inner, 2 * inner),
+                          rows_of(weights.down, expert * hidden, hidden),
+                          {gate_up_.data(), shares.size() * 2 * inner},
+                          {nullptr, 0, shares.size(), nullptr, false, results_.data(), hidden});
     for (std::size_t i = 0; i < shares.size(); ++i) {
       const float* result = &results_[i * hidden];
       float* out = stream + shares[i].row * hidden;

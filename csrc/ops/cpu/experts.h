@@ -34,7 +34,7 @@ class ExpertMixture {
   float* rows() { return normed_.data(); }
   // Adds to stream [count, hidden] what the experts make of the first `count` of rows().
   void add(const ExpertWeights& weights, std::size_t count, Matmul& matmul, ThreadTeam& team,
-           Features features, float* stream);
+           float* stream);
 
  private:
   // A token that an expert computes, and how much of the result counts.
@@ -52,7 +52,6 @@ class ExpertMixture {
   std::vector<std::uint32_t> chosen_;       // [rows, chosen]
   std::vector<float> weights_;              // [rows, chosen]
   std::vector<std::vector<Share>> shares_;  // of each expert
-  std::vector<float> tokens_;               // [rows, hidden] of one expert
   std::vector<float> gate_up_;              // [rows, 2 * inner]
   std::vector<float> results_;              // [rows, hidden]
 };

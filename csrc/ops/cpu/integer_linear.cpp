@@ -61,6 +61,25 @@ QuantisedRows QuantisedBuffer::rows(std::size_t rows, std::size_t columns, RowFo
 
 std::size_t QuantisedBuffer::bytes() const { return bytes_; }
 
+std::size_t quantised_bytes(std::size_t rows, std::size_t columns, RowForm form) {
+  return round_up(rows, most_row_group) *
+         (row_values(columns) + groups_of(columns, form) * (sizeof(float) + sizeof(std::int32_t)));
+}
+
+QuantisedOutput quantised_output(std::byte* memory, std::size_t rows, std::size_t columns, RowForm form) {
+  const std::size_t all = round_up(rows, most_row_group);
+  const std::size_t groups = groups_of(columns, form);
+  std::byte* const scales = memory + all * row_values(columns);
+  std::byte* const starts = scales + all * groups * sizeof(float);
+  return {reinterpret_cast<std::int8_t*>(memory),
+          row_values(columns),
+          reinterpret_cast<float*>(scales),
+          reinterpret_cast<std::int32_t*>(starts),
+          groups,
+          columns,
+          form};
+}
+
 IntegerWorkspace::IntegerWorkspace(const ThreadTeam& team, std::size_t most_rows)
     : sums_(round_up(std::min(most_rows, integer_gemm_rows), most_row_group) * integer_panel_columns),
       weights_(static_cast<std::size_t>(team.size()) * panel_bytes),
@@ -100,6 +119,16 @@ void linear(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w
       if (begin >= w.rows) return;
       kernels.multiply(x, job, w, epilogue, begin, std::min(integer_panel_columns, w.rows - begin), panel);
     }
+  });
+}
+
+void gated_linear(const QuantisedRows& x, const WeightMatrix& gate_up, const QuantisedOutput& out,
+                  ThreadTeam& team, IntegerWorkspace& workspace, Features features) {
+  const IntegerGemmKernels& kernels = integer_gemm_kernels(features);
+  // Neighbouring blocks of a row share cache lines, which two threads had better not write by turns: a thread's
+  // blocks lie behind each other.
+  team.share(out.columns, gated_columns, [&](int thread, std::size_t begin, std::size_t end) {
+    kernels.multiply_gated(x, gate_up, out, begin, end - begin, workspace.panel(thread));
   });
 }
 

@@ -38,6 +38,11 @@ class QuantisedBuffer {
   AlignedArray<std::int32_t> starts_;
 };
 
+// Bytes of rows of that many elements, whole groups of rows as kernels take them; and such rows in memory of at
+// least as many, which is aligned to a cache line.
+std::size_t quantised_bytes(std::size_t rows, std::size_t columns, RowForm form);
+QuantisedOutput quantised_output(std::byte* memory, std::size_t rows, std::size_t columns, RowForm form);
+
 // The memory that each thread computes in, allocated once.
 class IntegerWorkspace {
  public:
@@ -64,5 +69,10 @@ class IntegerWorkspace {
 void linear(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w, ThreadTeam& team,
             IntegerWorkspace& workspace, Features features = internvl::features(),
             const Epilogue& epilogue = {});
+
+// Rows silu(gate) * up of x, in a form of blocks: gate is the first half of x gate_up^T, up the second. They
+// have the bits that they have where each step goes over whole rows.
+void gated_linear(const QuantisedRows& x, const WeightMatrix& gate_up, const QuantisedOutput& out,
+                  ThreadTeam& team, IntegerWorkspace& workspace, Features features = internvl::features());
 
 }  // namespace internvl

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 
+#include "kernels/activation/activation.h"
 #include "kernels/matmul/bfloat16_gemm.h"
 #include "kernels/matmul/integer_gemm.h"
+#include "kernels/matmul/integer_gemv.h"
 #include "kernels/quantise/quantised_rows.h"
 #include "runtime/rounding.h"
 
@@ -87,7 +89,16 @@ void Matmul::multiply_made(Make make, const LinearRows& job, const WeightMatrix&
     linear(from_made, w, team_, linear_, features_, epilogue);
     return;
   }
-  team_.share(job.rows, row_grain, [&](int thread, std::size_t begin, std::size_t end) {
+  convert_made(make, job.rows, w);
+  if (is_integer(w.type)) {
+    multiply_quantised(job, w, epilogue);
+  } else {
+    multiply_rounded(linear_.rounded(), job, w, epilogue);
+  }
+}
+
+void Matmul::convert_made(Make make, std::size_t rows, const WeightMatrix& w) {
+  team_.share(rows, row_grain, [&](int thread, std::size_t begin, std::size_t end) {
     float* made = row_.data() + static_cast<std::size_t>(thread) * longest_row_;
     for (std::size_t row = begin; row < end; ++row) {
       make(row, made);
@@ -98,11 +109,31 @@ void Matmul::multiply_made(Make make, const LinearRows& job, const WeightMatrix&
       }
     }
   });
-  if (is_integer(w.type)) {
-    multiply_quantised(job, w, epilogue);
-  } else {
-    multiply_rounded(linear_.rounded(), job, w, epilogue);
+}
+
+void Matmul::multiply_gated(Make make, const WeightMatrix& gate_up, const WeightMatrix& down,
+                            std::span<float> inner, const LinearRows& job) {
+  const std::size_t columns = down.columns;
+  // What is quantised with one scale for a row must be known as a whole before; decoding has few rows.
+  if (is_integer(gate_up.type) && is_integer(down.type) && row_form(down) != RowForm::whole &&
+      job.rows > integer_gemv_rows && quantised_bytes(job.rows, columns, row_form(down)) <= inner.size_bytes()) {
+    convert_made(make, job.rows, gate_up);
+    const QuantisedOutput gated =
+        quantised_output(std::as_writable_bytes(inner).data(), job.rows, columns, row_form(down));
+    gated_linear(quantised_.rows(job.rows, gate_up.columns, row_form(gate_up)), gate_up, gated, team_, integer_,
+                 features_);
+    linear({gated.values, gated.stride, gated.scales, gated.starts, gated.groups, job.rows, columns, gated.form},
+           job, down, team_, integer_, features_);
+    return;
   }
+  float* const gates = inner.data();
+  multiply_made(make, {nullptr, 0, job.rows, nullptr, false, gates, gate_up.rows}, gate_up);
+  const ActivationKernels& activation = activation_kernels(features_);
+  const auto gated = [&](std::size_t row, float* out) {
+    const float* gate = gates + row * gate_up.rows;
+    activation.silu_multiply(gate, gate + columns, columns, out);
+  };
+  multiply_made(gated, job, down);
 }
 
 void Matmul::multiply_quantised(const LinearRows& job, const WeightMatrix& w, const Epilogue& epilogue) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 
 #include "kernels/matmul/epilogue.h"
 #include "kernels/matmul/gemv.h"
@@ -45,10 +46,17 @@ class Matmul {
   // first cache.
   void multiply_made(Make make, const LinearRows& job, const WeightMatrix& w, const Epilogue& epilogue = {});
 
+  // The same for rows silu(gate) * up, gate and up being the halves of what gate_up makes of such rows:
+  // y (+)= down . (silu(gate) * up). `inner` is memory for [job.rows, 2 * down.columns].
+  void multiply_gated(Make make, const WeightMatrix& gate_up, const WeightMatrix& down, std::span<float> inner,
+                      const LinearRows& job);
+
   // What Workload.rows costs, for each row.
   static std::size_t row_bytes(const RowNeeds& needs, Features features);
 
  private:
+  // Brings rows that `make` makes, of a matrix that does not take them in fp32, into the form that it takes.
+  void convert_made(Make make, std::size_t rows, const WeightMatrix& w);
   void multiply_quantised(const LinearRows& job, const WeightMatrix& w, const Epilogue& epilogue);
 
   ThreadTeam& team_;

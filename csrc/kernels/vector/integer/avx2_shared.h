@@ -48,15 +48,6 @@ inline void store_words_transposed(const std::int8_t* rows, std::size_t stride, 
   }
 }
 
-inline void expand_int4(const std::uint8_t* p, std::int8_t* out) {
-  // Two's complement to 0 ... 15: the sign bit is turned over.
-  const __m128i bytes =
-      _mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), _mm_set1_epi8(-0x78));
-  const __m128i mask = _mm_set1_epi8(0x0F);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_and_si128(bytes, mask));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16), _mm_and_si128(_mm_srli_epi16(bytes, 4), mask));
-}
-
 // 32 elements of eight rows. Rows i and i + 4 lie side by side in low[i], their first sixteen elements, and
 // high[i], the others.
 struct ByteColumns {
@@ -90,6 +81,7 @@ inline __m256i load_two_16_bytes(const void* low, const void* high) {
   const std::uint8_t* fifth = p + 4 * row_bytes;
   for (std::size_t i = 0; i < 4; ++i) {
     const __m256i bytes = load_two_16_bytes(p + i * row_bytes, fifth + i * row_bytes);
+    // Two's complement to 0 ... 15: the sign bit is turned over.
     const __m256i biased = _mm256_xor_si256(bytes, _mm256_set1_epi8(-0x78));
     columns.low[i] = _mm256_and_si256(biased, mask);
     columns.high[i] = _mm256_and_si256(_mm256_srli_epi16(biased, 4), mask);

@@ -110,22 +110,51 @@ struct WideColumnWords {
 };
 using Int8ColumnWords = WideColumnWords;
 using Int4ColumnWords = WideColumnWords;
-[[gnu::always_inline]] inline WideColumnWords wide_words_of(const ByteColumns& first,
-                                                            const ByteColumns& second) {
-  const ByteColumnWords low = words_of(first);
-  const ByteColumnWords high = words_of(second);
-  WideColumnWords wide;
-  for (int i = 0; i < 8; ++i)
-    wide.word[i] = _mm512_inserti64x4(_mm512_castsi256_si512(low.word[i]), high.word[i], 1);
-  return wide;
+
+// Four words of sixteen rows, those of all rows beside each other. What is loaded into a part of a register
+// as a masked broadcast waits for no unit that shuffles.
+[[gnu::always_inline]] inline void load_fours(const void* p, std::size_t row_bytes, __m512i* words) {
+  const auto four = [&](std::size_t row) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(static_cast<const char*>(p) + row * row_bytes));
+  };
+  __m512i rows[4];
+  for (std::size_t i = 0; i < 4; ++i) {
+    rows[i] = _mm512_castsi128_si512(four(i));
+    rows[i] = _mm512_mask_broadcast_i32x4(rows[i], 0x00F0, four(i + 4));
+    rows[i] = _mm512_mask_broadcast_i32x4(rows[i], 0x0F00, four(i + 8));
+    rows[i] = _mm512_mask_broadcast_i32x4(rows[i], 0xF000, four(i + 12));
+  }
+  const __m512i low_pairs[2] = {_mm512_unpacklo_epi32(rows[0], rows[1]),
+                                _mm512_unpacklo_epi32(rows[2], rows[3])};
+  const __m512i high_pairs[2] = {_mm512_unpackhi_epi32(rows[0], rows[1]),
+                                 _mm512_unpackhi_epi32(rows[2], rows[3])};
+  words[0] = _mm512_unpacklo_epi64(low_pairs[0], low_pairs[1]);
+  words[1] = _mm512_unpackhi_epi64(low_pairs[0], low_pairs[1]);
+  words[2] = _mm512_unpacklo_epi64(high_pairs[0], high_pairs[1]);
+  words[3] = _mm512_unpackhi_epi64(high_pairs[0], high_pairs[1]);
 }
+
 [[gnu::always_inline]] inline Int8ColumnWords load_int8_column_words(const std::int8_t* p,
                                                                      std::size_t row_bytes) {
-  return wide_words_of(load_int8_columns(p, row_bytes), load_int8_columns(p + 8 * row_bytes, row_bytes));
+  WideColumnWords words;
+  load_fours(p, row_bytes, words.word);
+  load_fours(p + 16, row_bytes, words.word + 4);
+  for (__m512i& word : words.word) word = _mm512_xor_si512(word, _mm512_set1_epi8(-0x80));
+  return words;
 }
+// Words are brought in order while they are packed: half as many.
 [[gnu::always_inline]] inline Int4ColumnWords load_int4_column_words(const std::uint8_t* p,
                                                                      std::size_t row_bytes) {
-  return wide_words_of(load_int4_columns(p, row_bytes), load_int4_columns(p + 8 * row_bytes, row_bytes));
+  __m512i packed[4];
+  load_fours(p, row_bytes, packed);
+  WideColumnWords words;
+  const __m512i mask = _mm512_set1_epi8(0x0F);
+  for (int i = 0; i < 4; ++i) {
+    const __m512i biased = _mm512_xor_si512(packed[i], _mm512_set1_epi8(-0x78));
+    words.word[i] = _mm512_and_si512(biased, mask);
+    words.word[i + 4] = _mm512_and_si512(_mm512_srli_epi16(biased, 4), mask);
+  }
+  return words;
 }
 [[gnu::always_inline]] inline WordFloats dot(const WideColumnWords& w, const std::int8_t* x, int offset) {
   __m512i low = _mm512_set1_epi32(offset);
@@ -135,6 +164,20 @@ using Int4ColumnWords = WideColumnWords;
     high = add_products(high, w.word[j + 4], x + 4 * j + 16);
   }
   return to_float(Int32Vector{_mm512_add_epi32(low, high)});
+}
+
+constexpr std::size_t nibble_rows = 16;
+inline void store_nibbles(const std::uint8_t* rows, std::size_t row_bytes, std::int8_t* out,
+                          std::size_t out_stride) {
+  const Int4ColumnWords words = load_int4_column_words(rows, row_bytes);
+  for (std::size_t i = 0; i < 8; ++i) {
+#if defined(INTERNVL_AMX_INT8)  // multiplies signed bytes
+    const __m512i word = _mm512_sub_epi8(words.word[i], _mm512_set1_epi8(int4_weight_offset));
+#else
+    const __m512i word = words.word[i];
+#endif
+    _mm512_storeu_si512(out + i * out_stride, word);
+  }
 }
 
 }  // namespace internvl::INTERNVL_ISA

@@ -213,3 +213,6 @@ inline ColumnFloats to_float(Int32Vector v) { return {vcvtq_f32_s32(v.low), vcvt
 
 #include "kernels/vector/integer/panel_bytes.h"
 #endif
+
+// After the panels that it is written over.
+#include "kernels/vector/integer/expanded_nibbles.h"

@@ -115,10 +115,6 @@ inline PanelWeights load_panel(const std::int8_t* p) {
 using NibbleWeights = PanelWeights;
 using NibbleSums = GroupSums;
 inline NibbleWeights load_nibbles(const std::int8_t* p) { return load_panel(p); }
-inline void store_nibbles(const std::int8_t* rows, std::size_t stride, std::int8_t* out,
-                          std::size_t out_stride) {
-  store_panel(rows, stride, out, out_stride);
-}
 inline PanelInputs nibble_inputs(PanelInputs x, std::size_t rows, std::size_t depth, std::int8_t* copy,
                                  std::size_t copy_stride) {
   return panel_inputs(x, rows, depth, copy, copy_stride);

@@ -21,10 +21,6 @@ inline void store_sums(std::int32_t* p, std::size_t, GroupSums v) { store_sums(p
 inline GroupWord broadcast_word(const std::int8_t* p) { return broadcast_four(p); }
 
 inline NibbleWeights load_nibbles(const std::int8_t* p) { return load_int8(p); }
-inline void store_nibbles(const std::int8_t* rows, std::size_t stride, std::int8_t* out,
-                          std::size_t out_stride) {
-  store_words_transposed(rows, stride, out, out_stride);
-}
 inline PanelInputs nibble_inputs(PanelInputs x, std::size_t, std::size_t, std::int8_t*, std::size_t) {
   return x;
 }

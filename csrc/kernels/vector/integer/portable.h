@@ -140,3 +140,6 @@ inline ColumnFloats to_float(Int32Vector v) {
 
 #include "kernels/vector/integer/eight_column_words.h"
 #include "kernels/vector/integer/panel_bytes.h"
+
+// After the panels that it is written over.
+#include "kernels/vector/integer/expanded_nibbles.h"

@@ -20,7 +20,6 @@
 //                          sums as WordFloats
 //   WordFloats             fp32 for each of those: broadcast_word_floats(x), word_floats(eights) of
 //                          FloatVectors, store_word_floats(p, v), fma, *
-//   expand_int4(p, out)    32 elements, + int4_weight_offset: the sixteen even ones, then the odd ones
 //   store_rounded(out, v)  32 fp32 as int8, to the nearest, ties to even; store_rounded_split(out, v) puts
 //                          the even ones first, then the odd ones
 //
@@ -37,7 +36,9 @@
 //                          out_stride bytes apart
 //   panel_inputs(x, rows, depth, copy, copy_stride)   words of x's groups as they meet a panel of int8
 //                          weights, in `copy` if not where they are; read up to a multiple of 16 elements
-//   NibbleWeights, load_nibbles(p), store_nibbles(...), nibble_inputs(...)    as above for int4 weights
+//   NibbleWeights, load_nibbles(p), nibble_inputs(...)    as above for int4 weights
+//   store_nibbles(rows, row_bytes, out, out_stride)   nibble_rows rows of 32 int4 into a panel, as they are
+//                          multiplied: + int4_weight_offset, the sixteen even ones before the odd ones
 //   NibbleSums, begin_nibble_sums(offset), dot_nibbles(sum, nibble_weights, word), total(sum, offset)
 //                          sums of one block of int4 weights, + offset as GroupSums
 //   GroupFloats            fp32, lane for lane beside GroupSums: zero_floats(), load_floats(p, stride),
