@@ -35,19 +35,22 @@ struct IntegerPanel {
   float* totals;         // others: alike
 };
 
-// Elements of a gated row that one panel gives: half of its columns are rows of gate, half the same ones of up.
+// Elements of a gated row that one panel gives: half of its columns are rows of gate, half the same ones of
+// up.
 inline constexpr std::size_t gated_columns = integer_panel_columns / 2;
 static_assert(gated_columns == quantised_block);
 
 struct IntegerGemmKernels {
-  // Computes columns [begin, begin + n) of job.y, n <= integer_panel_columns; x stands in place of job.x.
-  void (*multiply)(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w,
+  // Computes columns [begin, begin + n) of rows [first, first + x.rows) of job.y, n <= integer_panel_columns,
+  // x.rows <= integer_gemm_rows; x stands in place of those rows of job.x.
+  void (*multiply)(const QuantisedRows& x, std::size_t first, const LinearRows& job, const WeightMatrix& w,
                    const Epilogue& epilogue, std::size_t begin, std::size_t n, const IntegerPanel& panel);
-  // Computes elements [begin, begin + n), a block, of the x.rows rows silu(gate) * up: gate is the first half
-  // of x . w [2 * out.columns, k], up the second. They are quantised while they are at hand, to the bits that
-  // QuantiseKernels and ActivationKernels give. After the last block come zeros up to quantised_step.
-  void (*multiply_gated)(const QuantisedRows& x, const WeightMatrix& w, const QuantisedOutput& out,
-                         std::size_t begin, std::size_t n, const IntegerPanel& panel);
+  // Computes elements [begin, begin + n), a block, of as many rows silu(gate) * up of out: gate is the first
+  // half of x . w [2 * out.columns, k], up the second. They are quantised while they are at hand, to the bits
+  // that QuantiseKernels and ActivationKernels give. After the last block come zeros up to quantised_step.
+  void (*multiply_gated)(const QuantisedRows& x, std::size_t first, const WeightMatrix& w,
+                         const QuantisedOutput& out, std::size_t begin, std::size_t n,
+                         const IntegerPanel& panel);
 };
 
 const IntegerGemmKernels& integer_gemm_kernels(Features features);

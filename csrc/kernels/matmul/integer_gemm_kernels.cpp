@@ -310,10 +310,44 @@ void multiply_groups(std::size_t groups, Tile tile, std::size_t count, typename 
   }
 }
 
+// The weights of the panel that comes next, in the order of their addresses, asked into the second cache
+// while rows of x pass this one: a part for every tile of rows.
+class WeightsAhead {
+ public:
+  explicit WeightsAhead(std::size_t rows) : rows_(rows) {}
+
+  // `count` rows of W.
+  void add(const RowsAhead& rows, std::size_t count) {
+    parts_[used_++] = {rows, (rows.part_bytes + line - 1) / line * count};
+  }
+  // Of what is left, the share of `rows` of the rows of x that are still to come.
+  void ask(std::size_t rows) {
+    for (Part& part : parts_) {
+      const std::size_t lines = rows < rows_ ? (part.lines * rows + rows_ - 1) / rows_ : part.lines;
+      for (std::size_t i = 0; i < lines; ++i) part.ahead.prefetch<Cache::second>(line);
+      part.lines -= lines;
+    }
+    rows_ -= smaller(rows, rows_);
+  }
+
+ private:
+  static constexpr std::size_t line = 64;
+  struct Part {
+    RowsAhead ahead;
+    std::size_t lines;
+  };
+
+  std::size_t rows_;
+  std::size_t used_ = 0;
+  Part parts_[2] = {};
+};
+
 // Sums of `m` rows of x with the panel's `count` columns.
 template <class Kind>
-void multiply_panel(std::size_t m, const Tile& all, std::size_t count, typename Kind::Sum* out) {
+void multiply_panel(std::size_t m, const Tile& all, std::size_t count, typename Kind::Sum* out,
+                    WeightsAhead& ahead) {
 #if defined(INTERNVL_AMX_INT8)
+  ahead.ask(m);
   const TilePanelJob job{all.x, m, all.k, all.depth, all.panel, all.scales, count};
   if constexpr (Kind::in_blocks) {
     multiply_tile_blocks<typename Kind::Blocks>(job, out);
@@ -330,6 +364,7 @@ void multiply_panel(std::size_t m, const Tile& all, std::size_t count, typename 
     Tile tile = all;
     tile.x = all.x.from(r);
     tile.odd = rows % row_group != 0;
+    ahead.ask(rows);
     const PanelInputs inputs{tile.x.values + tile.k, tile.x.stride};
     tile.inputs = Kind::inputs(inputs, rows, tile.depth, copy, copy_stride);
     multiply_groups<most / row_group, Kind>((rows + row_group - 1) / row_group, tile, count,
@@ -338,53 +373,58 @@ void multiply_panel(std::size_t m, const Tile& all, std::size_t count, typename 
 #endif
 }
 
-// Calls finish(r, totals) with the finished sums of every row of x, [panel's columns]; those of int8 weights are
-// still without the weights' scales.
+// Calls finish(r, totals) with the finished sums of every row of x, [panel's columns]; those of int8 weights
+// are still without the weights' scales.
 template <std::size_t Parts, class Finish>
 void multiply_parts(const QuantisedRows& x, const WeightMatrix& w, const PanelPart (&parts)[Parts],
                     const IntegerPanel& panel, Finish finish) {
   const Int8Rows int8 = int8_rows(w);
   const Int4Rows int4 = int4_rows(w);
   const std::size_t n = parts[Parts - 1].column + parts[Parts - 1].count;
-  const std::size_t piece = rows_of_a_piece(x.rows, integer_gemm_rows);
-  for (std::size_t first = 0; first < x.rows; first += piece) {
-    const std::size_t m = smaller(piece, x.rows - first);
-    const QuantisedRows rows = x.from(first);
-    for (std::size_t k = 0; k < w.columns; k += integer_panel_depth) {
-      const std::size_t depth = smaller(integer_panel_depth, w.columns - k);
-      const std::size_t whole_blocks = (depth + int4_block - 1) / int4_block * int4_block;
-      for (const PanelPart& part : parts) {
-        if (x.form == RowForm::split_blocks) {
-          unpack_int4(int4, part, k, depth, panel.weights, panel.scales);
-        } else {
-          unpack_int8(int8, part, k, depth, panel.weights);
-        }
+  const bool packed = x.form == RowForm::split_blocks;
+  for (std::size_t k = 0; k < w.columns; k += integer_panel_depth) {
+    const std::size_t depth = smaller(integer_panel_depth, w.columns - k);
+    const std::size_t whole_blocks = (depth + int4_block - 1) / int4_block * int4_block;
+    const std::size_t next = k + depth;
+    WeightsAhead ahead(x.rows);
+    for (const PanelPart& part : parts) {
+      if (packed) {
+        unpack_int4(int4, part, k, depth, panel.weights, panel.scales);
+      } else {
+        unpack_int8(int8, part, k, depth, panel.weights);
       }
-      Tile tile{rows, k, whole_blocks, panel.weights, panel.scales, {}, false};
-      switch (x.form) {
-        case RowForm::whole:
-          tile.depth = depth;
-          multiply_panel<WholeRows>(m, tile, n, panel.sums);
-          break;
-        case RowForm::blocks:
-          multiply_panel<BlockRows<Int8Blocks>>(m, tile, n, panel.totals);
-          break;
-        case RowForm::split_blocks:
-          multiply_panel<BlockRows<Int4Blocks>>(m, tile, n, panel.totals);
-          break;
-      }
+      const std::size_t row = next < w.columns ? part.n : part.n + part.count;
+      const std::size_t from = next < w.columns ? next : 0;
+      const std::size_t count = smaller(integer_panel_depth, w.columns - from);
+      ahead.add({packed ? reinterpret_cast<const char*>(int4.row(row) + from / 2)
+                        : reinterpret_cast<const char*>(int8.row(row) + from),
+                 packed ? w.columns / 2 : w.columns, packed ? count / 2 : count},
+                part.count);
     }
-    for (std::size_t r = 0; r < m; ++r) {
-      const float* totals = panel.totals + r * columns;
-      float scaled[columns];
-      if (x.form == RowForm::whole) {
-        for (std::size_t c = 0; c < n; ++c) {
-          scaled[c] = static_cast<float>(panel.sums[r * columns + c]) * rows.scales[r];
-        }
-        totals = scaled;
-      }
-      finish(first + r, totals);
+    Tile tile{x, k, whole_blocks, panel.weights, panel.scales, {}, false};
+    switch (x.form) {
+      case RowForm::whole:
+        tile.depth = depth;
+        multiply_panel<WholeRows>(x.rows, tile, n, panel.sums, ahead);
+        break;
+      case RowForm::blocks:
+        multiply_panel<BlockRows<Int8Blocks>>(x.rows, tile, n, panel.totals, ahead);
+        break;
+      case RowForm::split_blocks:
+        multiply_panel<BlockRows<Int4Blocks>>(x.rows, tile, n, panel.totals, ahead);
+        break;
     }
+  }
+  for (std::size_t r = 0; r < x.rows; ++r) {
+    const float* totals = panel.totals + r * columns;
+    float scaled[columns];
+    if (x.form == RowForm::whole) {
+      for (std::size_t c = 0; c < n; ++c) {
+        scaled[c] = static_cast<float>(panel.sums[r * columns + c]) * x.scales[r];
+      }
+      totals = scaled;
+    }
+    finish(r, totals);
   }
 }
 
@@ -393,23 +433,23 @@ const float* scales_from(const WeightMatrix& w, std::size_t n) {
   return w.type == DataType::int8 ? int8_rows(w).scales + n : nullptr;
 }
 
-void multiply(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w, const Epilogue& epilogue,
-              std::size_t begin, std::size_t n, const IntegerPanel& panel) {
+void multiply(const QuantisedRows& x, std::size_t first, const LinearRows& job, const WeightMatrix& w,
+              const Epilogue& epilogue, std::size_t begin, std::size_t n, const IntegerPanel& panel) {
   const float* const scales = scales_from(w, begin);
   multiply_parts(x, w, {PanelPart{begin, n, 0}}, panel, [&](std::size_t r, const float* totals) {
-    finish_row(totals, scales, job, epilogue, r, begin, n);
+    finish_row(totals, scales, job, epilogue, first + r, begin, n);
   });
 }
 
-void multiply_gated(const QuantisedRows& x, const WeightMatrix& w, const QuantisedOutput& out,
-                    std::size_t begin, std::size_t n, const IntegerPanel& panel) {
+void multiply_gated(const QuantisedRows& x, std::size_t first, const WeightMatrix& w,
+                    const QuantisedOutput& out, std::size_t begin, std::size_t n, const IntegerPanel& panel) {
   const std::size_t up = out.columns + begin;
   const float* const gate_scales = scales_from(w, begin);
   const float* const up_scales = scales_from(w, up);
   const bool last = begin + n == out.columns;
   multiply_parts(x, w, {PanelPart{begin, n, 0}, PanelPart{up, n, gated_columns}}, panel,
                  [&](std::size_t r, const float* totals) {
-                   std::int8_t* const values = out.values + r * out.stride;
+                   std::int8_t* const values = out.values + (first + r) * out.stride;
                    prefetch_for_writing(
                        reinterpret_cast<const char*>(values + finish_ahead * out.stride + begin), n);
                    float block[gated_columns];
@@ -422,7 +462,7 @@ void multiply_gated(const QuantisedRows& x, const WeightMatrix& w, const Quantis
                      }
                      store(block + c, silu(gate_value) * up_value);
                    }
-                   const std::size_t group = r * out.groups + begin / quantised_block;
+                   const std::size_t group = (first + r) * out.groups + begin / quantised_block;
                    float* const scale = out.scales + group;
                    std::int32_t* const start = out.starts + group;
                    if (out.form == RowForm::split_blocks) {

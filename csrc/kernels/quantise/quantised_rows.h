@@ -49,6 +49,11 @@ struct QuantisedRows {
             columns,
             form};
   }
+  QuantisedRows first(std::size_t count) const {
+    QuantisedRows some = *this;
+    some.rows = count;
+    return some;
+  }
 };
 
 // The same where it is written: rows of `columns` elements, in a form of blocks.

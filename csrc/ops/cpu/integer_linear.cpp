@@ -1,7 +1,6 @@
 #include "ops/cpu/integer_linear.h"
 
 #include <algorithm>
-#include <atomic>
 
 #include "kernels/matmul/integer_gemv.h"
 #include "kernels/quantise/quantise.h"
@@ -25,6 +24,23 @@ std::size_t most_groups(std::size_t columns) { return std::max<std::size_t>(bloc
 
 std::size_t groups_of(std::size_t columns, RowForm form) {
   return form == RowForm::whole ? 1 : blocks_of(columns);
+}
+
+// Calls multiply(thread, rows, first, begin, n) for every `width` of `columns` columns and every piece of the
+// rows of x. All columns meet the same rows, which stay in the second cache, before they meet the next ones.
+// A thread's columns lie behind each other: so its next weights are known, and two threads do not write the
+// same cache lines by turns.
+template <class Multiply>
+void for_each_panel(const QuantisedRows& x, std::size_t columns, std::size_t width, ThreadTeam& team,
+                    Multiply multiply) {
+  const std::size_t piece = rows_of_a_piece(x.rows, integer_gemm_rows);
+  const std::size_t panels = divide_up(columns, width);
+  team.share(panels * divide_up(x.rows, piece), 1, [&](int thread, std::size_t share, std::size_t) {
+    const std::size_t first = share / panels * piece;
+    const std::size_t begin = share % panels * width;
+    multiply(thread, x.from(first).first(std::min(piece, x.rows - first)), first, begin,
+             std::min(width, columns - begin));
+  });
 }
 
 }  // namespace
@@ -111,25 +127,21 @@ void linear(const QuantisedRows& x, const LinearRows& job, const WeightMatrix& w
     return;
   }
   const IntegerGemmKernels& kernels = integer_gemm_kernels(features);
-  std::atomic<std::size_t> next{0};
-  team.run([&](int thread) {
-    const IntegerPanel panel = workspace.panel(thread);
-    for (;;) {
-      const std::size_t begin = next.fetch_add(integer_panel_columns, std::memory_order_relaxed);
-      if (begin >= w.rows) return;
-      kernels.multiply(x, job, w, epilogue, begin, std::min(integer_panel_columns, w.rows - begin), panel);
-    }
-  });
+  for_each_panel(
+      x, w.rows, integer_panel_columns, team,
+      [&](int thread, const QuantisedRows& rows, std::size_t first, std::size_t begin, std::size_t n) {
+        kernels.multiply(rows, first, job, w, epilogue, begin, n, workspace.panel(thread));
+      });
 }
 
 void gated_linear(const QuantisedRows& x, const WeightMatrix& gate_up, const QuantisedOutput& out,
                   ThreadTeam& team, IntegerWorkspace& workspace, Features features) {
   const IntegerGemmKernels& kernels = integer_gemm_kernels(features);
-  // Neighbouring blocks of a row share cache lines, which two threads had better not write by turns: a thread's
-  // blocks lie behind each other.
-  team.share(out.columns, gated_columns, [&](int thread, std::size_t begin, std::size_t end) {
-    kernels.multiply_gated(x, gate_up, out, begin, end - begin, workspace.panel(thread));
-  });
+  for_each_panel(
+      x, out.columns, gated_columns, team,
+      [&](int thread, const QuantisedRows& rows, std::size_t first, std::size_t begin, std::size_t n) {
+        kernels.multiply_gated(rows, first, gate_up, out, begin, n, workspace.panel(thread));
+      });
 }
 
 }  // namespace internvl
