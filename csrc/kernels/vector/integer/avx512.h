@@ -114,15 +114,20 @@ using Int4ColumnWords = WideColumnWords;
 // Four words of sixteen rows, those of all rows beside each other. What is loaded into a part of a register
 // as a masked broadcast waits for no unit that shuffles.
 [[gnu::always_inline]] inline void load_fours(const void* p, std::size_t row_bytes, __m512i* words) {
-  const auto four = [&](std::size_t row) {
-    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(static_cast<const char*>(p) + row * row_bytes));
-  };
+  // Else GCC 12 keeps sixteen distances in vector registers over the loop that calls this, and moves each back.
+  asm("" : "+r"(row_bytes));
+  const char* const quarters[4] = {static_cast<const char*>(p), static_cast<const char*>(p) + 4 * row_bytes,
+                                   static_cast<const char*>(p) + 8 * row_bytes,
+                                   static_cast<const char*>(p) + 12 * row_bytes};
   __m512i rows[4];
   for (std::size_t i = 0; i < 4; ++i) {
-    rows[i] = _mm512_castsi128_si512(four(i));
-    rows[i] = _mm512_mask_broadcast_i32x4(rows[i], 0x00F0, four(i + 4));
-    rows[i] = _mm512_mask_broadcast_i32x4(rows[i], 0x0F00, four(i + 8));
-    rows[i] = _mm512_mask_broadcast_i32x4(rows[i], 0xF000, four(i + 12));
+    const auto four = [&](int quarter) {
+      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(quarters[quarter] + i * row_bytes));
+    };
+    rows[i] = _mm512_castsi128_si512(four(0));
+    rows[i] = _mm512_mask_broadcast_i32x4(rows[i], 0x00F0, four(1));
+    rows[i] = _mm512_mask_broadcast_i32x4(rows[i], 0x0F00, four(2));
+    rows[i] = _mm512_mask_broadcast_i32x4(rows[i], 0xF000, four(3));
   }
   const __m512i low_pairs[2] = {_mm512_unpacklo_epi32(rows[0], rows[1]),
                                 _mm512_unpacklo_epi32(rows[2], rows[3])};
