@@ -115,7 +115,7 @@ TEST("a kernel outside of a parallel region is an error that the emulation sees"
   std::vector<float> panel(panel_elements);
   const auto multiply = [&] {
     kernels.multiply(x.data(), 32, 16, w.data(), 32, 16, 32, false, sums.data(),
-                     reinterpret_cast<BFloat16*>(panel.data()));
+                     reinterpret_cast<BFloat16*>(panel.data()), w.data());
   };
   CHECK_THROWS(std::logic_error, multiply());
   TileShapes narrow = whole_tiles;

@@ -31,11 +31,13 @@ struct BFloat16GemmKernels {
                 std::size_t out_stride);
   // sums[m, n] (+)= x[m, :] . w[n, :] over `depth` elements; sums are at a distance of `columns`, and written
   // up to it. `panel` is memory for panel_elements.
+  // `next` is where the rows of W begin that this thread multiplies afterwards, which may be asked for; they
+  // need not exist.
   // A sum takes its products in one order, whatever else is computed beside it: it depends on its two rows
   // alone.
   void (*multiply)(const BFloat16* x, std::size_t x_stride, std::size_t m, const BFloat16* w,
                    std::size_t w_stride, std::size_t n, std::size_t depth, bool accumulate, float* sums,
-                   BFloat16* panel);
+                   BFloat16* panel, const BFloat16* next);
   std::size_t columns;      // rows of W in a panel, at most most_bfloat16_columns
   std::size_t few_columns;  // the same where few rows of x meet them: small, so that threads end together and
                             // the other rows of x find the panel in the first cache

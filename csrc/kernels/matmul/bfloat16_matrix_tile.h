@@ -123,7 +123,8 @@ void multiply_tile(const BFloat16* x, std::size_t x_stride, std::size_t rows, co
 }
 
 void multiply(const BFloat16* x, std::size_t x_stride, std::size_t m, const BFloat16* w, std::size_t w_stride,
-              std::size_t n, std::size_t depth, bool accumulate, float* sums, BFloat16* panel) {
+              std::size_t n, std::size_t depth, bool accumulate, float* sums, BFloat16* panel,
+              const BFloat16*) {
   for (std::size_t c = 0; c < n; c += matrix_columns) {
     const BFloat16* rows_of_w = w + c * w_stride;
     const std::size_t count = n - c < matrix_columns ? n - c : matrix_columns;

@@ -80,8 +80,14 @@ void multiply_stored(const BFloat16* x, std::size_t x_stride, const BFloat16* w,
   }
 }
 
+// So many rows of x drive from the second cache what was asked for before them. Then the next weights are
+// asked for again while the last rows pass, a part every rows_between.
+constexpr std::size_t many_rows = 512;
+constexpr std::size_t rows_between = 64;
+
 void multiply(const BFloat16* x, std::size_t x_stride, std::size_t m, const BFloat16* w, std::size_t w_stride,
-              std::size_t n, std::size_t depth, bool accumulate, float* sums, BFloat16* panel) {
+              std::size_t n, std::size_t depth, bool accumulate, float* sums, BFloat16* panel,
+              const BFloat16* next) {
   if (m <= stored_rows && n % stored_columns == 0 && depth % word_row_elements == 0) {
     for (std::size_t c = 0; c < n; c += stored_columns) {
       with_count<stored_rows>(m, [&](auto rows) {
@@ -94,14 +100,26 @@ void multiply(const BFloat16* x, std::size_t x_stride, std::size_t m, const BFlo
   const std::size_t vectors = (n + pair_lanes - 1) / pair_lanes;
   const std::size_t columns = vectors * pair_lanes;
   const std::size_t most = m <= bfloat16_few_rows ? few_depth : depth;
-  RowsAhead ahead{reinterpret_cast<const char*>(w + n * w_stride), w_stride * sizeof(BFloat16),
-                  depth * sizeof(BFloat16)};
+  const auto rows_from = [&](const BFloat16* p) {
+    return RowsAhead{reinterpret_cast<const char*>(p), w_stride * sizeof(BFloat16), depth * sizeof(BFloat16)};
+  };
+  const std::size_t late = m >= many_rows ? (m - many_rows / 2) / rows_between * rows_between : m;
+  RowsAhead while_packing = rows_from(next);
+  RowsAhead while_multiplying = rows_from(next);
+  constexpr std::size_t line = 64;
+  const std::size_t lines = (depth * sizeof(BFloat16) + line - 1) / line * n;
+  const std::size_t part = late < m ? lines / ((m - late + rows_between - 1) / rows_between) + 1 : 0;
   for (std::size_t k = 0; k < depth; k += most) {
     const std::size_t count = depth - k < most ? depth - k : most;
-    pack(w + k, w_stride, n, columns, count, panel, ahead);
+    pack(w + k, w_stride, n, columns, count, panel, while_packing);
     // x ends in zeros, as the panel does.
-    multiply_pairs<pair_tile_rows, pair_tile_vectors>(x + k, x_stride, m, {panel, columns}, vectors,
-                                                      (count + 1) / 2, accumulate || k > 0, sums, panel_rows);
+    for (std::size_t r = 0; r < m; r += rows_between) {
+      for (std::size_t i = 0; i < (r >= late ? part : 0); ++i)
+        while_multiplying.prefetch<Cache::second>(line);
+      multiply_pairs<pair_tile_rows, pair_tile_vectors>(
+          x + r * x_stride + k, x_stride, m - r < rows_between ? m - r : rows_between, {panel, columns},
+          vectors, (count + 1) / 2, accumulate || k > 0, sums + r * panel_rows, panel_rows);
+    }
   }
 }
 

@@ -158,7 +158,8 @@ void multiply_few(const BFloat16* x, std::size_t x_stride, std::size_t m, const 
 }
 
 void multiply(const BFloat16* x, std::size_t x_stride, std::size_t m, const BFloat16* w, std::size_t w_stride,
-              std::size_t n, std::size_t depth, bool accumulate, float* sums, BFloat16* panel) {
+              std::size_t n, std::size_t depth, bool accumulate, float* sums, BFloat16* panel,
+              const BFloat16*) {
   const auto kernel = m <= tile_side ? multiply_few : multiply_many;
   kernel(x, x_stride, m, w, w_stride, n, depth, accumulate, sums, panel);
 }

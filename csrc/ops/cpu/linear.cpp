@@ -1,7 +1,6 @@
 #include "ops/cpu/linear.h"
 
 #include <algorithm>
-#include <atomic>
 
 #include "kernels/matmul/bfloat16_gemm.h"
 #include "kernels/matmul/gemm.h"
@@ -46,23 +45,19 @@ void multiply_panels(const LinearRows& job, const WeightMatrix& w, ThreadTeam& t
   const std::size_t piece = rows_of_a_piece(job.rows, shape.rows);
   const std::size_t panels = divide_up(w.rows, shape.width);
   const std::size_t pieces = divide_up(job.rows, piece);
-  std::atomic<std::size_t> next{0};
-  team.run([&](int thread) {
+  // A thread's panels lie behind each other, so that its next weights are known.
+  team.share(panels * pieces, 1, [&](int thread, std::size_t share, std::size_t) {
     float* panel = workspace.panel(thread);
     float* sums = workspace.sums(thread);
-    for (;;) {
-      const std::size_t share = next.fetch_add(1, std::memory_order_relaxed);
-      if (share >= panels * pieces) return;
-      const std::size_t begin = share % panels * shape.width;
-      const std::size_t first = share / panels * piece;
-      const std::size_t n = std::min(shape.width, w.rows - begin);
-      const std::size_t m = std::min(piece, job.rows - first);
-      for (std::size_t k = 0; k < w.columns; k += panel_depth) {
-        const std::size_t depth = std::min(panel_depth, w.columns - k);
-        multiply(panel, begin, n, first, m, k, depth, sums);
-      }
-      kernels.finish(sums, shape.sums_stride, m, begin, n, job, first, epilogue);
+    const std::size_t begin = share % panels * shape.width;
+    const std::size_t first = share / panels * piece;
+    const std::size_t n = std::min(shape.width, w.rows - begin);
+    const std::size_t m = std::min(piece, job.rows - first);
+    for (std::size_t k = 0; k < w.columns; k += panel_depth) {
+      const std::size_t depth = std::min(panel_depth, w.columns - k);
+      multiply(panel, begin, n, first, m, k, depth, sums);
     }
+    kernels.finish(sums, shape.sums_stride, m, begin, n, job, first, epilogue);
   });
 }
 
@@ -116,8 +111,10 @@ void linear_of_rounded(const BFloat16* x, const LinearRows& job, const WeightMat
       {job.rows <= bfloat16_few_rows ? kernels.few_columns : kernels.columns, kernels.rows, kernels.columns},
       [&](float* panel, std::size_t begin, std::size_t n, std::size_t first, std::size_t m, std::size_t k,
           std::size_t depth, float* sums) {
-        kernels.multiply(x + first * stride + k, stride, m, weights + begin * w.columns + k, w.columns, n,
-                         depth, k != 0, sums, reinterpret_cast<BFloat16*>(panel));
+        const BFloat16* const rows = weights + begin * w.columns;
+        const BFloat16* const next = k + depth < w.columns ? rows + k + depth : rows + n * w.columns;
+        kernels.multiply(x + first * stride + k, stride, m, rows + k, w.columns, n, depth, k != 0, sums,
+                         reinterpret_cast<BFloat16*>(panel), next);
       });
 }
 
