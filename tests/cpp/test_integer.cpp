@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "check.h"
+#include "kernels/activation/activation.h"
 #include "kernels/quantise/quantise.h"
 #include "ops/cpu/integer_linear.h"
 #include "random_weights.h"
@@ -390,6 +391,82 @@ TEST("a NaN in one row stays in that row") {
       for (std::size_t i = 0; i < y.size(); ++i) CHECK(std::isnan(y[i]) == (i / 50 == 2));
     }
   }
+}
+
+// Memory for rows of a gated product, in which every byte that must be written is wrong and every other one
+// is known.
+struct GatedMemory {
+  static constexpr std::byte untouched{0x5A};
+
+  std::vector<std::byte> bytes;
+  QuantisedOutput out;
+
+  GatedMemory(std::size_t m, std::size_t inner, RowForm form)
+      : bytes(quantised_bytes(m, inner, form), untouched),
+        out(quantised_output(bytes.data(), m, inner, form)) {}
+};
+
+TEST("a gated row has the bits that products, SiLU and rounding have one after the other") {
+  struct Case {
+    Kind gate_up;
+    RowForm form;  // of what is given to the next matrix
+    std::size_t m, inner, k;
+  };
+  constexpr Kind int8_rows{DataType::int8, ScaleGroup::row};
+  constexpr Kind int8_blocks{DataType::int8, ScaleGroup::block};
+  constexpr Kind int4{DataType::int4, ScaleGroup::block};
+  // Blocks that are whole and not, an odd number of them, more elements of k than a panel spans, and more
+  // rows than pass a panel at once.
+  const Case cases[] = {
+      {int4, RowForm::split_blocks, 1, 32, 64},     {int4, RowForm::split_blocks, 17, 96, 96},
+      {int4, RowForm::split_blocks, 33, 224, 1120}, {int4, RowForm::blocks, 18, 100, 32},
+      {int4, RowForm::split_blocks, 661, 64, 32},   {int8_blocks, RowForm::blocks, 19, 128, 33},
+      {int8_blocks, RowForm::blocks, 40, 75, 1030}, {int8_blocks, RowForm::split_blocks, 6, 160, 8},
+      {int8_blocks, RowForm::blocks, 700, 33, 40},  {int8_rows, RowForm::blocks, 21, 97, 100}};
+  for (const Case& c : cases) {
+    const test::RandomWeights w = random_weights(c.gate_up, 2 * c.inner, c.k, 41);
+    const std::vector<float> x = test::random_floats(c.m * c.k, 42, 0.05F);
+    const std::vector<float> gates = computed(x, c.m, w.matrix, 1);
+    const RowForm x_form = row_form(w.matrix);
+    for (const int threads : {1, 3}) {
+      ThreadTeam team(threads);
+      IntegerWorkspace workspace(team, c.m);
+      QuantisedBuffer buffer(c.m, c.k);
+      for (std::size_t r = 0; r < c.m; ++r) buffer.quantise(&x[r * c.k], c.k, x_form, r);
+      GatedMemory memory(c.m, c.inner, c.form);
+      const QuantisedOutput& out = memory.out;
+      gated_linear(buffer.rows(c.m, c.k, x_form), w.matrix, out, team, workspace);
+      const std::size_t written = (c.inner + 63) / 64 * 64;
+      for (std::size_t r = 0; r < c.m; ++r) {
+        std::vector<float> gated(c.inner);
+        const float* const gate = &gates[r * 2 * c.inner];
+        activation_kernels(features()).silu_multiply(gate, gate + c.inner, c.inner, gated.data());
+        const Quantised wanted = quantised(gated, c.form);
+        CHECK(std::equal(wanted.values.begin(), wanted.values.end(), out.values + r * out.stride));
+        CHECK(std::equal(wanted.scales.begin(), wanted.scales.end(), out.scales + r * out.groups));
+        CHECK(std::equal(wanted.starts.begin(), wanted.starts.end(), out.starts + r * out.groups));
+        for (std::size_t i = written; i < out.stride; ++i)
+          CHECK(std::byte(out.values[r * out.stride + i]) == GatedMemory::untouched);
+      }
+      // Rows that only fill up a group belong to nobody.
+      const auto* const end = reinterpret_cast<const std::byte*>(out.values + c.m * out.stride);
+      const auto* const scales = reinterpret_cast<const std::byte*>(out.scales);
+      CHECK(std::all_of(end, scales, [](std::byte b) { return b == GatedMemory::untouched; }));
+    }
+  }
+}
+
+TEST("a NaN in one row of a gated product stays in that row") {
+  const test::RandomWeights w = random_weights({DataType::int4, ScaleGroup::block}, 128, 64, 43);
+  std::vector<float> x = test::random_floats(std::size_t{20} * 64, 44);
+  x[3 * 64 + 7] = NAN;
+  ThreadTeam team(2);
+  IntegerWorkspace workspace(team, 20);
+  QuantisedBuffer buffer(20, 64);
+  for (std::size_t r = 0; r < 20; ++r) buffer.quantise(&x[r * 64], 64, RowForm::split_blocks, r);
+  GatedMemory memory(20, 64, RowForm::split_blocks);
+  gated_linear(buffer.rows(20, 64, RowForm::split_blocks), w.matrix, memory.out, team, workspace);
+  for (std::size_t i = 0; i < 40; ++i) CHECK(std::isnan(memory.out.scales[i]) == (i / 2 == 3));
 }
 
 }  // namespace
