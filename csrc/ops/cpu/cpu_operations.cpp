@@ -165,8 +165,7 @@ void CpuOperations::gated_mlp(const Buffer& stream, RowRange rows, const Norm& n
   const auto normed = [&](std::size_t i, float* out) {
     normalise(norm, x + i * stream.columns, stream.columns, out);
   };
-  matmul_.multiply_gated(normed, weight(gate_up), weight(down),
-                         {row(inner, 0), rows.count * inner.columns},
+  matmul_.multiply_gated(normed, weight(gate_up), weight(down), {row(inner, 0), rows.count * inner.columns},
                          {nullptr, 0, rows.count, nullptr, true, row(stream, rows.first), stream.columns});
 }
 

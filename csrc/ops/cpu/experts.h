@@ -33,8 +33,7 @@ class ExpertMixture {
   // Memory for the rows that go into add(), [most_rows, hidden].
   float* rows() { return normed_.data(); }
   // Adds to stream [count, hidden] what the experts make of the first `count` of rows().
-  void add(const ExpertWeights& weights, std::size_t count, Matmul& matmul, ThreadTeam& team,
-           float* stream);
+  void add(const ExpertWeights& weights, std::size_t count, Matmul& matmul, ThreadTeam& team, float* stream);
 
  private:
   // A token that an expert computes, and how much of the result counts.

@@ -38,8 +38,8 @@ class QuantisedBuffer {
   AlignedArray<std::int32_t> starts_;
 };
 
-// Bytes of rows of that many elements, whole groups of rows as kernels take them; and such rows in memory of at
-// least as many, which is aligned to a cache line.
+// Bytes of rows of that many elements, whole groups of rows as kernels take them; and such rows in memory of
+// at least as many, which is aligned as floats are.
 std::size_t quantised_bytes(std::size_t rows, std::size_t columns, RowForm form);
 QuantisedOutput quantised_output(std::byte* memory, std::size_t rows, std::size_t columns, RowForm form);
 

@@ -116,14 +116,16 @@ void Matmul::multiply_gated(Make make, const WeightMatrix& gate_up, const Weight
   const std::size_t columns = down.columns;
   // What is quantised with one scale for a row must be known as a whole before; decoding has few rows.
   if (is_integer(gate_up.type) && is_integer(down.type) && row_form(down) != RowForm::whole &&
-      job.rows > integer_gemv_rows && quantised_bytes(job.rows, columns, row_form(down)) <= inner.size_bytes()) {
+      job.rows > integer_gemv_rows &&
+      quantised_bytes(job.rows, columns, row_form(down)) <= inner.size_bytes()) {
     convert_made(make, job.rows, gate_up);
     const QuantisedOutput gated =
         quantised_output(std::as_writable_bytes(inner).data(), job.rows, columns, row_form(down));
-    gated_linear(quantised_.rows(job.rows, gate_up.columns, row_form(gate_up)), gate_up, gated, team_, integer_,
-                 features_);
-    linear({gated.values, gated.stride, gated.scales, gated.starts, gated.groups, job.rows, columns, gated.form},
-           job, down, team_, integer_, features_);
+    gated_linear(quantised_.rows(job.rows, gate_up.columns, row_form(gate_up)), gate_up, gated, team_,
+                 integer_, features_);
+    linear(
+        {gated.values, gated.stride, gated.scales, gated.starts, gated.groups, job.rows, columns, gated.form},
+        job, down, team_, integer_, features_);
     return;
   }
   float* const gates = inner.data();

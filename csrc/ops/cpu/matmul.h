@@ -48,8 +48,8 @@ class Matmul {
 
   // The same for rows silu(gate) * up, gate and up being the halves of what gate_up makes of such rows:
   // y (+)= down . (silu(gate) * up). `inner` is memory for [job.rows, 2 * down.columns].
-  void multiply_gated(Make make, const WeightMatrix& gate_up, const WeightMatrix& down, std::span<float> inner,
-                      const LinearRows& job);
+  void multiply_gated(Make make, const WeightMatrix& gate_up, const WeightMatrix& down,
+                      std::span<float> inner, const LinearRows& job);
 
   // What Workload.rows costs, for each row.
   static std::size_t row_bytes(const RowNeeds& needs, Features features);

@@ -114,7 +114,8 @@ using Int4ColumnWords = WideColumnWords;
 // Four words of sixteen rows, those of all rows beside each other. What is loaded into a part of a register
 // as a masked broadcast waits for no unit that shuffles.
 [[gnu::always_inline]] inline void load_fours(const void* p, std::size_t row_bytes, __m512i* words) {
-  // Else GCC 12 keeps sixteen distances in vector registers over the loop that calls this, and moves each back.
+  // Else GCC 12 keeps sixteen distances in vector registers over the loop that calls this, and moves each
+  // back.
   asm("" : "+r"(row_bytes));
   const char* const quarters[4] = {static_cast<const char*>(p), static_cast<const char*>(p) + 4 * row_bytes,
                                    static_cast<const char*>(p) + 8 * row_bytes,
