@@ -3,20 +3,11 @@ Arm, on emulated AVX-512, AVX-VNNI and AMX, and with the instructions of AVX-VNN
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def run(*command: str) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "INTERNVL_RT_ISA"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=1500
-    )
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-8000:]}\n{done.stderr[-4000:]}"
+from cpp_builds import build_preset, run
 
 
 def cpu_flags() -> list[str]:
@@ -26,8 +17,7 @@ def cpu_flags() -> list[str]:
 
 
 def run_preset(preset: str) -> None:
-    run("cmake", "--preset", preset)
-    run("cmake", "--build", "--preset", preset)
+    build_preset(preset)
     run("ctest", "--preset", preset, "--parallel", str(os.cpu_count() or 1))
 
 

@@ -5,9 +5,7 @@ Its answers are held to those of the Python package, which runs the same core ov
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,9 @@ import pytest
 from PIL import Image
 
 import internvl_rt as ivl
+from cpp_builds import ROOT, build_preset, run
 from internvl_rt.tabletop import checkpoint_folder, draw, make_scene
 
-ROOT = Path(__file__).resolve().parents[2]
 WIDTH, HEIGHT = 480, 360
 ARM = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")
 QUESTION = "What is on the table?"
@@ -32,27 +30,8 @@ needs_arm = pytest.mark.skipif(
 )
 
 
-def run(*command: str | Path, fails: bool = False) -> subprocess.CompletedProcess[str]:
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("INTERNVL_RT_ISA", "PYTHONPATH")
-    }
-    done = subprocess.run(
-        [str(word) for word in command],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=1500,
-    )
-    assert (done.returncode != 0) == fails, f"{command}\n{done.stdout[-8000:]}\n{done.stderr[-4000:]}"
-    return done
-
-
 def install(preset: str, prefix: Path) -> Path:
-    run("cmake", "--preset", preset)
-    run("cmake", "--build", "--preset", preset)
-    run("cmake", "--install", f"build/{preset}", "--prefix", prefix)
+    run("cmake", "--install", build_preset(preset), "--prefix", prefix)
     return prefix
 
 
@@ -65,7 +44,8 @@ def build(source: str, folder: Path, prefix: Path, *options: str) -> Path:
 
 @pytest.fixture(scope="module")
 def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return install("library", tmp_path_factory.mktemp("installed"))
+    """What the preset `library` installs, from the build of the unit tests: nothing is compiled twice."""
+    return install("release", tmp_path_factory.mktemp("installed"))
 
 
 @pytest.fixture(scope="module")

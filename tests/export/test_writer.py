@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -188,11 +187,9 @@ def test_memory_does_not_follow_the_size_of_the_model(tmp_path: Path) -> None:
     assert max(found) - base < 120e6
 
 
-@pytest.mark.skipif(
-    "INTERNVL_RT_LARGE_TESTS" not in os.environ, reason="INTERNVL_RT_LARGE_TESTS=1 runs it: 20 GB of disk"
-)
+@pytest.mark.true_widths
 def test_memory_of_a_26b(tmp_path: Path) -> None:
-    """True widths, 12 layers each. The largest tensor, the embedding table, has 1.1 GB."""
+    """True widths, 12 layers each, which takes 20 GB of disk. The largest tensor, the embedding table, has 1.1 GB."""
     model = family_sized("InternVL2-26B", layers=12)
     sparse_checkpoint(tmp_path / "26b", model, shards=6)
     size = sum(f.stat().st_size for f in (tmp_path / "26b").glob("*.safetensors"))

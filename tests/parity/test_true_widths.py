@@ -1,14 +1,13 @@
 """The family's language models at their true widths and two layers, on every engine, to 1e-4.
 
-Vocabularies are shortened, and the tower is small: both have tests of their own. The models whose two layers
-are small run always, the others where INTERNVL_RT_LARGE_TESTS is set: a 78B's take 7 GB in fp32, on the disk
-twice. Of the largest model's 128 experts, which would take 20 GB, there are 32; the other mixture has all.
+Vocabularies are shortened, and the tower is small: both have tests of their own. A 78B's two layers take 7 GB
+in fp32, on the disk twice. Of the largest model's 128 experts, which would take 20 GB, there are 32; the other
+mixture has all.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,6 @@ from internvl_rt.export.family import FAMILY
 from parity.checkpoints import TOWER_300M, VOCABULARY, authors_checkpoint, transformers_checkpoint
 from parity.compare import ENGINES, opened, relative_error
 
-ROUTINE = ("Mini-InternVL-Chat-2B-V1-5", "InternVL2-4B", "InternVL3_5-1B")
-LARGE_TESTS = "INTERNVL_RT_LARGE_TESTS" in os.environ
 EXPERTS = {"InternVL3_5-241B-A28B": 32}
 
 TOWER: dict[str, Any] = {
@@ -86,18 +83,8 @@ def expected_logits(folder: Path, llm: LanguageModel, ids: np.ndarray) -> np.nda
     return reference.logits(reference.embed(ids, None, -1))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=[]
-            if name in ROUTINE
-            else pytest.mark.skipif(not LARGE_TESTS, reason="INTERNVL_RT_LARGE_TESTS=1 runs it"),
-        )
-        for name in FAMILY
-    ],
-)
+@pytest.mark.true_widths
+@pytest.mark.parametrize("name", FAMILY)
 def test_logits(tmp_path: Path, name: str) -> None:
     ids = np.random.default_rng(2).integers(1, VOCABULARY - 40, TOKENS)
     llm = FAMILY[name].llm

@@ -148,7 +148,7 @@ def test_any_text(text: str) -> None:
 
 
 def test_long_text_takes_time_in_proportion() -> None:
-    begun = time.perf_counter()
+    begun = time.thread_time()
     for text in (
         "\\boxed{" * 20_000,
         "\n" * 100_000,
@@ -157,4 +157,4 @@ def test_long_text_takes_time_in_proportion() -> None:
         "{" * 100_000,
     ):
         final_answer(text)
-    assert time.perf_counter() - begun < 5
+    assert time.thread_time() - begun < 5

@@ -230,6 +230,7 @@ def words_of_the_library(library: Tokenizer, text: str) -> list[str]:
     return words
 
 
+@pytest.mark.sweeps
 @pytest.mark.parametrize(
     ("name", "around"),
     [("gpt-2", "{0}x{0}1{0}."), ("llama 3", "'{0} "), ("digits together", "a{0}")],
@@ -249,6 +250,7 @@ def composing() -> PromptTokenizer:
     return PromptTokenizer(trained(byte_level(), normalizers.NFC()))
 
 
+@pytest.mark.sweeps
 def test_every_code_point_is_composed_as_the_library_composes_it() -> None:
     ours, compose = composing(), normalizers.NFC().normalize_str
     decompose = normalizers.NFD().normalize_str
@@ -280,6 +282,7 @@ def with_tokens(tokens: list[AddedToken], normalizer: Any = None) -> tuple[Promp
     return PromptTokenizer(library.to_str()), library
 
 
+@pytest.mark.sweeps
 @pytest.mark.parametrize("flags", [{"lstrip": True, "rstrip": True}, {"single_word": True}], ids=str)
 def test_every_code_point_beside_an_added_token(flags: dict[str, bool]) -> None:
     ours, library = with_tokens([AddedToken("<w>", normalized=False, **flags)])
