@@ -44,19 +44,22 @@ def roomy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def native_model(tiny_bundle: Path) -> Iterator[ivl.Model]:
-    with ivl.load(tiny_bundle, engine="native", cache_tokens=CACHE_TOKENS) as model:
+    with ivl.load(tiny_bundle, engine="native", cache_tokens=CACHE_TOKENS, tile_cache_bytes=0) as model:
         yield model
 
 
 @pytest.fixture(scope="session")
 def onnx_model(tiny_bundle: Path) -> Iterator[ivl.Model]:
-    with ivl.load(tiny_bundle, engine="onnxruntime", cache_tokens=CACHE_TOKENS) as model:
+    with ivl.load(tiny_bundle, engine="onnxruntime", cache_tokens=CACHE_TOKENS, tile_cache_bytes=0) as model:
         yield model
 
 
 @pytest.fixture(params=ENGINES)
 def model(request: pytest.FixtureRequest) -> ivl.Model:
-    """The tiny model on each engine in turn; shared by all tests, which is a test in itself."""
+    """The tiny model on each engine in turn; shared by all tests, which is a test in itself.
+
+    It keeps no tiles: what a test counts and measures would depend on the tests before.
+    """
     loaded = request.getfixturevalue("native_model" if request.param == "native" else "onnx_model")
     assert isinstance(loaded, ivl.Model)
     return loaded

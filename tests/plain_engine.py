@@ -230,6 +230,7 @@ def model_of(
     max_wait_s: float = PATIENCE_S,
     max_waiting: int = 256,
     tile_cache_bytes: int = 0,
+    frame_tolerance: int = 0,
     made: Any = None,
 ) -> ivl.Model:
     """A model that computes with such an engine.
@@ -240,6 +241,7 @@ def model_of(
         max_wait_s: as for ``load``.
         max_waiting: as for ``load``.
         tile_cache_bytes: as for ``load``.
+        frame_tolerance: as for ``load``.
         made: the ``tokenizers`` library's tokenizer, that of the tiny bundle where None.
     """
     manifest = engine.manifest
@@ -254,5 +256,6 @@ def model_of(
         max_wait_s=max_wait_s,
         max_waiting=max_waiting,
         tile_cache_bytes=tile_cache_bytes,
+        frame_tolerance=frame_tolerance,
         rules=PictureRules("stored"),
     )

@@ -178,6 +178,7 @@ internvl::api::LoadOptions load_options_of(const internvl_load_options* given) {
   options.max_context = unless_zero(all.max_context);
   options.max_waiting = all.max_waiting;
   options.max_wait_s = all.max_wait_s;
+  options.frame_tolerance = all.frame_tolerance;
   if (all.tile_cache_bytes != -1) options.tile_cache_bytes = all.tile_cache_bytes;
   options.verify = all.verify != 0;
   return options;

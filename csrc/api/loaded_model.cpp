@@ -109,6 +109,7 @@ LoadedModel::Parts LoadedModel::open(const std::filesystem::path& folder, const 
                           default_cache_tokens(decoder.rope.max_positions, per_token,
                                                manifest.file(kWeightsFile)->bytes, usable));
   parts.tile_cache_bytes = internvl::tile_cache_bytes(manifest, options.tile_cache_bytes, usable);
+  check_frame_tolerance(options.frame_tolerance, parts.tile_cache_bytes);
   parts.tokenizer = read_tokenizer(parts.bundle);
   parts.renderer = make_renderer(parts.bundle, parts.tokenizer);
   if (usable) check_memory(parts.size.cache_tokens, per_token, *usable);
@@ -139,7 +140,7 @@ LoadedModel::LoadedModel(const std::filesystem::path&, const LoadOptions& option
                  SchedulerOptions{size_.context_tokens, static_cast<std::size_t>(options.max_waiting),
                                   std::chrono::milliseconds(
                                       static_cast<std::int64_t>(std::ceil(options.max_wait_s * 1000.0))),
-                                  tile_cache_bytes_}) {}
+                                  tile_cache_bytes_, static_cast<int>(options.frame_tolerance)}) {}
 
 std::shared_ptr<Request> LoadedModel::ask(const Asked& asked) {
   check(asked);

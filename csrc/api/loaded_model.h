@@ -35,6 +35,7 @@ struct LoadOptions {
   std::int64_t max_waiting = kMaxWaiting.standard;
   double max_wait_s = kMaxWaitSeconds.standard;
   std::optional<std::int64_t> tile_cache_bytes;
+  std::int64_t frame_tolerance = 0;
   bool verify = false;
 };
 

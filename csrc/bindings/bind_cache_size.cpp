@@ -50,6 +50,8 @@ void register_cache_size(py::module_& module) {
              py::arg("usable"));
   module.def("tile_cache_bytes", &tile_cache_bytes, py::arg("manifest"), py::arg("wanted"), py::kw_only(),
              py::arg("usable"));
+  module.def("check_frame_tolerance", &check_frame_tolerance, py::arg("tolerance"), py::kw_only(),
+             py::arg("cache_bytes"));
   module.def(
       "cache_size",
       [](std::size_t trained, std::optional<double> dynamic_factor, std::optional<std::int64_t> cache_tokens,

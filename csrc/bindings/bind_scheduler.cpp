@@ -141,7 +141,8 @@ void close_all() {
 std::shared_ptr<Scheduler> make_scheduler(const py::object& engine, std::shared_ptr<Tokenizer> tokenizer,
                                           const Manifest& manifest, std::shared_ptr<ThreadTeam> team,
                                           std::size_t context_tokens, std::size_t max_waiting,
-                                          double max_wait_s, std::size_t tile_cache_bytes) {
+                                          double max_wait_s, std::size_t tile_cache_bytes,
+                                          int frame_tolerance) {
   std::shared_ptr<Engine> core;
   const bool of_python = !py::isinstance<NativeEngine>(engine);
   if (!of_python) {
@@ -150,7 +151,7 @@ std::shared_ptr<Scheduler> make_scheduler(const py::object& engine, std::shared_
     core = std::make_shared<PythonEngine>(engine, manifest, team);
   }
   const std::chrono::milliseconds max_wait(static_cast<std::int64_t>(std::ceil(max_wait_s * 1000.0)));
-  const SchedulerOptions options{context_tokens, max_waiting, max_wait, tile_cache_bytes};
+  const SchedulerOptions options{context_tokens, max_waiting, max_wait, tile_cache_bytes, frame_tolerance};
   std::shared_ptr<Scheduler> scheduler(
       new Scheduler(std::move(core), std::move(tokenizer), manifest, std::move(team), options),
       WithoutTheGil());
@@ -412,7 +413,8 @@ void register_scheduler(py::module_& module) {
   py::class_<Scheduler, std::shared_ptr<Scheduler>>(module, "Scheduler")
       .def(py::init(&make_scheduler), py::arg("engine"), py::arg("tokenizer").none(false),
            py::arg("manifest"), py::arg("team").none(false), py::kw_only(), py::arg("context_tokens"),
-           py::arg("max_waiting"), py::arg("max_wait_s"), py::arg("tile_cache_bytes") = 0)
+           py::arg("max_waiting"), py::arg("max_wait_s"), py::arg("tile_cache_bytes") = 0,
+           py::arg("frame_tolerance") = 0)
       .def("submit", &submit, py::arg("ids"), py::arg("pictures"), py::arg("answers"), py::kw_only(),
            py::arg("features") = py::none(), py::arg("elapsed_ms") = 0.0, py::arg("decode_image_ms") = 0.0,
            py::arg("tiles") = 0, py::arg("tiles_wanted") = 0, py::arg("priority") = 0,

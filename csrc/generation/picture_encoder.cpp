@@ -48,7 +48,7 @@ EncodedPicture PictureEncoder::encode(const Picture& picture) {
   write_tiles(picture.pixels, plan, pixels.get(), team_);
   std::vector<TileKey> keys = keys_of({pixels.get(), bytes});
   timings_.tile += milliseconds_since(begun);
-  look_up(keys);
+  look_up(plan.grid, {pixels.get(), bytes}, keys);
   encode_new({pixels.get(), bytes}, keys);
 
   const std::size_t size = facts_.tokens_per_tile * facts_.hidden;
@@ -71,7 +71,13 @@ EncodedPicture PictureEncoder::encode(const Picture& picture) {
     if (compressed[i]) encoded.tile_tokens[i] = facts_.tokens_per_compressed_tile;
     if (known.cached) ++encoded.cached_tiles;
   }
+  if (cache_.compares()) cache_.remember({plan.grid, encoded.keys});
   return encoded;
+}
+
+std::span<const std::uint8_t> PictureEncoder::pixels_of(std::span<const std::uint8_t> tiles,
+                                                        std::size_t tile) const {
+  return tiles.subspan(tile * facts_.tile_bytes(), facts_.tile_bytes());
 }
 
 // Of pixels [tiles, tile_size, tile_size, 3].
@@ -81,16 +87,23 @@ std::vector<TileKey> PictureEncoder::keys_of(std::span<const std::uint8_t> tiles
   team_.for_each_range(keys.size(), 1, [&](std::size_t tile, std::size_t) {
     Sha256 hash;
     hash.update(std::as_bytes(std::span(shape)));
-    hash.update(std::as_bytes(tiles.subspan(tile * facts_.tile_bytes(), facts_.tile_bytes())));
+    hash.update(std::as_bytes(pixels_of(tiles, tile)));
     keys[tile] = hash.finish();
   });
   return keys;
 }
 
-void PictureEncoder::look_up(std::span<const TileKey> keys) {
-  for (const TileKey& key : keys) {
-    if (tiles_.contains(key)) continue;
-    if (auto tile = cache_.find(key)) tiles_.emplace(key, Known{std::move(tile), true});
+// Finds the tiles that the cache has. A tile that is similar to one of them becomes that one.
+void PictureEncoder::look_up(const Grid& grid, std::span<const std::uint8_t> tiles, std::span<TileKey> keys) {
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    if (tiles_.contains(keys[i])) continue;
+    auto tile = cache_.find(keys[i]);
+    if (tile == nullptr) {
+      const auto similar = cache_.find_similar(grid, keys.size(), i, pixels_of(tiles, i));
+      if (similar) tile = cache_.find(*similar);
+      if (tile != nullptr) keys[i] = *similar;
+    }
+    if (tile != nullptr) tiles_.try_emplace(keys[i], Known{std::move(tile), true});
   }
 }
 
@@ -106,7 +119,7 @@ void PictureEncoder::encode_new(std::span<const std::uint8_t> tiles, std::span<c
   std::vector<std::uint8_t> moved;
   if (places.size() < keys.size()) {
     for (const std::size_t place : places) {
-      const auto tile = tiles.subspan(place * facts_.tile_bytes(), facts_.tile_bytes());
+      const auto tile = pixels_of(tiles, place);
       moved.insert(moved.end(), tile.begin(), tile.end());
     }
     tiles = moved;
@@ -123,8 +136,14 @@ void PictureEncoder::encode_new(std::span<const std::uint8_t> tiles, std::span<c
   timings_.vit += encoded.vit_ms;
   timings_.projector += encoded.projector_ms;
   for (std::size_t i = 0; i < places.size(); ++i) {
-    EncodedTile tile{slice(encoded.features, i, places.size()), slice(encoded.compressed, i, places.size())};
+    EncodedTile tile;
+    tile.features = slice(encoded.features, i, places.size());
+    tile.compressed = slice(encoded.compressed, i, places.size());
     if (!encoded.scores.empty()) tile.score = encoded.scores[i];
+    if (cache_.compares()) {
+      const auto pixels = pixels_of(tiles, i);
+      tile.pixels.assign(pixels.begin(), pixels.end());
+    }
     const TileKey& key = keys[places[i]];
     const auto made = std::make_shared<const EncodedTile>(std::move(tile));
     tiles_.emplace(key, Known{made, false});

@@ -88,7 +88,8 @@ class PictureEncoder {
   };
 
   std::vector<TileKey> keys_of(std::span<const std::uint8_t> tiles) const;
-  void look_up(std::span<const TileKey> keys);
+  std::span<const std::uint8_t> pixels_of(std::span<const std::uint8_t> tiles, std::size_t tile) const;
+  void look_up(const Grid& grid, std::span<const std::uint8_t> tiles, std::span<TileKey> keys);
   void encode_new(std::span<const std::uint8_t> tiles, std::span<const TileKey> keys);
 
   Engine& engine_;

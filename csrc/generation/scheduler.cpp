@@ -152,7 +152,7 @@ Scheduler::Scheduler(std::shared_ptr<Engine> engine, std::shared_ptr<const Token
       tokenizer_(std::move(tokenizer)),
       team_(std::move(team)),
       picture_facts_(manifest),
-      tile_cache_(options.tile_cache_bytes),
+      tile_cache_(options.tile_cache_bytes, options.frame_tolerance),
       image_context_id_(manifest.prompt.image_context_id),
       stop_ids_(manifest.prompt.stop_ids),
       options_(options),

@@ -26,7 +26,8 @@ struct SchedulerOptions {
   std::size_t context_tokens;                                    // a prompt and its answer end here
   std::size_t max_waiting = 256;                                 // requests that wait for their turn
   std::chrono::milliseconds max_wait = std::chrono::minutes(5);  // for room in the cache
-  std::size_t tile_cache_bytes = 0;                              // see TileCache
+  std::size_t tile_cache_bytes = 0;                              // see TileCache, as the next
+  int frame_tolerance = 0;
 };
 
 // Requests wait in a queue: those of a higher priority first, equal ones as they came. One thread takes them

@@ -64,7 +64,9 @@ typedef struct internvl_load_options {
   int64_t max_waiting;    /* requests that wait at most before one is refused; 256 */
   double max_wait_s;      /* how long a request waits for room in the cache, in seconds; 300 */
   int32_t verify;         /* not 0: the SHA-256 of the weights is checked, which reads the whole file */
-  int32_t reserved;
+  int32_t frame_tolerance; /* 0 to 255; 0: a tile is known again if its pixels are equal. Else also if none of
+                            * them differs by more from the tile that was encoded at its place in one of the
+                            * last four pictures of the same grid: answers then depend on those; 0 */
   /* What the features of tiles may take that are kept for pictures that show them again. 0: none are kept;
    * -1: two pictures of the model's most tiles, 64 MB at least, and a sixteenth of the memory at hand at
    * most.

@@ -43,6 +43,10 @@ struct LoadOptions {
   /// it is not given: two pictures of the model's most tiles, 64 MB at least, and a sixteenth of the memory
   /// at hand at most.
   std::optional<std::int64_t> tile_cache_bytes = {};
+  /// 0 to 255. 0: a tile is known again if its pixels are equal. Else also if none of them differs by more
+  /// from the tile that was encoded at its place in one of the last four pictures of the same grid: answers
+  /// then depend on those pictures.
+  int frame_tolerance = 0;
 };
 
 /// Which special tokens stay in an answer's text.
@@ -276,6 +280,7 @@ class Model {
       all.tile_cache_bytes = *options.tile_cache_bytes == -1 ? -2 : *options.tile_cache_bytes;
     }
     all.verify = options.verify ? 1 : 0;
+    all.frame_tolerance = options.frame_tolerance;
     internvl_model* model = nullptr;
     detail::check(internvl_model_load(folder.c_str(), &all, &model));
     return Model(model);

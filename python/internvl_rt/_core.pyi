@@ -380,6 +380,7 @@ def cache_size(
 
 # Raises PromptError, DeviceError.
 def tile_cache_bytes(manifest: Manifest, wanted: int | None, *, usable: int | None) -> int: ...
+def check_frame_tolerance(tolerance: int, *, cache_bytes: int) -> None: ...
 
 # Tokens. Texts may hold lone surrogates, which become U+FFFD.
 
@@ -803,6 +804,7 @@ class Scheduler:
         max_waiting: int,
         max_wait_s: float,
         tile_cache_bytes: int = 0,
+        frame_tolerance: int = 0,
     ) -> None:
         """Starts its threads.
 
@@ -816,6 +818,7 @@ class Scheduler:
             max_waiting: requests that may wait.
             max_wait_s: for room in the cache, in seconds.
             tile_cache_bytes: of features that are kept, see csrc/generation/tile_cache.h.
+            frame_tolerance: of pixels, see there.
         """
 
     def submit(

@@ -248,3 +248,80 @@ def test_a_size_beyond_the_memory(tiny_bundle: Path) -> None:
         pytest.skip("the system does not say how much memory there is")
     with pytest.raises(ivl.DeviceError, match="tile_cache_bytes"):
         ivl.load(tiny_bundle, tile_cache_bytes=1 << 47)
+
+
+def noisy(picture: Frame, most: int, seed: int) -> Frame:
+    """The picture with another pixel value everywhere, by so much at most, and somewhere by that much."""
+    noise = np.random.default_rng(seed).integers(-most, most + 1, picture.shape)
+    noise.flat[::7] = most
+    return np.clip(picture.astype(int) + noise, 0, 255).astype(np.uint8)
+
+
+def calm(seed: int) -> Frame:
+    """A frame whose values are far enough from their ends."""
+    return np.clip(frame(seed), 40, 215)
+
+
+def test_frame_tolerance_takes_noise_for_equal() -> None:
+    engine = Noise()
+    with model_of(engine, tile_cache_bytes=8 * MEGA, frame_tolerance=4) as model:
+        first = model.encode(calm(1), max_tiles=8)
+        usages = [model.chat("What?", [noisy(calm(1), 4, seed)], **ASKED).usage for seed in range(3)]
+        assert [usage.cached_tiles for usage in usages] == [9, 9, 9]
+        assert engine.tiles == 9
+        again = model.encode(noisy(calm(1), 4, 9), max_tiles=8)
+        np.testing.assert_array_equal(again.features, first.features)
+        assert model.chat("What?", [changed(calm(1), 0, 1)], **ASKED).usage.cached_tiles >= 7
+        assert engine.tiles <= 11
+
+
+def test_frame_tolerance_is_the_largest_difference() -> None:
+    engine = Noise()
+    with model_of(engine, tile_cache_bytes=8 * MEGA, frame_tolerance=4) as model:
+        model.encode(calm(1), max_tiles=8)
+        other = calm(1)
+        other[5, 5, 1] += 5  # one value of one pixel, which the thumbnail does not show
+        usage = model.chat("What?", [other], **ASKED).usage
+        assert usage.cached_tiles == 8
+
+
+def test_differences_do_not_add_up() -> None:
+    """A picture that grows brighter step by step: it is compared with what was encoded."""
+    engine = Noise()
+    with model_of(engine, tile_cache_bytes=8 * MEGA, frame_tolerance=4) as model:
+        cached = []
+        for value in range(100, 120, 2):
+            picture = np.full((SIDE, SIDE, 3), value, np.uint8)
+            cached.append(model.chat("What?", [picture], system="", max_new_tokens=1).usage.cached_tiles)
+    # 100 serves 102 and 104, 106 serves 108 and 110, and so on.
+    assert cached == [0, 1, 1, 0, 1, 1, 0, 1, 1, 0]
+
+
+def test_two_cameras_in_turn() -> None:
+    engine = Noise()
+    with model_of(engine, tile_cache_bytes=8 * MEGA, frame_tolerance=4) as model:
+        for turn in range(3):
+            pictures = [calm(camera) for camera in range(2)]
+            if turn:
+                pictures = [noisy(picture, 2, 10 * turn + i) for i, picture in enumerate(pictures)]
+            usage = model.chat("<image><image> Equal?", pictures, system="", max_new_tokens=1).usage
+            assert usage.cached_tiles == (usage.tiles if turn else 0)
+
+
+@pytest.mark.parametrize("wrong", [-1, 256, 0.5, "4", True])
+def test_a_tolerance_out_of_range(tiny_bundle: Path, wrong: Any) -> None:
+    with pytest.raises(ivl.PromptError, match="frame_tolerance"):
+        ivl.load(tiny_bundle, frame_tolerance=wrong)
+
+
+def test_a_tolerance_without_a_cache(tiny_bundle: Path) -> None:
+    with pytest.raises(ivl.PromptError, match="tile_cache_bytes=0 keeps none"):
+        ivl.load(tiny_bundle, frame_tolerance=4, tile_cache_bytes=0)
+
+
+def test_a_tolerance_of_a_loaded_model(tiny_bundle: Path, without: ivl.Model) -> None:
+    with ivl.load(tiny_bundle, engine=without.engine, cache_tokens=1024, frame_tolerance=4) as model:
+        answers = [model.chat("What?", [one], **ASKED) for one in (calm(2), noisy(calm(2), 3, 0))]
+    wanted = without.chat("What?", [calm(2)], **ASKED)
+    assert [answer.token_ids for answer in answers] == [wanted.token_ids] * 2
+    assert [answer.usage.cached_tiles for answer in answers] == [0, 9]

@@ -39,7 +39,7 @@ def roomy(request: pytest.FixtureRequest, roomy_bundle: Path) -> Iterator[ivl.Mo
 @pytest.fixture(scope="module")
 def watched(roomy: ivl.Model, roomy_bundle: Path) -> Iterator[tuple[ivl.Model, WatchedEngine]]:
     """The same model, watched."""
-    model, engine = load_watched(roomy_bundle, engine=roomy.engine, cache_tokens=8192)
+    model, engine = load_watched(roomy_bundle, tile_cache_bytes=0, engine=roomy.engine, cache_tokens=8192)
     with model:
         yield model, engine
         assert engine.free_tokens == model.cache_tokens
@@ -318,7 +318,7 @@ def test_an_error_while_judging_frees_the_cache(watched: tuple[ivl.Model, Watche
 
 
 def test_judging_ends_where_the_model_is_closed(roomy_bundle: Path) -> None:
-    model, engine = load_watched(roomy_bundle, cache_tokens=4096)
+    model, engine = load_watched(roomy_bundle, tile_cache_bytes=0, cache_tokens=4096)
     with Gate() as gate, engine.around(prefill=gate), ThreadPoolExecutor(2) as pool:
         judging = pool.submit(model.judge, "How many?", ["a\n\nb", "c"])
         gate.wait_reached()

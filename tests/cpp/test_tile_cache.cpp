@@ -6,6 +6,7 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "check.h"
@@ -17,7 +18,10 @@ namespace {
 
 // A tile of so many floats, all of that value.
 std::shared_ptr<const EncodedTile> tile(float value, std::size_t floats = 1000) {
-  return std::make_shared<const EncodedTile>(EncodedTile{std::vector<float>(floats, value), {}, value});
+  EncodedTile made;
+  made.features.assign(floats, value);
+  made.score = value;
+  return std::make_shared<const EncodedTile>(std::move(made));
 }
 
 std::string key(std::size_t number) {
@@ -48,8 +52,10 @@ TEST("a tile is found as it was kept, and counts with its features and what keep
   TileCache cache(std::size_t{1} << 20U);
   CHECK(!has(cache, 1));
   CHECK(cache.bytes() == 0);
-  const auto kept = std::make_shared<const EncodedTile>(
-      EncodedTile{std::vector<float>(1000, 2.0F), std::vector<float>(250, 3.0F), 0.5F});
+  EncodedTile both;
+  both.features.assign(1000, 2.0F);
+  both.compressed.assign(250, 3.0F);
+  const auto kept = std::make_shared<const EncodedTile>(both);
   cache.keep(key(1), kept);
   CHECK(cache.find(key(1)) == kept);
   CHECK(!has(cache, 2));
@@ -87,6 +93,74 @@ TEST("a cache of no bytes keeps nothing, nor does any keep a tile that is larger
   small.keep(key(1), tile(1.0F));
   small.keep(key(2), tile(2.0F, 1001));
   CHECK(has(small, 1) && !has(small, 2));
+}
+
+// A tile whose pixels are all of that value.
+std::shared_ptr<const EncodedTile> seen(std::uint8_t value) {
+  return std::make_shared<const EncodedTile>(
+      EncodedTile{std::vector<float>(10), {}, 0.0F, std::vector<std::uint8_t>(10'000, value)});
+}
+
+TEST("a tile is similar to what stood at its place in a picture of the same grid, up to the tolerance") {
+  TileCache cache(std::size_t{1} << 20U, 5);
+  cache.keep(key(1), seen(100));
+  cache.keep(key(2), seen(200));
+  const Grid row{2, 1};
+  std::vector<std::uint8_t> pixels(10'000, 105);
+  CHECK(!cache.find_similar(row, 3, 0, pixels));
+  cache.remember({row, {key(1), key(2), key(1)}});
+  CHECK(cache.find_similar(row, 3, 0, pixels) == key(1));
+  CHECK(cache.find_similar(row, 3, 2, pixels) == key(1));
+  CHECK(!cache.find_similar(row, 3, 1, pixels));
+  CHECK(!cache.find_similar(row, 2, 0, pixels));  // without a thumbnail
+  CHECK(!cache.find_similar({1, 2}, 3, 0, pixels));
+  for (const std::size_t place : {std::size_t{0}, std::size_t{4095}, std::size_t{4096}, std::size_t{9999}}) {
+    for (const std::uint8_t value : {std::uint8_t{94}, std::uint8_t{106}}) {
+      std::vector<std::uint8_t> other = pixels;
+      other[place] = value;
+      CHECK(!cache.find_similar(row, 3, 0, other));
+      other[place] = 95;
+      CHECK(cache.find_similar(row, 3, 0, other) == key(1));
+    }
+  }
+  cache.clear();
+  CHECK(!cache.find_similar(row, 3, 0, pixels) && cache.bytes() == 0);
+}
+
+TEST("without a tolerance nothing is similar, and no picture is remembered") {
+  TileCache cache(std::size_t{1} << 20U);
+  cache.keep(key(1), seen(100));
+  const std::size_t bytes = cache.bytes();
+  cache.remember({{1, 1}, {key(1)}});
+  CHECK(!cache.compares() && cache.bytes() == bytes);
+  CHECK(!cache.find_similar({1, 1}, 1, 0, std::vector<std::uint8_t>(10'000, 100)));
+}
+
+TEST("the last four pictures are compared, the latest first, with what the cache still has") {
+  TileCache cache(5 * (10'000 + 1000), 10);
+  const Grid one{1, 1};
+  for (std::size_t i = 0; i < 5; ++i) {
+    cache.keep(key(i), seen(static_cast<std::uint8_t>(50 * i)));
+    cache.remember({one, {key(i)}});
+  }
+  const auto similar = [&](std::uint8_t value) {
+    return cache.find_similar(one, 1, 0, std::vector<std::uint8_t>(10'000, value));
+  };
+  CHECK(!similar(0));  // the first of five
+  for (std::size_t i = 1; i < 5; ++i) CHECK(similar(static_cast<std::uint8_t>(50 * i - 10)) == key(i));
+  cache.keep(key(9), seen(190));
+  cache.remember({one, {key(9)}});
+  CHECK(similar(195) == key(9));
+  CHECK(cache.bytes() <= cache.most_bytes());
+  for (std::size_t i = 10; i < 20; ++i) cache.keep(key(i), seen(0));
+  CHECK(!similar(195) && cache.bytes() <= cache.most_bytes());
+}
+
+TEST("a tolerance is from 0 to 255, and needs a cache") {
+  for (const int valid : {0, 1, 255}) check_frame_tolerance(valid, 1);
+  check_frame_tolerance(0, 0);
+  for (const int wrong : {-1, 256}) CHECK_THROWS(PromptError, check_frame_tolerance(wrong, 1));
+  CHECK_THROWS(PromptError, check_frame_tolerance(1, 0));
 }
 
 TEST("threads find what belongs to the key, or nothing, and the bytes stay below the bound") {

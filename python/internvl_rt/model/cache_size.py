@@ -90,3 +90,14 @@ def tile_cache_size(manifest: Manifest, wanted: int | None) -> int:
     if wanted is not None:
         wanted = checked_integer("tile_cache_bytes", wanted, 0, MOST_BYTES)
     return _core.tile_cache_bytes(manifest.checked(), wanted, usable=_core.usable_memory())
+
+
+def checked_tolerance(tolerance: int, cache_bytes: int) -> int:
+    """``frame_tolerance`` of ``load``, beside so many bytes of the tile cache.
+
+    Raises:
+        PromptError: if it is no integer from 0 to 255, or there is no cache to compare with.
+    """
+    tolerance = checked_integer("frame_tolerance", tolerance, 0, 255)
+    _core.check_frame_tolerance(tolerance, cache_bytes=cache_bytes)
+    return tolerance

@@ -61,6 +61,7 @@ class LoadedModel:
         max_wait_s: float,
         max_waiting: int,
         tile_cache_bytes: int,
+        frame_tolerance: int,
         rules: PictureRules,
     ) -> None:
         self._manifest = manifest
@@ -77,6 +78,7 @@ class LoadedModel:
             max_waiting=max_waiting,
             max_wait_s=max_wait_s,
             tile_cache_bytes=tile_cache_bytes,
+            frame_tolerance=frame_tolerance,
         )
         self._tile_cache_bytes = tile_cache_bytes
         self._tokenizer = tokenizer

@@ -16,7 +16,13 @@ from internvl_rt.engines.native import CacheType
 from internvl_rt.errors import BundleError, DeviceError, PromptError
 from internvl_rt.images import MAX_PIXELS, Orientation
 from internvl_rt.model.asking import PictureRules
-from internvl_rt.model.cache_size import check_memory, context_of, stored_type, tile_cache_size
+from internvl_rt.model.cache_size import (
+    check_memory,
+    checked_tolerance,
+    context_of,
+    stored_type,
+    tile_cache_size,
+)
 from internvl_rt.model.model import Model
 from internvl_rt.prompts.tokenizer import PromptTokenizer
 
@@ -37,6 +43,7 @@ def load(
     max_wait_s: float = _core.MAX_WAIT_S.default,
     max_waiting: int = _core.MAX_WAITING.default,
     tile_cache_bytes: int | None = None,
+    frame_tolerance: int = 0,
     verify: bool = False,
     providers: Sequence[str] | None = None,
     orientation: Orientation | None = None,
@@ -71,6 +78,11 @@ def load(
             keeps nothing. It fills as tiles are encoded: of InternVL2_5-1B a 1080p picture takes 8 MB. Where
             None, two pictures of the model's most tiles, 64 MB at least, and a sixteenth of the memory at
             hand at most.
+        frame_tolerance: the largest difference of two values of a pixel, 0 to 255, that still counts as equal
+            to what stood at the same place before: a tile then takes the features of the tile that was
+            encoded there in one of the last four pictures of the same grid. A camera's noise costs no tile
+            any more. Answers depend on the pictures before, and what is fainter than this on each single
+            pixel is not seen: PRICE. 0 takes equal pixels only.
         verify: compute the SHA-256 of the weights first, which reads the whole file.
         providers: of ``engine="onnxruntime"``, best first: ``cpu`` (where None), ``cuda``, ``tensorrt``,
             ``tensorrt-rtx``, ``openvino``, or ONNX Runtime's own names.
@@ -96,6 +108,7 @@ def load(
     stored = stored_type(engine, bundle.manifest, cache_type)
     cache_tokens, context_tokens = context_of(bundle.manifest, cache_tokens, max_context, stored)
     rules = PictureRules(orientation or own_orientation(bundle.manifest), allow_paths, max_pixels)
+    tile_cache_bytes = tile_cache_size(bundle.manifest, tile_cache_bytes)
     return assemble(
         bundle,
         engine,
@@ -107,7 +120,8 @@ def load(
         rules,
         max_wait_s,
         checked_option("max_waiting", max_waiting, _core.MAX_WAITING),
-        tile_cache_size(bundle.manifest, tile_cache_bytes),
+        tile_cache_bytes,
+        checked_tolerance(frame_tolerance, tile_cache_bytes),
     )[0]
 
 
@@ -128,6 +142,7 @@ def assemble(
     max_wait_s: float = _core.MAX_WAIT_S.default,
     max_waiting: int = _core.MAX_WAITING.default,
     tile_cache_bytes: int = 0,
+    frame_tolerance: int = 0,
 ) -> tuple[Model, Engine]:
     """A model, and the engine that it computes with; arguments as for ``load``.
 
@@ -155,6 +170,7 @@ def assemble(
         max_wait_s=max_wait_s,
         max_waiting=max_waiting,
         tile_cache_bytes=tile_cache_bytes,
+        frame_tolerance=frame_tolerance,
     )
     return model, started
 
