@@ -189,7 +189,7 @@ def test_memory_does_not_follow_the_size_of_the_model(tmp_path: Path) -> None:
 
 @pytest.mark.true_widths
 def test_memory_of_a_26b(tmp_path: Path) -> None:
-    """True widths, 12 layers each, which takes 20 GB of disk. The largest tensor, the embedding table, has 1.1 GB."""
+    """True widths, 12 layers each, on 20 GB of disk. The largest tensor, the embedding table, has 1.1 GB."""
     model = family_sized("InternVL2-26B", layers=12)
     sparse_checkpoint(tmp_path / "26b", model, shards=6)
     size = sum(f.stat().st_size for f in (tmp_path / "26b").glob("*.safetensors"))

@@ -104,6 +104,7 @@ def test_features_logits_and_tokens(tmp_path: Path, tower: dict[str, Any], text:
             assert_greedy_agrees(greedy(model, embeddings, 10), tokens, margins)
 
 
+@pytest.mark.true_widths
 def test_true_widths(tmp_path: Path) -> None:
     """Two layers of InternViT-300M and of Qwen2.5-0.5B, one tile of 448, at every precision of the tower."""
     theirs = transformers_checkpoint(tmp_path / "in", TRUE_TOWER, TRUE_TEXT)

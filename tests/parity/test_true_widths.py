@@ -1,8 +1,8 @@
 """The family's language models at their true widths and two layers, on every engine, to 1e-4.
 
-Vocabularies are shortened, and the tower is small: both have tests of their own. A 78B's two layers take 7 GB
-in fp32, on the disk twice. Of the largest model's 128 experts, which would take 20 GB, there are 32; the other
-mixture has all.
+Vocabularies are shortened, and the tower is small: both have tests of their own. Two layers of a 78B take
+7 GB in fp32, and are on the disk twice. Of the largest model's 128 experts, which would take 20 GB, there are
+32; the other mixture has all.
 """
 
 from __future__ import annotations
