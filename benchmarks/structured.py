@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64, help="of every measured answer")
     arguments = parser.parse_args()
 
-    with ivl.load(arguments.bundle) as model:
+    with ivl.load(arguments.bundle, prefix_cache_tokens=0) as model:
         begun = time.perf_counter()
         model._constraints.compile(GenerationSettings(choices=("a",)), 1)
         print(

@@ -24,6 +24,10 @@ CACHE_TOKENS = 1024
 """Twice the tiny model's positions: several answers at once, and still easy to fill."""
 
 
+NOTHING_KEPT: dict[str, int] = {"tile_cache_bytes": 0, "prefix_cache_tokens": 0}
+"""Options of ``load``: what a test counts and measures does not depend on the calls before."""
+
+
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with fp32 weights and graphs. Not to be written to."""
@@ -44,13 +48,13 @@ def roomy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def native_model(tiny_bundle: Path) -> Iterator[ivl.Model]:
-    with ivl.load(tiny_bundle, engine="native", cache_tokens=CACHE_TOKENS, tile_cache_bytes=0) as model:
+    with ivl.load(tiny_bundle, engine="native", cache_tokens=CACHE_TOKENS, **NOTHING_KEPT) as model:
         yield model
 
 
 @pytest.fixture(scope="session")
 def onnx_model(tiny_bundle: Path) -> Iterator[ivl.Model]:
-    with ivl.load(tiny_bundle, engine="onnxruntime", cache_tokens=CACHE_TOKENS, tile_cache_bytes=0) as model:
+    with ivl.load(tiny_bundle, engine="onnxruntime", cache_tokens=CACHE_TOKENS, **NOTHING_KEPT) as model:
         yield model
 
 
@@ -58,7 +62,7 @@ def onnx_model(tiny_bundle: Path) -> Iterator[ivl.Model]:
 def model(request: pytest.FixtureRequest) -> ivl.Model:
     """The tiny model on each engine in turn; shared by all tests, which is a test in itself.
 
-    It keeps no tiles: what a test counts and measures would depend on the tests before.
+    It keeps nothing of earlier calls.
     """
     loaded = request.getfixturevalue("native_model" if request.param == "native" else "onnx_model")
     assert isinstance(loaded, ivl.Model)

@@ -135,9 +135,9 @@ class PlainEngine:
         self.sequences[name] = []
         return name
 
-    def fork(self, sequence: int) -> int:
+    def fork(self, sequence: int, tokens: int | None = None) -> int:
         copy = self.new_sequence()
-        self.sequences[copy] = list(self.sequences[sequence])
+        self.sequences[copy] = self.sequences[sequence][:tokens]
         return copy
 
     def drop(self, sequence: int) -> None:
@@ -231,6 +231,7 @@ def model_of(
     max_waiting: int = 256,
     tile_cache_bytes: int = 0,
     frame_tolerance: int = 0,
+    prefix_cache_tokens: int = 0,
     made: Any = None,
 ) -> ivl.Model:
     """A model that computes with such an engine.
@@ -257,5 +258,6 @@ def model_of(
         max_waiting=max_waiting,
         tile_cache_bytes=tile_cache_bytes,
         frame_tolerance=frame_tolerance,
+        prefix_cache_tokens=prefix_cache_tokens,
         rules=PictureRules("stored"),
     )

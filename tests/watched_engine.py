@@ -128,7 +128,10 @@ def watching(**functions: Around) -> Iterator[list[WatchedEngine]]:
 
 
 def load_watched(bundle: Path, **options: Any) -> tuple[ivl.Model, WatchedEngine]:
-    """Loads a model as ``internvl_rt.load`` does, and the engine that it computes with, watched."""
+    """Loads a model as ``internvl_rt.load`` does, and the engine that it computes with, watched.
+
+    Nothing of a call stays in the cache where ``prefix_cache_tokens`` does not say otherwise.
+    """
     with watching() as engines:
-        model = ivl.load(bundle, **options)
+        model = ivl.load(bundle, **{"prefix_cache_tokens": 0, **options})
     return model, engines[0]

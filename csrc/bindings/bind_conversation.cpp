@@ -43,6 +43,7 @@ TurnPart part_of(const py::handle& part) {
 
 py::object object_of(const TurnPart& part) {
   if (const auto* text = std::get_if<std::string>(&part)) return str_of(*text);
+  if (const auto* generated = std::get_if<GeneratedTokens>(&part)) return py::cast(generated->ids);
   return py::cast(std::get<ImagePlace>(part));
 }
 

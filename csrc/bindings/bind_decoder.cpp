@@ -129,7 +129,7 @@ void register_decoder(py::module_& module) {
       .def_property_readonly("free_tokens",
                              py::cpp_function(&Decoder::free_tokens, py::call_guard<GilRelease>()))
       .def("new_sequence", &Decoder::new_sequence, py::call_guard<GilRelease>())
-      .def("fork", &Decoder::fork, py::arg("sequence"), py::call_guard<GilRelease>())
+      .def("fork", &Decoder::fork, py::arg("sequence"), py::arg("tokens"), py::call_guard<GilRelease>())
       .def("drop", &Decoder::drop, py::arg("sequence"), py::call_guard<GilRelease>())
       .def("length", &Decoder::length, py::arg("sequence"), py::call_guard<GilRelease>())
       .def("prefill", &prefill, py::arg("sequence"), py::arg("embeddings"), py::arg("all_logits") = false,
@@ -138,8 +138,8 @@ void register_decoder(py::module_& module) {
       .def("embed", &embed, py::arg("token_ids"), py::arg("features").none(true), py::arg("image_token"));
   py::class_<SequenceLease, std::unique_ptr<SequenceLease, WithoutTheGil>>(module, "SequenceLease")
       .def(py::init<const std::shared_ptr<Decoder>&>(), py::arg("decoder"), py::call_guard<GilRelease>())
-      .def(py::init<const std::shared_ptr<Decoder>&, SequenceId>(), py::arg("decoder"), py::arg("origin"),
-           py::call_guard<GilRelease>())
+      .def(py::init<const std::shared_ptr<Decoder>&, SequenceId, std::size_t>(), py::arg("decoder"),
+           py::arg("origin"), py::arg("tokens"), py::call_guard<GilRelease>())
       .def_property_readonly("id", &SequenceLease::id);
 }
 

@@ -48,10 +48,11 @@ void register_prompt_planner(py::module_& module) {
            py::arg("size"), py::arg("max_tiles"), py::arg("tiles"))
       .def_readonly("max_tiles", &PlannedPicture::max_tiles)
       .def_readonly("tiles", &PlannedPicture::tiles);
-  py::class_<PromptPlanner>(module, "PromptPlanner")
+  py::class_<PromptPlanner, std::shared_ptr<PromptPlanner>>(module, "PromptPlanner")
       .def(py::init([](std::shared_ptr<Tokenizer> tokenizer, std::shared_ptr<PromptRenderer> renderer,
                        const Manifest& manifest, std::size_t context_tokens) {
-             return PromptPlanner(std::move(tokenizer), std::move(renderer), manifest, context_tokens);
+             return std::make_shared<PromptPlanner>(std::move(tokenizer), std::move(renderer), manifest,
+                                                    context_tokens);
            }),
            py::arg("tokenizer").none(false), py::arg("renderer").none(false), py::arg("manifest"),
            py::arg("context_tokens"))

@@ -142,7 +142,7 @@ std::shared_ptr<Scheduler> make_scheduler(const py::object& engine, std::shared_
                                           const Manifest& manifest, std::shared_ptr<ThreadTeam> team,
                                           std::size_t context_tokens, std::size_t max_waiting,
                                           double max_wait_s, std::size_t tile_cache_bytes,
-                                          int frame_tolerance) {
+                                          int frame_tolerance, std::size_t prefix_cache_tokens) {
   std::shared_ptr<Engine> core;
   const bool of_python = !py::isinstance<NativeEngine>(engine);
   if (!of_python) {
@@ -151,7 +151,8 @@ std::shared_ptr<Scheduler> make_scheduler(const py::object& engine, std::shared_
     core = std::make_shared<PythonEngine>(engine, manifest, team);
   }
   const std::chrono::milliseconds max_wait(static_cast<std::int64_t>(std::ceil(max_wait_s * 1000.0)));
-  const SchedulerOptions options{context_tokens, max_waiting, max_wait, tile_cache_bytes, frame_tolerance};
+  const SchedulerOptions options{context_tokens,   max_waiting,     max_wait,
+                                 tile_cache_bytes, frame_tolerance, prefix_cache_tokens};
   std::shared_ptr<Scheduler> scheduler(
       new Scheduler(std::move(core), std::move(tokenizer), manifest, std::move(team), options),
       WithoutTheGil());
@@ -201,7 +202,8 @@ AnswerRequest answer_request(std::size_t max_new_tokens, bool do_sample, float t
 RequestHandle submit(Scheduler& scheduler, const Ids& ids, std::vector<Picture> pictures,
                      std::vector<AnswerRequest> answers, const std::optional<Floats>& features,
                      double elapsed_ms, double decode_image_ms, std::size_t tiles, std::size_t tiles_wanted,
-                     int priority, bool streamed, bool tells_tiles, bool cancelled) {
+                     std::size_t dropped_turns, int priority, const std::string& cache_salt, bool streamed,
+                     bool tells_tiles, bool cancelled) {
   Question question;
   question.ids.assign(ids.data(), ids.data() + ids.size());
   question.pictures = std::move(pictures);
@@ -213,9 +215,11 @@ RequestHandle submit(Scheduler& scheduler, const Ids& ids, std::vector<Picture> 
   question.timings.decode_image = decode_image_ms;
   question.usage.tiles = tiles;
   question.usage.tiles_wanted = tiles_wanted;
+  question.usage.dropped_turns = dropped_turns;
   question.asked -= std::chrono::duration_cast<std::chrono::steady_clock::duration>(
       std::chrono::duration<double, std::milli>(elapsed_ms));
   question.priority = priority;
+  question.cache_salt = cache_salt;
   question.streamed = streamed;
   question.tells_tiles = tells_tiles;
   question.cancelled = cancelled;
@@ -270,6 +274,8 @@ void register_results(py::module_& module) {
       .def_readonly("cached_tiles", &Usage::cached_tiles)
       .def_readonly("image_tokens", &Usage::image_tokens)
       .def_readonly("prompt_tokens", &Usage::prompt_tokens)
+      .def_readonly("reused_tokens", &Usage::reused_tokens)
+      .def_readonly("dropped_turns", &Usage::dropped_turns)
       .def_readonly("new_tokens", &Usage::new_tokens)
       .def_readonly("forced_tokens", &Usage::forced_tokens);
   py::class_<Answer>(module, "Answer")
@@ -414,11 +420,12 @@ void register_scheduler(py::module_& module) {
       .def(py::init(&make_scheduler), py::arg("engine"), py::arg("tokenizer").none(false),
            py::arg("manifest"), py::arg("team").none(false), py::kw_only(), py::arg("context_tokens"),
            py::arg("max_waiting"), py::arg("max_wait_s"), py::arg("tile_cache_bytes") = 0,
-           py::arg("frame_tolerance") = 0)
+           py::arg("frame_tolerance") = 0, py::arg("prefix_cache_tokens") = 0)
       .def("submit", &submit, py::arg("ids"), py::arg("pictures"), py::arg("answers"), py::kw_only(),
            py::arg("features") = py::none(), py::arg("elapsed_ms") = 0.0, py::arg("decode_image_ms") = 0.0,
-           py::arg("tiles") = 0, py::arg("tiles_wanted") = 0, py::arg("priority") = 0,
-           py::arg("streamed") = false, py::arg("tells_tiles") = false, py::arg("cancelled") = false)
+           py::arg("tiles") = 0, py::arg("tiles_wanted") = 0, py::arg("dropped_turns") = 0,
+           py::arg("priority") = 0, py::arg("cache_salt") = "", py::arg("streamed") = false,
+           py::arg("tells_tiles") = false, py::arg("cancelled") = false)
       .def(
           "reserve",
           [](const std::shared_ptr<Scheduler>& scheduler, std::size_t tokens) {
@@ -426,6 +433,7 @@ void register_scheduler(py::module_& module) {
             return Reservation(scheduler, scheduler->reserve(tokens));
           },
           py::arg("tokens"))
+      .def("cut", &Scheduler::cut, py::arg("picture"), py::arg("salt"), py::call_guard<GilRelease>())
       .def_property_readonly("waiting", &Scheduler::waiting)
       .def("check_open", &Scheduler::check_open, py::call_guard<GilRelease>())
       .def("close", &Scheduler::close, py::call_guard<GilRelease>());

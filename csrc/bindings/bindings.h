@@ -20,6 +20,7 @@ void register_renderer(pybind11::module_& module);
 void register_runtime(pybind11::module_& module);
 void register_sampler(pybind11::module_& module);
 void register_scheduler(pybind11::module_& module);
+void register_session(pybind11::module_& module);
 void register_tokenizer(pybind11::module_& module);
 void register_vision_encoder(pybind11::module_& module);
 void register_weight_file(pybind11::module_& module);

@@ -20,4 +20,5 @@ PYBIND11_MODULE(_core, module) {
   register_engine(module);
   register_prompt_planner(module);
   register_scheduler(module);
+  register_session(module);
 }

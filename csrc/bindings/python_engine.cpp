@@ -124,8 +124,8 @@ SequenceId PythonEngine::new_sequence() {
   return with_python([&] { return keep(engine_->attr("new_sequence")()); });
 }
 
-SequenceId PythonEngine::fork(SequenceId sequence) {
-  return with_python([&] { return keep(engine_->attr("fork")(sequence)); });
+SequenceId PythonEngine::fork(SequenceId sequence, std::size_t tokens) {
+  return with_python([&] { return keep(engine_->attr("fork")(sequence, tokens)); });
 }
 
 void PythonEngine::drop(SequenceId sequence) {

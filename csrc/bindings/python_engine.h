@@ -26,7 +26,7 @@ class PythonEngine : public Engine {
   EncodedTiles encode(std::span<const std::uint8_t> tiles, std::size_t count,
                       const Progress& progress) override;
   SequenceId new_sequence() override;
-  SequenceId fork(SequenceId sequence) override;
+  SequenceId fork(SequenceId sequence, std::size_t tokens) override;
   void drop(SequenceId sequence) override;
   std::vector<float> prefill(SequenceId sequence, std::span<const std::int64_t> ids,
                              std::span<const float> features, const Progress& progress) override;

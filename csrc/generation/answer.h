@@ -31,6 +31,8 @@ struct Usage {
   std::size_t cached_tiles = 0;   // of the tiles, those that an earlier picture had too
   std::size_t image_tokens = 0;   // prompt tokens that stand for pictures
   std::size_t prompt_tokens = 0;  // image tokens included
+  std::size_t reused_tokens = 0;  // of them, those that an earlier request had computed
+  std::size_t dropped_turns = 0;  // of a session, those that did not fit the context any more
   std::size_t new_tokens = 0;     // without the stop token
   std::size_t forced_tokens = 0;  // of them, those that the form left no choice about
 };

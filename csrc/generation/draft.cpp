@@ -31,6 +31,7 @@ void Draft::choose(std::span<const float> logits, Time begun) {
     token = chooser_.choose_forced();
   }
   const std::size_t added = token_ids_.size() - before;  // a stop token is not among them
+  run_tokens_ = added;
   forced_tokens_ += added - std::min<std::size_t>(added, 1);
   later_tokens_ += run_.size() - static_cast<std::size_t>(first);
   if (!first) later_ms_ += milliseconds_since(begun);
@@ -52,7 +53,7 @@ void Draft::add(std::int64_t token) {
 }
 
 std::span<const std::int64_t> Draft::computed() const {
-  return std::span(token_ids_).first(token_ids_.size() - std::min(run_.size(), token_ids_.size()));
+  return std::span(token_ids_).first(token_ids_.size() - run_tokens_);
 }
 
 std::string Draft::new_text() {

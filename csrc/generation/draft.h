@@ -68,6 +68,7 @@ class Draft {
   Time asked_;
 
   std::vector<std::int64_t> run_;
+  std::size_t run_tokens_ = 0;  // of the run, those that belong to the answer
   std::vector<std::int64_t> token_ids_;
   std::string new_text_;
   std::string whole_text_;

@@ -49,7 +49,8 @@ class Engine {
                               const Progress& progress) = 0;
 
   virtual SequenceId new_sequence() = 0;
-  virtual SequenceId fork(SequenceId sequence) = 0;
+  // A sequence of the first `tokens` tokens of another, which has at least as many.
+  virtual SequenceId fork(SequenceId sequence, std::size_t tokens) = 0;
   virtual void drop(SequenceId sequence) = 0;
 
   // Appends a prompt [n], n >= 1, to a sequence. Rows of `features` [image tokens, hidden] stand in the

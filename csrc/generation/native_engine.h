@@ -29,7 +29,9 @@ class NativeEngine : public Engine {
   EncodedTiles encode(std::span<const std::uint8_t> tiles, std::size_t count,
                       const Progress& progress) override;
   SequenceId new_sequence() override { return decoder_->new_sequence(); }
-  SequenceId fork(SequenceId sequence) override { return decoder_->fork(sequence); }
+  SequenceId fork(SequenceId sequence, std::size_t tokens) override {
+    return decoder_->fork(sequence, tokens);
+  }
   void drop(SequenceId sequence) override { decoder_->drop(sequence); }
   std::vector<float> prefill(SequenceId sequence, std::span<const std::int64_t> ids,
                              std::span<const float> features, const Progress& progress) override;

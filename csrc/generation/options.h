@@ -39,6 +39,8 @@ inline constexpr double kMostNumber = std::numeric_limits<float>::max();
 inline constexpr IntegerOption kThreads{"threads", 1, 1024, 1};  // without one, the machine says how many
 inline constexpr IntegerOption kMaxWaiting{"max_waiting", 1, kMostInteger, 256};
 inline constexpr NumberOption kMaxWaitSeconds{"max_wait_s", 0.0, true, 1e9, 300.0, "of seconds, 0 or more"};
+// Without one, all of the cache.
+inline constexpr IntegerOption kPrefixCacheTokens{"prefix_cache_tokens", 0, kMostInteger, 0};
 
 // Of a question.
 inline constexpr IntegerOption kAnswers{"answers", 1, 256, 1};

@@ -18,6 +18,25 @@ std::vector<float> slice(const std::vector<float>& values, std::size_t part, std
   return {begin, begin + static_cast<std::ptrdiff_t>(size)};
 }
 
+std::span<const std::uint8_t> pixels_of(std::span<const std::uint8_t> tiles, const PictureFacts& facts,
+                                        std::size_t tile) {
+  return tiles.subspan(tile * facts.tile_bytes(), facts.tile_bytes());
+}
+
+// Of pixels [tiles, tile_size, tile_size, 3].
+std::vector<TileKey> keys_of(std::span<const std::uint8_t> tiles, const PictureFacts& facts,
+                             ThreadTeam& team) {
+  std::vector<TileKey> keys(tiles.size() / facts.tile_bytes());
+  const std::array<std::uint64_t, 3> shape{facts.tile_size, facts.tile_size, rgb_channels};
+  team.for_each_range(keys.size(), 1, [&](std::size_t tile, std::size_t) {
+    Sha256 hash;
+    hash.update(std::as_bytes(std::span(shape)));
+    hash.update(std::as_bytes(pixels_of(tiles, facts, tile)));
+    keys[tile] = hash.finish();
+  });
+  return keys;
+}
+
 }  // namespace
 
 PictureFacts::PictureFacts(const Manifest& manifest)
@@ -38,25 +57,44 @@ void remove_spare_places(std::vector<std::int64_t>& ids, std::int64_t image_cont
   });
 }
 
-EncodedPicture PictureEncoder::encode(const Picture& picture) {
-  progress_(tiles_.size());
-  const auto begun = std::chrono::steady_clock::now();
+Picture cut_picture(Picture picture, const PictureFacts& facts, ThreadTeam& team, TileCache& cache,
+                    std::string_view salt) {
+  if (picture.pixels.pixels == nullptr) return picture;
   const TilePlan plan = plan_tiles(picture.pixels.width, picture.pixels.height, picture.tiling);
   const auto tiles = static_cast<std::size_t>(plan.tiles());
-  const std::size_t bytes = tiles * facts_.tile_bytes();
-  const auto pixels = std::make_unique_for_overwrite<std::uint8_t[]>(bytes);
-  write_tiles(picture.pixels, plan, pixels.get(), team_);
-  std::vector<TileKey> keys = keys_of({pixels.get(), bytes});
-  timings_.tile += milliseconds_since(begun);
-  look_up(plan.grid, {pixels.get(), bytes}, keys);
-  encode_new({pixels.get(), bytes}, keys);
+  auto cut = std::make_shared<CutPicture>();
+  cut->grid = plan.grid;
+  cut->pixels = std::make_unique_for_overwrite<std::uint8_t[]>(tiles * facts.tile_bytes());
+  write_tiles(picture.pixels, plan, cut->pixels.get(), team);
+  const std::span<const std::uint8_t> pixels(cut->pixels.get(), tiles * facts.tile_bytes());
+  cut->keys = keys_of(pixels, facts, team);
+  cut->similar.resize(tiles);
+  for (std::size_t i = 0; i < tiles && salt.empty(); ++i) {
+    if (cache.find(cut->keys[i]) != nullptr) continue;
+    const auto key = cache.find_similar(plan.grid, tiles, i, pixels_of(pixels, facts, i));
+    if (key) cut->similar[i] = cache.find(*key);
+    if (cut->similar[i] != nullptr) cut->keys[i] = *key;
+  }
+  Picture made;
+  made.tiling = picture.tiling;
+  made.cut = std::move(cut);
+  return made;
+}
+
+EncodedPicture PictureEncoder::encode(const CutPicture& picture, std::size_t known) {
+  progress_(tiles_.size());
+  const std::size_t tiles = picture.tiles();
+  const auto keys = std::span(picture.keys).subspan(known);
+  look_up(picture, known);
+  encode_new({picture.pixels.get() + known * facts_.tile_bytes(), keys.size() * facts_.tile_bytes()}, keys);
 
   const std::size_t size = facts_.tokens_per_tile * facts_.hidden;
   EncodedPicture encoded{.features = std::vector<float>(tiles * size),
                          .tile_tokens = std::vector(tiles, facts_.tokens_per_tile),
-                         .grid = plan.grid,
+                         .grid = picture.grid,
                          .tokens_per_tile = facts_.tokens_per_tile,
-                         .keys = std::move(keys)};
+                         .keys = picture.keys,
+                         .cached_tiles = known};
   std::vector<bool> compressed(tiles);
   if (facts_.flash) {
     std::vector<float> scores;
@@ -64,46 +102,26 @@ EncodedPicture PictureEncoder::encode(const Picture& picture) {
     for (const TileKey& key : encoded.keys) scores.push_back(tiles_.at(key).tile->score);
     compressed = compressible(scores, *facts_.flash);
   }
-  for (std::size_t i = 0; i < tiles; ++i) {
-    const Known& known = tiles_.at(encoded.keys[i]);
-    const std::vector<float>& features = compressed[i] ? known.tile->compressed : known.tile->features;
+  for (std::size_t i = known; i < tiles; ++i) {
+    const Known& found = tiles_.at(encoded.keys[i]);
+    const std::vector<float>& features = compressed[i] ? found.tile->compressed : found.tile->features;
     std::ranges::copy(features, encoded.features.begin() + static_cast<std::ptrdiff_t>(i * size));
     if (compressed[i]) encoded.tile_tokens[i] = facts_.tokens_per_compressed_tile;
-    if (known.cached) ++encoded.cached_tiles;
+    if (found.cached) ++encoded.cached_tiles;
   }
-  if (cache_.compares()) cache_.remember({plan.grid, encoded.keys});
+  if (cache_.compares() && salt_.empty()) cache_.remember({picture.grid, encoded.keys});
   return encoded;
 }
 
-std::span<const std::uint8_t> PictureEncoder::pixels_of(std::span<const std::uint8_t> tiles,
-                                                        std::size_t tile) const {
-  return tiles.subspan(tile * facts_.tile_bytes(), facts_.tile_bytes());
-}
+TileKey PictureEncoder::cache_key(const TileKey& key) const { return key + std::string(salt_); }
 
-// Of pixels [tiles, tile_size, tile_size, 3].
-std::vector<TileKey> PictureEncoder::keys_of(std::span<const std::uint8_t> tiles) const {
-  std::vector<TileKey> keys(tiles.size() / facts_.tile_bytes());
-  const std::array<std::uint64_t, 3> shape{facts_.tile_size, facts_.tile_size, rgb_channels};
-  team_.for_each_range(keys.size(), 1, [&](std::size_t tile, std::size_t) {
-    Sha256 hash;
-    hash.update(std::as_bytes(std::span(shape)));
-    hash.update(std::as_bytes(pixels_of(tiles, tile)));
-    keys[tile] = hash.finish();
-  });
-  return keys;
-}
-
-// Finds the tiles that the cache has. A tile that is similar to one of them becomes that one.
-void PictureEncoder::look_up(const Grid& grid, std::span<const std::uint8_t> tiles, std::span<TileKey> keys) {
-  for (std::size_t i = 0; i < keys.size(); ++i) {
-    if (tiles_.contains(keys[i])) continue;
-    auto tile = cache_.find(keys[i]);
-    if (tile == nullptr) {
-      const auto similar = cache_.find_similar(grid, keys.size(), i, pixels_of(tiles, i));
-      if (similar) tile = cache_.find(*similar);
-      if (tile != nullptr) keys[i] = *similar;
-    }
-    if (tile != nullptr) tiles_.try_emplace(keys[i], Known{std::move(tile), true});
+void PictureEncoder::look_up(const CutPicture& picture, std::size_t known) {
+  for (std::size_t i = known; i < picture.tiles(); ++i) {
+    const TileKey& key = picture.keys[i];
+    if (tiles_.contains(key)) continue;
+    std::shared_ptr<const EncodedTile> tile = picture.similar[i];
+    if (tile == nullptr) tile = cache_.find(cache_key(key));
+    if (tile != nullptr) tiles_.emplace(key, Known{std::move(tile), true});
   }
 }
 
@@ -119,7 +137,7 @@ void PictureEncoder::encode_new(std::span<const std::uint8_t> tiles, std::span<c
   std::vector<std::uint8_t> moved;
   if (places.size() < keys.size()) {
     for (const std::size_t place : places) {
-      const auto tile = pixels_of(tiles, place);
+      const auto tile = pixels_of(tiles, facts_, place);
       moved.insert(moved.end(), tile.begin(), tile.end());
     }
     tiles = moved;
@@ -141,13 +159,13 @@ void PictureEncoder::encode_new(std::span<const std::uint8_t> tiles, std::span<c
     tile.compressed = slice(encoded.compressed, i, places.size());
     if (!encoded.scores.empty()) tile.score = encoded.scores[i];
     if (cache_.compares()) {
-      const auto pixels = pixels_of(tiles, i);
+      const auto pixels = pixels_of(tiles, facts_, i);
       tile.pixels.assign(pixels.begin(), pixels.end());
     }
     const TileKey& key = keys[places[i]];
     const auto made = std::make_shared<const EncodedTile>(std::move(tile));
     tiles_.emplace(key, Known{made, false});
-    cache_.keep(key, made);
+    cache_.keep(cache_key(key), made);
   }
 }
 

@@ -49,6 +49,8 @@ class PromptPlanner {
   void check_length(std::span<const std::int64_t> ids, std::span<const std::int64_t> tiles,
                     PictureKind kind = PictureKind::pictures) const;
 
+  std::int64_t image_context_id() const { return image_context_id_; }
+
  private:
   std::size_t frames_that_fit(std::span<const std::int64_t> ids, std::size_t frames) const;
 

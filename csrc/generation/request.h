@@ -41,6 +41,7 @@ struct Question {
   Usage usage;      // tiles
   std::chrono::steady_clock::time_point asked = std::chrono::steady_clock::now();
   int priority = 0;          // larger ones come first
+  std::string cache_salt;    // its prompt is reused for requests with the same one, and for no others
   bool streamed = false;     // pieces of its one answer are wanted while it is written
   bool tells_tiles = false;  // and the number of tiles while they are encoded
   bool cancelled = false;    // from the beginning

@@ -10,11 +10,13 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bundle/manifest.h"
 #include "generation/engine.h"
 #include "generation/picture_encoder.h"
+#include "generation/prefix_cache.h"
 #include "generation/request.h"
 #include "generation/tile_cache.h"
 #include "prompt/tokenizer.h"
@@ -28,6 +30,9 @@ struct SchedulerOptions {
   std::chrono::milliseconds max_wait = std::chrono::minutes(5);  // for room in the cache
   std::size_t tile_cache_bytes = 0;                              // see TileCache, as the next
   int frame_tolerance = 0;
+  // Of the cache, what requests that are over may keep for those that begin as they did, where nobody else
+  // needs the room; 0: nothing.
+  std::size_t prefix_cache_tokens = 0;
 };
 
 // Requests wait in a queue: those of a higher priority first, equal ones as they came. One thread takes them
@@ -57,9 +62,12 @@ class Scheduler {
   Scheduler(Scheduler&&) = delete;
   Scheduler& operator=(Scheduler&&) = delete;
 
-  // Throws BusyError if too many requests wait, CacheFullError if the cache is smaller than what the request
-  // needs by itself, ClosedError after close(). A request that waits for room longer than max_wait ends with
-  // CacheFullError.
+  // Cuts a picture into tiles as submit() does, which takes it as it comes. Throws ImageError.
+  Picture cut(Picture picture, std::string_view salt);
+
+  // Cuts the pictures into tiles. Throws ImageError if one is out of range, BusyError if too many requests
+  // wait, CacheFullError if the cache is smaller than what the request needs by itself, ClosedError after
+  // close(). A request that waits for room longer than max_wait ends with CacheFullError.
   std::shared_ptr<Request> submit(Question question);
 
   // Room for calls to the engine from elsewhere: the request ends when the room is there, and keeps it until
@@ -87,11 +95,23 @@ class Scheduler {
 
   std::shared_ptr<Request> enqueue(JobPointer job);
   void check_process() const;
+  void check_takes_more() const;
+
+  // What the thread that takes requests in turn has to do next.
+  struct Admission {
+    JobPointer job;
+    PrefixCache::Kept evicted;
+  };
 
   // On the thread that takes requests in turn.
+  Admission admit();
+  void use_prefix(Job& job, const PrefixCache::Match& match, BlockShares shared, bool used_up);
+  void find_prefix(Job& job);
+  void begin_sequence(Job& job);
   void prompt_loop();
   void compute_prompt(const JobPointer& job);
   void encode_pictures(Job& job);
+  void add_features(Job& job, std::span<const float> features) const;
   void replay(Job& job);
   void go_on_unless_ended(const Job& job) const;
 
@@ -112,16 +132,23 @@ class Scheduler {
               std::chrono::steady_clock::time_point begun);
   bool begin_answers(Job& job, std::chrono::steady_clock::time_point begun);
   void drop_ended(Job& job);
+  void keep_over(Job& job, SequenceId sequence, const Draft* draft);
 
   // The end of a job: its sequences are dropped, its room is given back, its request is told.
   void finish(const JobPointer& job);
   void fail(const JobPointer& job, const std::exception_ptr& failure);
   void leave(const JobPointer& job);
   void put_aside(const JobPointer& job);
-  void drop(SequenceId sequence);
-  void drop_sequences(Job& job);
+  void drop(SequenceId sequence) { drop(sequence, *engine_); }
+  static void drop(SequenceId sequence, Engine& engine);
+  void drop_sequences(Job& job) { drop_sequences(job, *engine_); }
+  static void drop_sequences(Job& job, Engine& engine);
+  void drop_kept(std::span<const PrefixCache::Kept> kept);
+  std::vector<PrefixCache::Kept> give_back_room(Job& job);
 
+  std::size_t free_tokens() const;
   std::size_t needed(const Job& job, std::size_t added) const;
+  std::size_t frequencies_of(const Job& job) const;
   std::string waited_in_vain(const Job& job) const;
 
   std::shared_ptr<Engine> engine_;
@@ -131,6 +158,7 @@ class Scheduler {
   TileCache tile_cache_;
   std::int64_t image_context_id_;
   std::vector<std::int64_t> stop_ids_;
+  RopeFacts rope_;
   SchedulerOptions options_;
   CacheRoom cache_;
   pid_t process_ = getpid();

@@ -21,7 +21,7 @@ std::size_t bytes_of(const EncodedTile& tile) {
 
 std::size_t bytes_of(const TiledPicture& picture) {
   std::size_t bytes = bookkeeping_bytes;
-  for (const TileKey& key : picture.keys) bytes += sizeof key + key.capacity();
+  for (const TileKey& key : picture.keys) bytes += sizeof(TileKey) + key.capacity();
   return bytes;
 }
 

@@ -162,8 +162,9 @@ void take_channels(const std::uint8_t* row, std::int64_t width, int bytes, int r
 }
 
 // A row whose U and V of pixels 2i and 2i + 1 are u[step * i] and v[step * i]; `luma_step` from Y to Y.
-void convert_yuv(const YuvFactors& factors, const std::uint8_t* luma, int luma_step, const std::uint8_t* u,
-                 const std::uint8_t* v, int step, std::int64_t width, std::uint8_t* out) {
+void convert_yuv(const YuvFactors& factors, const std::uint8_t* luma, std::ptrdiff_t luma_step,
+                 const std::uint8_t* u, const std::uint8_t* v, std::ptrdiff_t step, std::int64_t width,
+                 std::uint8_t* out) {
   for (std::int64_t pair = 0; pair < width / 2; ++pair, luma += 2 * luma_step, out += 6) {
     const Chroma chroma(factors, u[step * pair], v[step * pair]);
     write_pixel(out, factors, luma[0], chroma);

@@ -68,9 +68,17 @@ SequenceId Ledger::new_sequence() {
   return next_++;
 }
 
-SequenceId Ledger::fork(SequenceId sequence) {
+SequenceId Ledger::fork(SequenceId sequence, std::size_t tokens) {
   const std::lock_guard turn(turn_);
-  const Sequence copy = find_idle(sequence);
+  const Sequence& origin = find_idle(sequence);
+  if (tokens > origin.length) {
+    throw PromptError("sequence " + std::to_string(sequence) + " has " + std::to_string(origin.length) +
+                      " tokens, and a fork of " + std::to_string(tokens) + " was asked for.");
+  }
+  Sequence copy;
+  copy.length = tokens;
+  copy.blocks.assign(origin.blocks.begin(),
+                     origin.blocks.begin() + static_cast<std::ptrdiff_t>(blocks_for(tokens)));
   sequences_.emplace(next_, copy);
   for (const BlockId block : copy.blocks) pool_.add_reference(block);
   return next_++;

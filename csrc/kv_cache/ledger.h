@@ -44,8 +44,8 @@ class BlockPool {
   std::vector<BlockId> free_;  // a stack: blocks that were used last are used again first
 };
 
-// A sequence is a list of blocks of so many tokens. fork() shares all of them; the last one is copied when
-// one of the sharers appends to it while it is not full.
+// A sequence is a list of blocks of so many tokens. fork() shares those that hold the tokens it takes; the
+// last one is copied when one of the sharers appends to it where it does not end with the block.
 //
 // Calls from several threads take turns, which are short. What lies in a sequence's blocks is read and
 // written outside of them, by whoever holds it with a Reservation: a block that sequences share is never
@@ -67,7 +67,8 @@ class Ledger {
   // The calls below throw PromptError if a sequence does not exist, and those that change it also while a
   // Reservation holds it.
   SequenceId new_sequence();
-  SequenceId fork(SequenceId sequence);
+  // A sequence of the first `tokens` tokens of another. Throws PromptError too if it has fewer.
+  SequenceId fork(SequenceId sequence, std::size_t tokens);
   void drop(SequenceId sequence);
   std::size_t length(SequenceId sequence) const;
   // The blocks of a sequence, a Reservation's included. They stay while a Reservation holds it.

@@ -45,7 +45,8 @@ class Decoder {
   std::size_t free_tokens() const { return ledger_.free_blocks() * ledger_.block_tokens(); }
 
   SequenceId new_sequence() { return ledger_.new_sequence(); }
-  SequenceId fork(SequenceId sequence) { return ledger_.fork(sequence); }
+  // The first `tokens` tokens of a sequence as another one; nothing is copied.
+  SequenceId fork(SequenceId sequence, std::size_t tokens) { return ledger_.fork(sequence, tokens); }
   void drop(SequenceId sequence) { ledger_.drop(sequence); }
   std::size_t length(SequenceId sequence) const { return ledger_.length(sequence); }
 

@@ -20,6 +20,12 @@ struct RopeFacts {
   std::size_t original_positions = 0;
   double attention_factor = 1.0;  // multiplies cosines and sines
 
+  // Which frequencies a sequence of so many tokens has: those of equal numbers have the same.
+  std::size_t frequencies_of(std::size_t tokens) const {
+    if (dynamic && tokens > max_positions) return tokens;
+    return !long_factors.empty() && tokens > original_positions ? 1 : 0;
+  }
+
   // Tokens of the longest sequence that the model is made for.
   std::size_t longest_context() const {
     const auto trained = static_cast<double>(max_positions);

@@ -17,9 +17,10 @@ class SequenceLease {
   // An empty sequence.
   explicit SequenceLease(const std::shared_ptr<Decoder>& decoder)
       : decoder_(decoder), id_(decoder->new_sequence()) {}
-  // A fork. Throws PromptError if there is no sequence `origin`.
-  SequenceLease(const std::shared_ptr<Decoder>& decoder, SequenceId origin)
-      : decoder_(decoder), id_(decoder->fork(origin)) {}
+  // A fork of the first `tokens` tokens. Throws PromptError if there is no sequence `origin`, or it has
+  // fewer.
+  SequenceLease(const std::shared_ptr<Decoder>& decoder, SequenceId origin, std::size_t tokens)
+      : decoder_(decoder), id_(decoder->fork(origin, tokens)) {}
 
   ~SequenceLease() {
     // After a fork of the process, whoever had its turn at the decoder stayed behind: waiting would not end.

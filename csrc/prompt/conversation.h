@@ -29,9 +29,16 @@ struct ImagePlace {
   bool operator==(const ImagePlace&) const = default;
 };
 
-using TurnPart = std::variant<std::string, ImagePlace>;
+// An answer as the model wrote it: its tokens, which stay what they are.
+struct GeneratedTokens {
+  std::vector<std::int64_t> ids;
 
-// One message: texts and image places in their order.
+  bool operator==(const GeneratedTokens&) const = default;
+};
+
+using TurnPart = std::variant<std::string, ImagePlace, GeneratedTokens>;
+
+// One message: texts, image places and generated tokens in their order.
 struct Turn {
   Role role = Role::user;
   std::vector<TurnPart> parts;

@@ -51,10 +51,11 @@ void check_tiles(std::span<const std::int64_t> tiles) {
   throw PromptError("every image has at least one tile; found tile counts [" + counts + "].");
 }
 
-std::string text_of(std::span<const PromptPart> parts) {
+std::string text_of(std::span<const PromptPart> parts, const Tokenizer& tokenizer) {
   std::string text;
   for (const PromptPart& part : parts) {
     for (std::int64_t i = 0; i < part.count; ++i) text += part.text;
+    for (const std::int64_t id : part.ids) text += tokenizer.token_bytes(id, KeepTokens::all, false);
   }
   return text;
 }
@@ -92,7 +93,7 @@ RenderedPrompt PromptRenderer::render(const Conversation& conversation,
   ids.insert(ids.end(), facts_.prefix_ids.begin(), facts_.prefix_ids.end());
   const std::vector<std::int64_t> encoded = tokenizer_->encode(written);
   ids.insert(ids.end(), encoded.begin(), encoded.end());
-  return {text_of(written), std::move(ids)};
+  return {text_of(written, *tokenizer_), std::move(ids)};
 }
 
 std::vector<PromptPart> PromptRenderer::parts_of(const Conversation& conversation,
@@ -114,6 +115,9 @@ std::vector<PromptPart> PromptRenderer::parts_of(const Conversation& conversatio
       if (const auto* text = std::get_if<std::string>(&part)) {
         empty = empty && text->empty();
         parts.push_back({*text});
+      } else if (const auto* generated = std::get_if<GeneratedTokens>(&part)) {
+        empty = empty && generated->ids.empty();
+        parts.push_back({.text = {}, .ids = generated->ids});
       } else {
         empty = false;
         parts.push_back({std::string(kImageStart), true});

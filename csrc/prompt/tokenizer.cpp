@@ -174,7 +174,10 @@ std::vector<std::int64_t> Tokenizer::encode(std::span<const PromptPart> parts) c
         [&](std::int64_t id) { ids.push_back(id); });
   };
   for (const PromptPart& part : parts) {
-    if (!part.control) {
+    if (!part.ids.empty()) {
+      encode_text(false);
+      ids.insert(ids.end(), part.ids.begin(), part.ids.end());
+    } else if (!part.control) {
       text += part.text;
     } else if (part.count > 0) {
       const AddedToken& token = control(part.text);

@@ -23,12 +23,13 @@ namespace internvl {
 // tokens in a question too, which are these and those that a fine-tuning added; or all.
 enum class KeepTokens : std::uint8_t { none, grounding, task, all };
 
-// A part of a prompt: ordinary text, or a special token so many times. Only templates and image places make
-// the latter; user text never does.
+// A part of a prompt: ordinary text, a special token so many times, or tokens that were generated. Only
+// templates and image places make special tokens; user text never does.
 struct PromptPart {
   std::string text;  // or the token
   bool control = false;
-  std::int64_t count = 1;  // of a control token
+  std::int64_t count = 1;           // of a control token
+  std::vector<std::int64_t> ids{};  // generated tokens, in place of text
 };
 
 struct TokenizerOptions {

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from internvl_rt.model.answer_stream import AnswerStream, AsyncAnswerStream
     from internvl_rt.model.loading import load
     from internvl_rt.model.model import Model
+    from internvl_rt.model.session import Session
 
 __version__ = "0.1.0"
 
@@ -70,6 +71,7 @@ __all__ = [
     "Piece",
     "PromptError",
     "RenderedPrompt",
+    "Session",
     "ThoughtOutAnswer",
     "TiledImage",
     "Timings",
@@ -105,6 +107,7 @@ _DEFINED_IN = {
     "Model": "model.model",
     "Piece": "answers.results",
     "RenderedPrompt": "_core",
+    "Session": "model.session",
     "THINKING_SYSTEM_MESSAGE": "answers.thinking",
     "ThoughtOutAnswer": "answers.thinking",
     "TiledImage": "images",

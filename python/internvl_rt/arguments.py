@@ -19,9 +19,9 @@ def integer_of(value: Any) -> int | None:
 
 
 def number_of(value: Any) -> float:
-    """The value of a number of any type, or of a text that is one; NaN for what is none, and for a bool."""
+    """The value of a number of any type, or of a text that is one; NaN for what is none."""
     try:
-        return math.nan if isinstance(value, bool) else float(value)
+        return float(value)
     except (TypeError, ValueError, OverflowError):
         return math.nan
 

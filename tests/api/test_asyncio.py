@@ -373,7 +373,7 @@ def test_questions_that_do_not_fit(run: Run, model: ivl.Model) -> None:
 
 def test_a_call_that_finds_no_room(run: Run, tiny_bundle: Path) -> None:
     with (
-        ivl.load(tiny_bundle, cache_tokens=512, max_wait_s=0.05) as model,
+        ivl.load(tiny_bundle, cache_tokens=512, max_wait_s=0.05, prefix_cache_tokens=0) as model,
         model._scheduler.reserve(500),
         pytest.raises(CacheFullError, match=r"this call waited 0\.1 s"),
     ):

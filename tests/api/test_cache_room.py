@@ -234,7 +234,9 @@ def test_nothing_is_encoded_before_there_is_room(photo: Image.Image) -> None:
 
 @pytest.fixture(scope="module", params=["native", "onnxruntime"])
 def loaded(request: pytest.FixtureRequest, tiny_bundle: Path) -> Iterator[ivl.Model]:
-    with ivl.load(tiny_bundle, engine=request.param, cache_tokens=512, max_wait_s=60) as model:
+    with ivl.load(
+        tiny_bundle, engine=request.param, cache_tokens=512, max_wait_s=60, prefix_cache_tokens=0
+    ) as model:
         yield model
 
 
@@ -442,7 +444,7 @@ def test_closing_the_model_ends_a_wait() -> None:
 
 def test_the_limit_is_given_when_the_model_is_loaded(tiny_bundle: Path) -> None:
     with (
-        ivl.load(tiny_bundle, cache_tokens=512, max_wait_s=0) as model,
+        ivl.load(tiny_bundle, cache_tokens=512, max_wait_s=0, prefix_cache_tokens=0) as model,
         model._scheduler.reserve(500),
         pytest.raises(CacheFullError, match=r"waited 0\.\d s for room for \d+ of the cache's 512 tokens"),
     ):

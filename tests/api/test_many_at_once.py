@@ -55,6 +55,15 @@ class Call:
             assert stream.result is not None
             assert ids == stream.result.token_ids
             return ids
+        if self.kind == "session":
+            with model.session(system="") as session:
+                asked = {name: value for name, value in self.arguments.items() if name != "system"}
+                first = session.ask(self.question, **asked)
+                branch = session.fork()
+                texts = {name: value for name, value in asked.items() if name not in ("images", "max_tiles")}
+                answers = [first, branch.ask("And?", **texts), session.ask("And?", **texts)]
+                assert answers[1].token_ids == answers[2].token_ids
+                return [answer.token_ids for answer in answers]
         if self.kind == "astream":
             return asyncio.run(model.achat(self.question, **self.arguments)).token_ids
         if self.kind == "encode":
@@ -64,7 +73,9 @@ class Call:
 
 
 def call(draw: random.Random) -> Call:
-    kind = draw.choice(["chat", "chat", "several", "stream", "stream", "astream", "encode", "logits"])
+    kind = draw.choice(
+        ["chat", "chat", "several", "stream", "stream", "astream", "session", "encode", "logits"]
+    )
     arguments: dict[str, Any] = {}
     if kind == "encode" or (kind != "logits" and draw.random() < 0.4):
         arguments["images"] = [draw.choice(PICTURES)]
@@ -79,9 +90,9 @@ def call(draw: random.Random) -> Call:
     return Call(kind, draw.choice(["a", "b c", "why?", "d" * 30]), arguments)
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    return Models(tmp_path_factory.mktemp("many"))
+@pytest.fixture(scope="module", params=[False, True], ids=["anew", "reusing"])
+def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return Models(tmp_path_factory.mktemp("many"), reuses=request.param)
 
 
 @pytest.fixture
@@ -90,8 +101,9 @@ def patient(models: Models) -> Iterator[tuple[ivl.Model, ArithmeticEngine]]:
     model, engine = models.loaded("patient")
     yield model, engine
     engine.forget()
-    assert engine.sequences == 0
-    assert engine.free_tokens == engine.cache.tokens
+    if not models.reuses:
+        assert engine.sequences == 0
+        assert engine.free_tokens == engine.cache.tokens
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -137,7 +149,7 @@ def test_random_programs(patient: tuple[ivl.Model, ArithmeticEngine], seed: int)
 
 @pytest.fixture(scope="module", params=["native", "onnxruntime"])
 def tiny(request: pytest.FixtureRequest, tiny_bundle: Path) -> Iterator[ivl.Model]:
-    with ivl.load(tiny_bundle, engine=request.param, cache_tokens=1024) as model:
+    with ivl.load(tiny_bundle, engine=request.param, cache_tokens=1024, prefix_cache_tokens=0) as model:
         yield model
 
 

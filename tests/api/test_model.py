@@ -294,7 +294,9 @@ def test_more_streams_than_the_cache_holds_are_all_written(model: ivl.Model) -> 
 def test_a_full_cache_fails_one_question_and_no_other(tiny_bundle: Path, engine: str) -> None:
     filler = "x" * 200
     asked = {"system": "", "max_new_tokens": 200, "ignore_stop_tokens": True}
-    with ivl.load(tiny_bundle, engine=engine, cache_tokens=1024, max_wait_s=0.1) as model:
+    with ivl.load(
+        tiny_bundle, engine=engine, cache_tokens=1024, max_wait_s=0.1, prefix_cache_tokens=0
+    ) as model:
         alone = model.chat(filler, **asked)
         with model._scheduler.reserve(512), model.stream(filler, **asked) as stream:
             read = [next(stream)]

@@ -145,7 +145,7 @@ def test_the_likeliest_answer_is_one_answer(model: ivl.Model) -> None:
 
 @pytest.fixture(scope="module")
 def with_a_large_cache(tiny_bundle: Path) -> Iterator[ivl.Model]:
-    with ivl.load(tiny_bundle, cache_tokens=16384, max_context=512) as model:
+    with ivl.load(tiny_bundle, cache_tokens=16384, max_context=512, prefix_cache_tokens=0) as model:
         yield model
 
 
@@ -211,10 +211,10 @@ def test_a_fork_that_fails_frees_them_all(watched: tuple[ivl.Model, WatchedEngin
     (model, engine), calls = watched, iter([True, False])
     free = engine.free_tokens
 
-    def failing(fork: Callable[[int], int], sequence: int) -> int:
+    def failing(fork: Callable[[int, int], int], sequence: int, tokens: int) -> int:
         if not next(calls):
             raise MemoryError
-        return fork(sequence)
+        return fork(sequence, tokens)
 
     with engine.around(fork=failing), pytest.raises(MemoryError):
         model.chat("Hello", num_return_sequences=3, **DRAWN)
@@ -242,7 +242,7 @@ def test_cancelling_ends_them_all(watched: tuple[ivl.Model, WatchedEngine]) -> N
 def test_interrupts_at_any_time_leave_nothing_and_do_not_keep_a_model_from_closing(tiny_bundle: Path) -> None:
     rng = random.Random(0)
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    model = ivl.load(tiny_bundle, cache_tokens=4096)
+    model = ivl.load(tiny_bundle, cache_tokens=4096, prefix_cache_tokens=0)
     free = model._engine.free_tokens
 
     def ask_for_ever() -> None:

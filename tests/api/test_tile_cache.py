@@ -53,7 +53,9 @@ def watched(engine_name: str, tiny_bundle: Path) -> Iterator[tuple[ivl.Model, Wa
 
 @pytest.fixture(scope="module")
 def without(engine_name: str, tiny_bundle: Path) -> Iterator[ivl.Model]:
-    with ivl.load(tiny_bundle, engine=engine_name, cache_tokens=1024, tile_cache_bytes=0) as model:
+    with ivl.load(
+        tiny_bundle, engine=engine_name, cache_tokens=1024, tile_cache_bytes=0, prefix_cache_tokens=0
+    ) as model:
         yield model
 
 
@@ -213,7 +215,11 @@ def test_many_threads(tiny_bundle: Path, without: ivl.Model, tile_cache_bytes: i
     wanted = [without.chat("What?", [one], **ASKED).token_ids for one in frames]
     with (
         ivl.load(
-            tiny_bundle, engine=without.engine, cache_tokens=1024, tile_cache_bytes=tile_cache_bytes
+            tiny_bundle,
+            engine=without.engine,
+            cache_tokens=1024,
+            tile_cache_bytes=tile_cache_bytes,
+            prefix_cache_tokens=0,
         ) as model,
         ThreadPoolExecutor(6) as pool,
     ):

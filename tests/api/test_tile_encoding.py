@@ -212,7 +212,7 @@ def test_progress_may_end_it_and_the_model_goes_on(plain: ivl.Model, engine: Noi
     pictures = [square(value) for value in range(50)]
     with pytest.raises(KeyError):
         plain.chat("?", pictures, progress=stop, **ASKED)
-    assert engine.prefills == []
+    assert engine.sequences == {}
     assert plain.chat("?", pictures, **ASKED).usage.tiles == 50
 
 

@@ -31,7 +31,7 @@ def sample(text: str, total: float = 1.0, per_token: float = 0.0) -> Answer:
 
 @pytest.fixture(scope="module", params=["native", "onnxruntime"])
 def roomy(request: pytest.FixtureRequest, roomy_bundle: Path) -> Iterator[ivl.Model]:
-    with ivl.load(roomy_bundle, engine=request.param, cache_tokens=8192) as model:
+    with ivl.load(roomy_bundle, engine=request.param, cache_tokens=8192, prefix_cache_tokens=0) as model:
         yield model
         assert model._engine.free_tokens == model.cache_tokens
 

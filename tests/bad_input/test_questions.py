@@ -293,7 +293,9 @@ def test_many_failures_in_a_row_leave_the_cache_as_it_was(unharmed: ivl.Model) -
 
 @pytest.mark.parametrize("engine", ["native", "onnxruntime"])
 def test_a_call_that_finds_no_room_in_time(tiny_bundle: Path, engine: str) -> None:
-    with ivl.load(tiny_bundle, engine=engine, cache_tokens=512, max_wait_s=0.02) as model:
+    with ivl.load(
+        tiny_bundle, engine=engine, cache_tokens=512, max_wait_s=0.02, prefix_cache_tokens=0
+    ) as model:
         with model._scheduler.reserve(500):
             for call in (
                 lambda: model.chat("y" * 300, system=""),

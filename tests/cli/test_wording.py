@@ -25,8 +25,8 @@ COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[
 OF_THE_API_ALONE = {
     # No command has anything that could make one of these the matter.
     "history", "ignore_stop_tokens", "keep_special_tokens", "progress", "allow_paths", "max_pixels",
-    "max_wait_s", "images", "image", "question", "phrase", "extract", "score", "path", "frame_rate",
-    "tile_size",
+    "max_wait_s", "cache_salt", "prefix_cache_tokens", "images", "image", "question", "phrase", "extract",
+    "score", "path", "frame_rate", "tile_size",
 }  # fmt: skip
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 

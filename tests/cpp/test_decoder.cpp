@@ -113,7 +113,7 @@ TEST("prefill in chunks, decode and company give the same bits, for every weight
     const std::vector<std::int64_t> tokens{4, 8, 15, 16, 23, 42};
     const SequenceId a = chunked->new_sequence();
     std::vector<float> stepwise = prefilled(*chunked, a, start);
-    const SequenceId beside = chunked->fork(a);
+    const SequenceId beside = chunked->fork(a, chunked->length(a));
     for (const std::int64_t token : tokens) {
       const bool alone = token % 2 != 0;
       const std::vector<float> rows =
@@ -143,7 +143,7 @@ TEST("runs of tokens give the bits that the same tokens give one by one, for eve
       for (std::size_t i = 0; i < counts.size(); ++i) {
         sequences.push_back(decoder->new_sequence());
         prefilled(*decoder, sequences[i], embeddings_of(20 * i + 3, static_cast<unsigned>(i)));
-        const SequenceId alone = decoder->fork(sequences[i]);
+        const SequenceId alone = decoder->fork(sequences[i], decoder->length(sequences[i]));
         std::vector<float> row;
         for (std::size_t j = 0; j < counts[i]; ++j) {
           tokens.push_back(static_cast<std::int64_t>((7 * i + 3 * j) % vocab));
@@ -173,8 +173,9 @@ TEST("a prefill that is ended between any two layers leaves its sequence as it w
   prefilled(*decoder, sequence, embeddings_of(40));
   const std::size_t free = decoder->free_tokens();
   std::vector<std::size_t> all;
-  const std::vector<float> whole = prefilled(*decoder, decoder->fork(sequence), embeddings_of(100, 3), false,
-                                             [&](std::size_t done) { all.push_back(done); });
+  const std::vector<float> whole =
+      prefilled(*decoder, decoder->fork(sequence, decoder->length(sequence)), embeddings_of(100, 3), false,
+                [&](std::size_t done) { all.push_back(done); });
   // Chunks of 32 with two layers each: between the layers and between the chunks, and before the output
   // matrix.
   CHECK((all == std::vector<std::size_t>{0, 32, 32, 64, 64, 96, 96, 96}));
@@ -199,7 +200,7 @@ TEST("tokens are decoded between the layers of a prefill, and neither changes a 
   const SequenceId other = decoder->new_sequence();
   const std::vector<float> wanted = prefilled(*decoder, alone, embeddings_of(100));
   prefilled(*decoder, other, embeddings_of(50, 7));
-  const SequenceId same = decoder->fork(other);
+  const SequenceId same = decoder->fork(other, decoder->length(other));
   std::vector<float> beside;
   std::vector<float> apart;
   std::int64_t token = 0;

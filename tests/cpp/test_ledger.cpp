@@ -44,6 +44,10 @@ bool holds(const Cache& cache, SequenceId sequence, const std::vector<int>& toke
   return true;
 }
 
+SequenceId fork_of(Cache& cache, SequenceId original) {
+  return cache.ledger.fork(original, cache.ledger.length(original));
+}
+
 std::size_t blocks_of(std::size_t tokens) { return (tokens + block_tokens - 1) / block_tokens; }
 
 TEST("random appends, forks, drops and failures agree with lists of tokens, and lose no block") {
@@ -63,8 +67,9 @@ TEST("random appends, forks, drops and failures agree with lists of tokens, and 
       wanted[cache.ledger.new_sequence()] = {};
     } else if (action <= 2 && wanted.size() < 12) {
       const SequenceId original = pick();
-      const SequenceId copy = cache.ledger.fork(original);
-      wanted[copy] = wanted[original];
+      std::vector<int> tokens = wanted[original];
+      if (random() % 2 == 0) tokens.resize(random() % (tokens.size() + 1));
+      wanted[cache.ledger.fork(original, tokens.size())] = tokens;
     } else if (action == 3) {
       const SequenceId sequence = pick();
       cache.ledger.drop(sequence);
@@ -120,7 +125,7 @@ TEST("a fork shares every block until one of the two appends, and then copies th
   std::vector<int> tokens(2 * block_tokens + 5);
   for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int>(i + 1);
   append(cache, original, tokens);
-  const SequenceId fork = cache.ledger.fork(original);
+  const SequenceId fork = fork_of(cache, original);
   CHECK(cache.ledger.free_blocks() == 5);
   append(cache, fork, {777});
   CHECK(cache.ledger.free_blocks() == 4);
@@ -135,11 +140,31 @@ TEST("a fork shares every block until one of the two appends, and then copies th
   CHECK(holds(cache, original, tokens) && holds(cache, fork, forked));
 }
 
+TEST("a fork of the beginning shares its blocks, and never writes into one of them") {
+  Cache cache(6);
+  const SequenceId original = cache.ledger.new_sequence();
+  std::vector<int> tokens(40);
+  for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int>(i);
+  append(cache, original, tokens);
+  for (const std::size_t length : {0UL, 1UL, 16UL, 20UL, 32UL, 39UL, 40UL}) {
+    const SequenceId fork = cache.ledger.fork(original, length);
+    CHECK(cache.ledger.length(fork) == length);
+    append(cache, fork, {777});
+    std::vector<int> forked(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(length));
+    forked.push_back(777);
+    CHECK(holds(cache, original, tokens) && holds(cache, fork, forked));
+    cache.ledger.drop(fork);
+  }
+  CHECK_THROWS(PromptError, cache.ledger.fork(original, 41));
+  cache.ledger.drop(original);
+  CHECK(cache.ledger.free_blocks() == 6);
+}
+
 TEST("a fork at a block's boundary copies nothing") {
   Cache cache(4);
   const SequenceId original = cache.ledger.new_sequence();
   append(cache, original, std::vector<int>(block_tokens, 3));
-  const SequenceId fork = cache.ledger.fork(original);
+  const SequenceId fork = fork_of(cache, original);
   append(cache, fork, {4});
   CHECK(cache.ledger.free_blocks() == 2 && cache.ledger.blocks(fork)[0] == cache.ledger.blocks(original)[0]);
 }
@@ -148,7 +173,7 @@ TEST("sharers that append in one call copy one block fewer than they are") {
   Cache cache(3);
   const SequenceId original = cache.ledger.new_sequence();
   append(cache, original, {1, 2, 3});
-  const std::vector<SequenceId> all{original, cache.ledger.fork(original), cache.ledger.fork(original)};
+  const std::vector<SequenceId> all{original, fork_of(cache, original), fork_of(cache, original)};
   {
     const Ledger::Reservation room(cache.ledger, all, 1);
     cache.copy(room);
@@ -164,7 +189,7 @@ TEST("sequences take room of different lengths in one call, or none of them any"
   Cache cache(6);
   const SequenceId original = cache.ledger.new_sequence();
   append(cache, original, {1, 2, 3});
-  const std::vector<SequenceId> all{original, cache.ledger.fork(original), cache.ledger.new_sequence()};
+  const std::vector<SequenceId> all{original, fork_of(cache, original), cache.ledger.new_sequence()};
   const std::size_t whole = block_tokens;
   const std::vector<std::size_t> too_many{3 * whole, 2 * whole, 1};
   CHECK_THROWS(CacheFullError, Ledger::Reservation(cache.ledger, all, too_many));
@@ -188,7 +213,7 @@ TEST("a reservation holds its sequences") {
   {
     const Ledger::Reservation room(cache.ledger, {&sequence, 1}, 1);
     CHECK_THROWS(PromptError, cache.ledger.drop(sequence));
-    CHECK_THROWS(PromptError, cache.ledger.fork(sequence));
+    CHECK_THROWS(PromptError, cache.ledger.fork(sequence, 0));
     CHECK_THROWS(PromptError, Ledger::Reservation(cache.ledger, {&sequence, 1}, 1));
     CHECK(cache.ledger.length(sequence) == 0);
   }
@@ -201,7 +226,7 @@ TEST("sequences that do not exist, or stand twice in one call, are prompt errors
   const SequenceId sequence = cache.ledger.new_sequence();
   CHECK_THROWS(PromptError, cache.ledger.length(99));
   CHECK_THROWS(PromptError, cache.ledger.drop(99));
-  CHECK_THROWS(PromptError, cache.ledger.fork(99));
+  CHECK_THROWS(PromptError, cache.ledger.fork(99, 0));
   const std::vector<SequenceId> twice{sequence, sequence};
   CHECK_THROWS(PromptError, Ledger::Reservation(cache.ledger, twice, 1));
   const std::vector<SequenceId> missing{sequence, 99};

@@ -1,6 +1,8 @@
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -20,7 +22,9 @@ namespace {
 using namespace std::chrono_literals;
 using Ids = std::vector<std::int64_t>;
 
+constexpr std::int64_t image_id = 0;
 constexpr std::int64_t stop_id = 1;
+constexpr std::size_t tile_tokens = 4;
 constexpr std::int64_t vocab = 64;
 
 // What comes behind ids: a number that follows from all of them, now and then the end.
@@ -31,13 +35,36 @@ std::int64_t next_of(const Ids& ids) {
   return state % 50 == 0 ? stop_id : 2 + static_cast<std::int64_t>(state % (vocab - 2));
 }
 
-// The answer that one request after the other gives.
-Ids expected(Ids ids, std::size_t most) {
+// Sequences of more tokens have other rotary frequencies; the engine takes them for a part of every token.
+constexpr std::size_t original_positions = 60;
+
+RopeFacts rope() {
+  RopeFacts facts{10'000.0, false, 1.0, 10'000};
+  facts.long_factors = {1.0};
+  facts.original_positions = original_positions;
+  return facts;
+}
+
+std::int64_t rotated(std::int64_t value, std::size_t length) {
+  return value + 1000 * static_cast<std::int64_t>(rope().frequencies_of(length));
+}
+
+// In the place of an image context token: what a tile of pixels of that value has.
+std::int64_t feature_of(int pixel) { return 200 + pixel; }
+
+// The answer to a prompt that is computed by itself. `pixels`: of its pictures, a tile each.
+Ids expected(const Ids& ids, std::size_t most, const std::vector<int>& pixels = {}) {
+  Ids values;
+  std::size_t places = 0;
+  for (const std::int64_t id : ids) {
+    const std::int64_t value = id == image_id ? feature_of(pixels.at(places++ / tile_tokens)) : id;
+    values.push_back(rotated(value, ids.size()));
+  }
   Ids answer;
   while (answer.size() < most) {
-    const std::int64_t id = next_of(ids);
+    const std::int64_t id = next_of(values);
     if (id == stop_id) break;
-    ids.push_back(id);
+    values.push_back(rotated(id, values.size() + 1));
     answer.push_back(id);
   }
   return answer;
@@ -47,41 +74,54 @@ Ids expected(Ids ids, std::size_t most) {
 // there, none by two calls at once, and the cache is never asked for more than it has.
 class IdEngine : public Engine {
  public:
-  explicit IdEngine(std::size_t tokens) : cache_{tokens, 1, false} {}
+  explicit IdEngine(const CacheRoom& cache) : cache_(cache), ledger_(cache.tokens, cache.block_tokens) {}
 
   const CacheRoom& cache() const override { return cache_; }
 
-  // The features of a tile are its first byte.
   EncodedTiles encode(std::span<const std::uint8_t> tiles, std::size_t count,
                       const Progress& progress) override {
-    std::vector<float> features;
+    EncodedTiles made{{}, {}, {}, 1.0, 1.0};
     for (std::size_t i = 0; i < count; ++i) {
       progress(i);
-      features.insert(features.end(), std::size_t{4} * 2, tiles[i * tiles.size() / count]);
+      const int pixel = tiles[i * tiles.size() / count];
+      made.features.insert(made.features.end(), tile_tokens * 2, static_cast<float>(feature_of(pixel)));
     }
     encoded += count;
-    return {std::move(features), {}, {}, 1.0, 1.0};
+    return made;
   }
 
   SequenceId new_sequence() override {
     const std::lock_guard lock(mutex_);
-    sequences_[++last_];
-    return last_;
+    const SequenceId made = ledger_.new_sequence();
+    sequences_[made];
+    return made;
   }
-  SequenceId fork(SequenceId sequence) override {
+  SequenceId fork(SequenceId sequence, std::size_t tokens) override {
     const std::lock_guard lock(mutex_);
-    const Ids copied = sequences_.at(sequence);
-    sequences_[++last_] = copied;
-    check_room();
-    return last_;
+    Ids copied = sequences_.at(sequence);
+    if (tokens > copied.size()) broken = true;
+    copied.resize(tokens);
+    SequenceId made = 0;
+    if (cache_.forks_share) {
+      made = ledger_.fork(sequence, tokens);
+    } else {
+      made = ledger_.new_sequence();
+      take_room(made, tokens);
+    }
+    sequences_[made] = copied;
+    return made;
   }
   void drop(SequenceId sequence) override {
     const std::lock_guard lock(mutex_);
-    if (sequences_.erase(sequence) == 0) broken = true;
+    if (sequences_.erase(sequence) == 0) {
+      broken = true;
+    } else {
+      ledger_.drop(sequence);
+    }
   }
 
-  std::vector<float> prefill(SequenceId sequence, std::span<const std::int64_t> ids, std::span<const float>,
-                             const Progress& progress) override {
+  std::vector<float> prefill(SequenceId sequence, std::span<const std::int64_t> ids,
+                             std::span<const float> features, const Progress& progress) override {
     {
       const std::lock_guard lock(mutex_);
       prompts.emplace_back(ids.begin(), ids.end());
@@ -91,8 +131,18 @@ class IdEngine : public Engine {
     fail_now_and_then();
     const std::lock_guard lock(mutex_);
     Ids& own = sequences_.at(sequence);
-    own.insert(own.end(), ids.begin(), ids.end());
-    check_room();
+    take_room(sequence, ids.size());
+    const std::size_t length = own.size() + ids.size();
+    for (const std::int64_t id : ids) {
+      std::int64_t value = id;
+      if (id == image_id) {
+        if (features.size() < 2) throw Error("there are fewer features than places");
+        value = static_cast<std::int64_t>(features[0]);
+        features = features.subspan(2);
+      }
+      own.push_back(rotated(value, length));
+    }
+    if (!features.empty()) throw Error("there are more features than places");
     return logits_after(own);
   }
 
@@ -103,13 +153,13 @@ class IdEngine : public Engine {
     std::vector<float> logits;
     for (std::size_t i = 0; i < sequences.size(); ++i) {
       Ids& own = sequences_.at(sequences[i]);
-      own.insert(own.end(), tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(counts[i]));
+      take_room(sequences[i], counts[i]);
+      for (const std::int64_t token : tokens.first(counts[i])) own.push_back(rotated(token, own.size() + 1));
       tokens = tokens.subspan(counts[i]);
       const std::vector<float> row = logits_after(own);
       logits.insert(logits.end(), row.begin(), row.end());
     }
     largest_batch = std::max(largest_batch, sequences.size());
-    check_room();
     return logits;
   }
 
@@ -131,12 +181,12 @@ class IdEngine : public Engine {
     logits[static_cast<std::size_t>(next_of(ids))] = 1.0F;
     return logits;
   }
-  void check_room() {
-    std::size_t tokens = 0;
-    for (const auto& [id, ids] : sequences_) tokens += ids.size();
-    if (tokens > cache_.tokens) {
-      broken = true;
-      throw CacheFullError("the scheduler let more into the cache than it holds");
+  void take_room(SequenceId sequence, std::size_t tokens) {
+    try {
+      Ledger::Reservation(ledger_, {&sequence, 1}, tokens).commit();
+    } catch (const CacheFullError&) {
+      broken = true;  // the scheduler let more into the cache than it holds
+      throw;
     }
   }
   void fail_now_and_then() {
@@ -146,8 +196,8 @@ class IdEngine : public Engine {
 
   CacheRoom cache_;
   mutable std::mutex mutex_;
+  Ledger ledger_;
   std::map<SequenceId, Ids> sequences_;
-  SequenceId last_ = 0;
   std::atomic<unsigned> calls_{0};
 };
 
@@ -172,14 +222,17 @@ Manifest facts() {
   manifest.vision.output_size = 2;
   manifest.llm.decoder.hidden_size = 2;
   manifest.tiling.deviation = {1.0, 1.0, 1.0};
-  manifest.prompt.image_context_id = 0;
+  manifest.llm.decoder.rope = rope();
+  manifest.prompt.image_context_id = image_id;
   manifest.prompt.stop_ids = {stop_id};
   return manifest;
 }
 
 struct Fixture {
   explicit Fixture(std::size_t cache_tokens, SchedulerOptions options = {1000})
-      : engine(std::make_shared<IdEngine>(cache_tokens)),
+      : Fixture(CacheRoom{cache_tokens, 1, false}, options) {}
+  Fixture(const CacheRoom& cache, SchedulerOptions options)
+      : engine(std::make_shared<IdEngine>(cache)),
         scheduler(engine, letters(), facts(), std::make_shared<ThreadTeam>(1), options) {}
 
   std::shared_ptr<IdEngine> engine;
@@ -192,6 +245,17 @@ Question asked(Ids ids, std::size_t most, std::size_t answers = 1) {
   question.answers.resize(answers);
   for (AnswerRequest& answer : question.answers) answer.settings.max_new_tokens = most;
   return question;
+}
+
+// One tile.
+Picture picture_of(int pixel) {
+  const auto pixels =
+      std::make_shared<std::vector<std::uint8_t>>(4 * 4 * 3, static_cast<std::uint8_t>(pixel));
+  Picture picture;
+  picture.pixels = {pixels->data(), 4, 4, 12};
+  picture.tiling = {4, 1, 1, false, true};
+  picture.owner = pixels;
+  return picture;
 }
 
 Question streamed(Ids ids, std::size_t most) {
@@ -344,11 +408,8 @@ TEST("a wait for room has an end, and what needs no room does not wait for it") 
   const auto reserved = fixture.scheduler.reserve(290);
   read(*reserved);
   const auto request = fixture.scheduler.submit(asked({5}, 20));
-  std::vector<std::uint8_t> pixels(4 * 4 * 3, 7);
   Question picture;
-  picture.pictures.resize(1);
-  picture.pictures[0].pixels = {pixels.data(), 4, 4, 12};
-  picture.pictures[0].tiling = {4, 1, 1, false, true};
+  picture.pictures.push_back(picture_of(7));
   const auto encoding = fixture.scheduler.submit(std::move(picture));
   read(*encoding);
   CHECK(encoding->pictures().size() == 1 && fixture.engine->encoded == 1);
@@ -357,14 +418,9 @@ TEST("a wait for room has an end, and what needs no room does not wait for it") 
   CHECK(answer_of(fixture.scheduler.submit(asked({5}, 20))) == expected({5}, 20));
 }
 
-// A picture of one tile that is all of one value.
-std::shared_ptr<Request> encode(Scheduler& scheduler, std::uint8_t value) {
-  const auto pixels = std::make_shared<std::vector<std::uint8_t>>(4 * 4 * 3, value);
+std::shared_ptr<Request> encode(Scheduler& scheduler, int pixel) {
   Question question;
-  question.pictures.resize(1);
-  question.pictures[0].pixels = {pixels->data(), 4, 4, 12};
-  question.pictures[0].tiling = {4, 1, 1, false, true};
-  question.pictures[0].owner = pixels;
+  question.pictures.push_back(picture_of(pixel));
   return scheduler.submit(std::move(question));
 }
 
@@ -377,11 +433,12 @@ TEST("a tile that a request encoded is kept for those behind it, and every pictu
     for (std::size_t t = 0; t < 4; ++t) {
       threads.emplace_back([&, t] {
         for (std::size_t i = 0; i < 50; ++i) {
-          const auto value = static_cast<std::uint8_t>((t * 7 + i * i) % 11);
-          const auto request = encode(fixture.scheduler, value);
+          const auto pixel = static_cast<int>((t * 7 + i * i) % 11);
+          const auto request = encode(fixture.scheduler, pixel);
           read(*request);
           const EncodedPicture& picture = request->pictures().at(0);
-          if (picture.features != std::vector<float>(std::size_t{4} * 2, value)) ++wrong;
+          if (picture.features != std::vector<float>(tile_tokens * 2, static_cast<float>(feature_of(pixel))))
+            ++wrong;
           cached += picture.cached_tiles;
         }
       });
@@ -438,15 +495,138 @@ TEST("closing ends every request, and waits for who uses the engine") {
   waiting->cancel();  // a request may outlive its scheduler
 }
 
+SchedulerOptions keeping(std::size_t tokens) {
+  SchedulerOptions options{1000};
+  options.prefix_cache_tokens = tokens;
+  return options;
+}
+
+// A prompt of that many tokens behind a picture, and a question.
+Ids prompt_with_picture(std::int64_t question) {
+  Ids ids{5, image_id, image_id, image_id, image_id};
+  for (std::int64_t i = 0; i < 20; ++i) ids.push_back(10 + i);
+  ids.push_back(question);
+  return ids;
+}
+
+Answer ask(Fixture& fixture, const Ids& ids, std::size_t most, int pixel, std::string salt = {}) {
+  Question question = asked(ids, most);
+  if (std::count(ids.begin(), ids.end(), image_id) > 0) question.pictures.push_back(picture_of(pixel));
+  question.cache_salt = std::move(salt);
+  const auto request = fixture.scheduler.submit(std::move(question));
+  read(*request);
+  return request->answers().at(0);
+}
+
+TEST("what an earlier request has computed of a prompt is not computed again, and gives the same answer") {
+  for (const bool share : {false, true}) {
+    Fixture fixture(CacheRoom{1024, 16, share}, keeping(1024));
+    for (const std::int64_t question : {7, 8, 7}) {
+      const Ids ids = prompt_with_picture(question);
+      const Answer answer = ask(fixture, ids, 10, 3);
+      CHECK(answer.token_ids == expected(ids, 10, {3}));
+      CHECK(answer.usage.reused_tokens == (fixture.engine->prompts.size() > 1 ? ids.size() - 1 : 0));
+    }
+    CHECK(fixture.engine->prompts.back().size() == 1);
+  }
+}
+
+TEST("a conversation goes on where it stopped") {
+  for (const bool share : {false, true}) {
+    Fixture fixture(CacheRoom{1024, 16, share}, keeping(1024));
+    Ids ids = talkative(20);
+    ids.insert(ids.begin(), 14, 3);
+    for (int turn = 0; turn < 4; ++turn) {
+      const Answer answer = ask(fixture, ids, 8, 0);
+      CHECK(answer.token_ids == expected(ids, 8));
+      if (turn > 0 && ids.size() <= original_positions) CHECK(answer.usage.reused_tokens + 4 >= ids.size());
+      CHECK(fixture.engine->sequences() <= 2);
+      ids.insert(ids.end(), answer.token_ids.begin(), answer.token_ids.end());
+      ids.insert(ids.end(), {9, 8});
+    }
+  }
+}
+
+TEST("a prompt with another picture, of another user or with other frequencies shares nothing") {
+  Fixture fixture(CacheRoom{1024, 4, true}, keeping(1024));
+  const Ids ids = prompt_with_picture(7);
+  ask(fixture, ids, 3, 3);
+  CHECK(ask(fixture, ids, 3, 4).usage.reused_tokens == 0);
+  CHECK(ask(fixture, ids, 3, 3, "own").usage.reused_tokens == 0);
+  CHECK(ask(fixture, ids, 3, 3, "own").usage.reused_tokens == ids.size() - 1);
+  Ids longer = ids;
+  longer.resize(original_positions + 1, 30);
+  const Answer answer = ask(fixture, longer, 3, 3);
+  CHECK(answer.usage.reused_tokens == 0 && answer.token_ids == expected(longer, 3, {3}));
+  CHECK(ask(fixture, longer, 3, 3).usage.reused_tokens == longer.size() - 1);
+}
+
+TEST("the tiles of a beginning that is reused are not encoded, and those of another user are") {
+  SchedulerOptions options = keeping(1024);
+  options.tile_cache_bytes = std::size_t{1} << 20U;
+  Fixture fixture(CacheRoom{1024, 4, true}, options);
+  const Ids ids = prompt_with_picture(7);
+  ask(fixture, ids, 3, 3);
+  CHECK(fixture.engine->encoded == 1);
+  CHECK(ask(fixture, prompt_with_picture(8), 3, 3).usage.cached_tiles == 1 && fixture.engine->encoded == 1);
+  Ids other = ids;
+  other[0] = 6;
+  const Answer answer = ask(fixture, other, 3, 3);
+  CHECK(answer.usage.cached_tiles == 1 && answer.usage.reused_tokens == 0 && fixture.engine->encoded == 1);
+  CHECK(ask(fixture, ids, 3, 3, "own").usage.cached_tiles == 0 && fixture.engine->encoded == 2);
+}
+
+TEST("kept sequences give way to whoever needs the room, the oldest first") {
+  Fixture fixture(CacheRoom{64, 4, true}, keeping(64));
+  const Ids first = prompt_with_picture(7);
+  Ids second = first;
+  second[0] = 6;
+  ask(fixture, first, 1, 3);
+  ask(fixture, second, 1, 3);
+  CHECK(ask(fixture, first, 1, 3).usage.reused_tokens == first.size() - 1);
+  Ids third = first;
+  third[0] = 7;
+  ask(fixture, third, 4, 3);
+  CHECK(ask(fixture, first, 1, 3).usage.reused_tokens == first.size() - 1);
+  CHECK(ask(fixture, second, 1, 3).usage.reused_tokens == 0);
+  const Ids all{5, 6, 7};
+  CHECK(ask(fixture, all, 61, 0).token_ids == expected(all, 61));
+  CHECK(!fixture.engine->broken);
+}
+
+TEST("a conversation that fills the cache is not computed again") {
+  Fixture fixture(CacheRoom{64, 4, true}, keeping(64));
+  Ids ids = prompt_with_picture(7);
+  ids.resize(50, 9);
+  ask(fixture, ids, 2, 3);
+  ids.push_back(11);
+  const Answer answer = ask(fixture, ids, 10, 3);
+  CHECK(answer.usage.reused_tokens >= 50 && answer.token_ids == expected(ids, 10, {3}));
+  CHECK(!fixture.engine->broken);
+}
+
 // What threads do with requests at random, against what each request gives by itself.
 void run_program(std::uint64_t seed) {
   std::mt19937_64 random(seed);
   const auto draw = [&](std::size_t least, std::size_t most) {
     return least + static_cast<std::size_t>(random() % (most - least + 1));
   };
-  const std::size_t cache = draw(120, 400);
-  Fixture fixture(cache, {1000, 1000, 10min});
-  if (seed % 3 == 0) fixture.engine->failure_in = static_cast<unsigned>(draw(20, 200));
+  const std::size_t cache = draw(8, 25) * 16;
+  const std::size_t block = std::array{1, 4, 16}[seed % 3];
+  SchedulerOptions options{1000, 1000, 10min};
+  if (seed % 4 != 0) options.prefix_cache_tokens = draw(20, cache);
+  if (seed % 3 != 0) options.tile_cache_bytes = draw(100, 2000);
+  Fixture fixture({cache, block, seed % 2 == 0}, options);
+  if (seed % 5 == 0) fixture.engine->failure_in = static_cast<unsigned>(draw(20, 200));
+  // Prompts have beginnings in common, with places of pictures among them.
+  std::vector<Ids> beginnings(3);
+  for (Ids& ids : beginnings) {
+    ids.resize(draw(5, 50));
+    for (std::int64_t& id : ids) id = 2 + static_cast<std::int64_t>(draw(0, 59));
+    const auto place = ids.begin() + static_cast<std::ptrdiff_t>(draw(0, ids.size() - 1));
+    if (draw(0, 1) == 0) ids.insert(place, tile_tokens, image_id);
+  }
+  std::atomic<std::size_t> reused{0};
   std::atomic<unsigned> wrong{0};
   const auto person = [&](std::uint64_t own) {
     std::mt19937_64 dice(own);
@@ -458,14 +638,23 @@ void run_program(std::uint64_t seed) {
         fixture.scheduler.release(*reservation);
         continue;
       }
-      Ids prompt(1 + roll(20));
-      for (std::int64_t& id : prompt) id = 2 + static_cast<std::int64_t>(roll(60));
+      Ids prompt = beginnings[roll(beginnings.size())];
+      for (std::size_t left = 1 + roll(10); left > 0; --left)
+        prompt.push_back(2 + static_cast<std::int64_t>(roll(3)));
+      std::vector<Picture> pictures;
+      std::vector<int> shown;
+      if (std::count(prompt.begin(), prompt.end(), image_id) > 0) {
+        shown.push_back(static_cast<int>(7 + roll(2)));
+        pictures.push_back(picture_of(shown[0]));
+      }
       const std::size_t most = 1 + roll(cache - prompt.size());
       const bool stream = roll(2) == 0;
       Question question = stream ? streamed(prompt, most) : asked(prompt, most, 1 + roll(3));
       question.priority = static_cast<int>(roll(3));
+      question.pictures = pictures;
+      if (roll(3) == 0) question.cache_salt = "own";
       const auto request = fixture.scheduler.submit(std::move(question));
-      const Ids whole = expected(prompt, most);
+      const Ids whole = expected(prompt, most, shown);
       const std::size_t leave_after = roll(3) == 0 ? roll(100) : 100'000;
       try {
         Ids got;
@@ -480,6 +669,7 @@ void run_program(std::uint64_t seed) {
           ended = end != nullptr;
         }
         for (const Answer& answer : request->answers()) {
+          reused += answer.usage.reused_tokens;
           const Ids& ids = answer.token_ids;
           const bool beginning =
               ids.size() <= whole.size() && std::equal(ids.begin(), ids.end(), whole.begin());
@@ -497,6 +687,8 @@ void run_program(std::uint64_t seed) {
   for (std::thread& one : people) one.join();
   CHECK(wrong == 0);
   CHECK(!fixture.engine->broken);
+  CHECK(options.prefix_cache_tokens > 0 || reused == 0);
+  fixture.scheduler.close();
   CHECK(fixture.engine->sequences() == 0);
 }
 

@@ -120,7 +120,7 @@ def test_runs_equal_their_tokens_one_by_one(tmp_path: Path, rope: str) -> None:
     for i, start in enumerate(starts):
         sequences.append(decoder.new_sequence())
         decoder.prefill(sequences[i], embeddings_of(made, start, i))
-        alone = decoder.fork(sequences[i])
+        alone = decoder.fork(sequences[i], start)
         wanted.append([decoder.decode([alone], [token])[0] for token in tokens[i]][-1])
     found = decoder.decode(sequences, [token for run in tokens for token in run], counts)
     np.testing.assert_array_equal(found, np.stack(wanted))
@@ -146,7 +146,7 @@ def test_a_fork_continues_as_the_original_would(bundle: Bundle) -> None:
     original = decoder.new_sequence()
     decoder.prefill(original, start)
     used = decoder.cache_tokens - decoder.free_tokens
-    forks = [original, decoder.fork(original), decoder.fork(original)]
+    forks = [original, *(decoder.fork(original, len(start)) for _ in range(2))]
     assert decoder.cache_tokens - decoder.free_tokens == used  # nothing was copied yet
     steps = [decoder.decode(forks, [11, 12, 13]) for _ in range(2)]
     for row, token in enumerate((11, 12, 13)):

@@ -194,7 +194,7 @@ def test_a_cache_in_a_devices_memory(tiny_bundle: Path, monkeypatch: pytest.Monk
 def test_a_copy_of_an_empty_cache_is_its_own(tiny_bundle: Path) -> None:
     cache = SequenceCache(open_bundle(tiny_bundle).manifest.llm)
     cache.make_room(5)
-    copy = cache.copy()
+    copy = cache.copy(cache.length)
     assert copy.capacity == 0
     copy.make_room(5)
     assert not any(a is b for a, b in zip(copy.buffers, cache.buffers, strict=True))

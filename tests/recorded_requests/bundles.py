@@ -138,9 +138,16 @@ def ids_of(bundle: str, parts: Sequence[Spoken]) -> tuple[int, ...]:
 class Models:
     """Models by the names of their bundles, each written and loaded when it is first asked for."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, reuses: bool = False) -> None:
+        """Writes nothing yet.
+
+        Args:
+            folder: for the bundles.
+            reuses: whether models keep what they have computed for the requests that follow.
+        """
         self._folder = folder
         self._loaded: dict[str, tuple[ivl.Model, ArithmeticEngine]] = {}
+        self.reuses = reuses
         self._scale = 1.0
 
     def loaded(self, name: str) -> tuple[ivl.Model, ArithmeticEngine]:
@@ -152,13 +159,9 @@ class Models:
     def load(self, name: str) -> tuple[ivl.Model, ArithmeticEngine]:
         """The same, loaded anew."""
         facts = BUNDLES[name]
-        # What the tile cache has depends on the requests before.
-        options: dict[str, Any] = {
-            "cache_tokens": CACHE_TOKENS,
-            "max_wait_s": 0,
-            "tile_cache_bytes": 0,
-            **facts.load,
-        }
+        options: dict[str, Any] = {"cache_tokens": CACHE_TOKENS, "max_wait_s": 0, **facts.load}
+        if not self.reuses:
+            options |= {"tile_cache_bytes": 0, "prefix_cache_tokens": 0}
         with _engine_in_python() as started:
             model = ivl.load(self._bundle(facts.shares or name), engine=_ENGINE, threads=1, **options)
         started[0].scale = self._scale

@@ -44,12 +44,19 @@ class Reply:
 
 @dataclass
 class _Sequence:
-    state: int = 0
-    """Of all rows, ids and features alike, in their order."""
-    length: int = 0
+    states: list[int] = field(default_factory=list)
+    """After each row: it follows from all rows so far, ids and features alike, in their order."""
     written: list[int] = field(default_factory=list)
     """The tokens of the answer."""
     blocks: list[int] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        return len(self.states)
+
+    @property
+    def state(self) -> int:
+        return self.states[-1] if self.states else 0
 
 
 class ArithmeticEngine:
@@ -118,12 +125,15 @@ class ArithmeticEngine:
     def new_sequence(self) -> int:
         return self._new(_Sequence())
 
-    def fork(self, sequence: int) -> int:
+    def fork(self, sequence: int, tokens: int | None = None) -> int:
         of = self._sequences[sequence]
-        blocks = list(of.blocks)
-        if of.length % BLOCK:
+        length = of.length if tokens is None else tokens
+        blocks = of.blocks[: -(-length // BLOCK)]
+        if length % BLOCK:
             blocks[-1] = self._new_block()
-        return self._new(replace(of, written=list(of.written), blocks=blocks))
+        states = of.states[:length]
+        written = list(of.written) if length == of.length else []
+        return self._new(replace(of, states=states, written=written, blocks=blocks))
 
     def drop(self, sequence: int) -> None:
         del self._sequences[sequence]
@@ -139,7 +149,7 @@ class ArithmeticEngine:
         progress: Progress | None = None,
     ) -> Float32Array:
         of = self._sequences[sequence]
-        reached = replace(of, written=list(of.written), blocks=list(of.blocks))
+        reached = replace(of, states=list(of.states), written=[], blocks=list(of.blocks))
         logits = []
         for done, row in enumerate(embeddings):
             if done % PREFILL_CHUNK == 0:
@@ -199,9 +209,8 @@ class ArithmeticEngine:
             of.blocks.append(self._new_block())
             if BLOCK * len(self._used() | set(of.blocks)) > self._cache_tokens:
                 raise CacheFullError("the arithmetic engine's cache is full.")
-        of.length += 1
-        mixed = ((of.state ^ value) * _ODD[1] + of.length) & _MASK
-        of.state = mixed ^ mixed >> 31
+        mixed = ((of.state ^ value) * _ODD[1] + of.length + 1) & _MASK
+        of.states.append(mixed ^ mixed >> 31)
 
     def _call(self, kind: str) -> None:
         before = self._calls.get(kind, 0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -25,8 +26,26 @@ def record() -> dict[str, dict[str, Reply]]:
     return {name: read(name) for name in CLASSES}
 
 
-def requests() -> Iterator[object]:
+@pytest.fixture(scope="module")
+def reusing(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Models that keep what they have computed for one request for those that follow."""
+    return Models(tmp_path_factory.mktemp("reusing"), reuses=True)
+
+
+def without_reuse(reply: Reply | None) -> str:
+    """A reply but for how much of it an earlier request had computed."""
+    text = json.dumps(reply, ensure_ascii=False, sort_keys=True)
+    return re.sub(r', "(reused_tokens|cached_tiles)": \d+|"(reused_tokens|cached_tiles)": \d+, ', "", text)
+
+
+COUNTED = ("tiles", "cancel", "failures", "cache", "together")
+"""Their replies tell which calls the engine had, and what they left in the cache."""
+
+
+def requests(without: Sequence[str] = ()) -> Iterator[object]:
     for name, cases in CLASSES.items():
+        if name in without:
+            continue
         for request in cases:
             yield pytest.param(name, request, id=f"{name}: {request.name}")
 
@@ -43,6 +62,16 @@ def test_replay(models: Models, record: dict[str, dict[str, Reply]], name: str, 
     if found != recorded:
         difference = difflib.unified_diff(lines(recorded), lines(found), "recorded", "now", n=2, lineterm="")
         pytest.fail("\n".join(difference), pytrace=False)
+
+
+@pytest.mark.parametrize(("name", "request_"), list(requests(without=COUNTED)))
+def test_replay_with_reuse(
+    reusing: Models, record: dict[str, dict[str, Reply]], name: str, request_: Request
+) -> None:
+    if request_.needs is not None and importlib.util.find_spec(request_.needs) is None:
+        pytest.skip(f"{request_.needs} is not installed")
+    recorded, found = record[name].get(request_.name), replied(reusing, request_)
+    assert without_reuse(found) == without_reuse(recorded)
 
 
 def test_the_record_is_of_these_requests(record: dict[str, dict[str, Reply]]) -> None:

@@ -64,6 +64,10 @@ class Usage:
     """Prompt tokens that stand for pictures."""
     prompt_tokens: int = 0
     """All tokens of the prompt, image tokens included."""
+    reused_tokens: int = 0
+    """Tokens of the prompt that an earlier call had computed; see ``prefix_cache_tokens`` of ``load``."""
+    dropped_turns: int = 0
+    """Turns of a session that did not fit the context any more; see ``Session``."""
     new_tokens: int = 0
     """Tokens of the answer. The stop token that ended it is not counted."""
     forced_tokens: int = 0

@@ -56,6 +56,9 @@ class GenerationSettings:
     priority: int = _core.PRIORITY.default
     """Of requests that wait, those of a higher priority come first; where the cache is full they take the
     room of answers of a lower one, which are written on later."""
+    cache_salt: str = ""
+    """What is computed for this call is reused for calls with the same salt only. Give every user one of
+    their own where they must not learn from the time of an answer what others have asked."""
 
     def __post_init__(self) -> None:
         self._set(
@@ -69,6 +72,8 @@ class GenerationSettings:
             checked_number("repetition_penalty", self.repetition_penalty, _core.REPETITION_PENALTY),
         )
         self._set("priority", checked_option("priority", self.priority, _core.PRIORITY))
+        if not isinstance(self.cache_salt, str):
+            raise PromptError(f"cache_salt must be a text, not {self.cache_salt!r:.100}.")
         if self.seed is not None:
             self._set("seed", checked_integer("seed", self.seed, 0, most=2**64 - 1))
         self._set("stop", _stop_strings(self.stop))
@@ -165,6 +170,7 @@ class GenerationArguments(TypedDict, total=False):
     pattern: str | None
     choices: Sequence[str] | None
     priority: int
+    cache_salt: str
 
 
 def generation_settings(arguments: GenerationArguments) -> GenerationSettings:

@@ -27,10 +27,10 @@ class Talk:
     def __init__(self, model: Model, arguments: AskArguments) -> None:
         """Starts with nothing said; ``arguments`` are those of every question, without ``history``."""
         self._model = model
-        self._arguments = arguments
-        self._history: list[tuple[str, str]] = []
-        self._pictures: list[ImageFeatures] = []
-        self._new_pictures = 0
+        self._system = arguments.get("system")
+        self._arguments: AskArguments = {**arguments}
+        self._arguments.pop("system", None)
+        self.start_over()
 
     def add_image(self, picture: Path) -> ImageFeatures:
         """Encodes a picture and puts it in front of the next question.
@@ -45,13 +45,14 @@ class Talk:
             orientation=self._arguments.get("orientation"),
             progress=self._arguments.get("progress"),
         )
-        self._pictures.append(features)
-        self._new_pictures += 1
+        self._new_pictures.append(features)
         return features
 
     def start_over(self) -> None:
         """Forgets everything that was said and shown."""
-        self._history, self._pictures, self._new_pictures = [], [], 0
+        self._session = self._model.session(self._system)
+        self._pictures = 0
+        self._new_pictures: list[ImageFeatures] = []
 
     def ask(self, question: str, write: Callable[[str], None]) -> Answer:
         """Answers a question; ``write`` gets the text as it comes.
@@ -59,21 +60,20 @@ class Talk:
         A question that fails or is interrupted leaves the conversation as it was.
         """
         asked = self._marks() + question
-        arguments: AskArguments = {**self._arguments, "history": self._history}
-        with self._model.stream(asked, self._pictures, **arguments) as stream:
+        with self._session.stream(asked, self._new_pictures, **self._arguments) as stream:
             for piece in stream:
                 write(piece.text)
         assert stream.result is not None, "the last piece carries the result"
-        self._history.append((asked, stream.result.text))
-        self._new_pictures = 0
+        self._pictures += len(self._new_pictures)
+        self._new_pictures = []
         return stream.result
 
     def _marks(self) -> str:
         """The places of the new pictures, as in training: numbered where there are several."""
-        if self._new_pictures == len(self._pictures) == 1:
+        if self._pictures == 0 and len(self._new_pictures) == 1:
             return f"{IMAGE_MARK}\n"
-        first = len(self._pictures) - self._new_pictures + 1
-        return "".join(f"Image-{i}: {IMAGE_MARK}\n" for i in range(first, len(self._pictures) + 1))
+        first = self._pictures + 1
+        return "".join(f"Image-{first + i}: {IMAGE_MARK}\n" for i in range(len(self._new_pictures)))
 
 
 def converse(talk: Talk, pictures: Sequence[Path], message: Callable[[InternVLError], str]) -> None:

@@ -75,8 +75,8 @@ class Engine(Protocol):
     def new_sequence(self) -> int:
         """Starts an empty sequence."""
 
-    def fork(self, sequence: int) -> int:
-        """Starts a sequence with the same content as ``sequence``."""
+    def fork(self, sequence: int, tokens: int | None = None) -> int:
+        """Starts a sequence with the first ``tokens`` tokens of another one; all of them where None."""
 
     def drop(self, sequence: int) -> None:
         """Forgets a sequence and frees its place in the cache."""

@@ -108,12 +108,14 @@ class NativeEngine:
         """Starts an empty sequence. One that nobody knows any more is dropped."""
         return LeasedSequence(_core.SequenceLease(self._open))
 
-    def fork(self, sequence: int) -> int:
-        """Starts a sequence with the same content; blocks of the cache are shared, not copied.
+    def fork(self, sequence: int, tokens: int | None = None) -> int:
+        """Starts a sequence with the first tokens of another; blocks of the cache are shared, not copied.
 
         One that nobody knows any more is dropped.
         """
-        return LeasedSequence(_core.SequenceLease(self._open, sequence))
+        if tokens is None:
+            tokens = self._open.length(sequence)
+        return LeasedSequence(_core.SequenceLease(self._open, sequence, tokens))
 
     def drop(self, sequence: int) -> None:
         """Forgets a sequence and frees the blocks that no other sequence shares."""

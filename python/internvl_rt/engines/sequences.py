@@ -19,6 +19,21 @@ class CachedTokens(Protocol):
 Sequence = TypeVar("Sequence", bound=CachedTokens)
 
 
+def forked_length(origin: CachedTokens, tokens: int | None) -> int:
+    """How many tokens a fork has.
+
+    Raises:
+        PromptError: if the origin has fewer than those asked for.
+    """
+    if tokens is None:
+        return origin.length
+    if not 0 <= tokens <= origin.length:
+        raise PromptError(
+            f"the sequence has {origin.length} tokens, and a fork of its first {tokens} was asked for."
+        )
+    return tokens
+
+
 class Sequences(Generic[Sequence]):
     """Sequences by their numbers. A fork is a copy. For one thread at a time."""
 

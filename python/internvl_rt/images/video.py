@@ -224,7 +224,7 @@ class _Rule:
 
 def _positive(name: str, value: Any, *, or_zero: bool = False) -> float:
     number = number_of(value)
-    if not math.isfinite(number) or number < 0 or (number == 0 and not or_zero):
+    if isinstance(value, bool) or not math.isfinite(number) or number < 0 or (number == 0 and not or_zero):
         raise PromptError(
             f"{name} must be a number {'of at least' if or_zero else 'above'} 0, not {value!r}."
         )

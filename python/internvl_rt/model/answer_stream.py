@@ -54,7 +54,7 @@ class AnswerStream(_Stream):
         self._over = True
         self.cancel()  # another thread may be beginning it
         if self._running is not None:
-            self._running.request.abandon()
+            self._running.abandon()
 
     def __iter__(self) -> AnswerStream:
         return self
@@ -108,6 +108,8 @@ class AsyncAnswerStream(_Stream):
         """Ends the request; its place in the cache is free at its next step. Calling it twice is fine."""
         self._over = True
         self.cancel()
+        if self._running is not None and self._running.ended is not None:
+            self._running.ended(None)
 
     def __aiter__(self) -> AsyncAnswerStream:
         return self

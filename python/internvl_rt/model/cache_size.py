@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from internvl_rt import _core
-from internvl_rt.arguments import checked_option
+from internvl_rt.arguments import checked_integer, checked_option
 from internvl_rt.bundle.manifest import WEIGHTS_FILE, LanguageModel, Manifest
 from internvl_rt.engines.native import CacheType, default_cache_type
 

@@ -62,6 +62,7 @@ class LoadedModel:
         max_waiting: int,
         tile_cache_bytes: int,
         frame_tolerance: int,
+        prefix_cache_tokens: int | None,
         rules: PictureRules,
     ) -> None:
         self._manifest = manifest
@@ -79,6 +80,7 @@ class LoadedModel:
             max_wait_s=max_wait_s,
             tile_cache_bytes=tile_cache_bytes,
             frame_tolerance=frame_tolerance,
+            prefix_cache_tokens=self._cache_tokens if prefix_cache_tokens is None else prefix_cache_tokens,
         )
         self._tile_cache_bytes = tile_cache_bytes
         self._tokenizer = tokenizer
@@ -211,7 +213,9 @@ class LoadedModel:
         ids = checked_ids(input_ids, self.manifest)
         features = checked_features(image_features, self.manifest)
         self._planner.check_length(ids, [])
-        prompt = Prompt(ids, (), perf_counter(), given=features, priority=checked.priority)
+        prompt = Prompt(
+            ids, (), perf_counter(), given=features, priority=checked.priority, cache_salt=checked.cache_salt
+        )
         answers = self._submit(prompt, requests).answers()
         return answers[0] if num_return_sequences is None else answers
 

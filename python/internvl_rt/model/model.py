@@ -7,6 +7,7 @@ from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, cast, overload
 
+from internvl_rt import _core
 from internvl_rt._core import RenderedPrompt
 from internvl_rt.answers.critic import Judgement
 from internvl_rt.answers.grounding import LOCATE_PROMPT, Location, locate_question
@@ -34,6 +35,7 @@ from internvl_rt.model.judging import judge
 from internvl_rt.model.loaded_model import LoadedModel
 from internvl_rt.model.prompt import Prompt, TileProgress
 from internvl_rt.model.requests import RunningRequest, repeated
+from internvl_rt.model.session import Session
 from internvl_rt.prompts.messages import Detail, Messages
 
 if TYPE_CHECKING:
@@ -146,6 +148,28 @@ class Model(LoadedModel):
             an asynchronous iterator; see ``stream``. Waiting for a piece takes no thread.
         """
         return AsyncAnswerStream(self._start_of(question, images, arguments))
+
+    def session(self, system: str | None = None) -> Session:
+        """Begins a conversation that goes on from one question to the next; see ``Session``.
+
+        Args:
+            system: replaces the system message.
+
+        Raises:
+            PromptError: if ``system`` is no text.
+        """
+        if system is not None and not isinstance(system, str):
+            raise PromptError(f"system must be a text, not {system!r:.100}.")
+        self._scheduler.check_open()
+        conversation = _core.Session(self._planner, context_tokens=self._context_tokens, system=system)
+
+        def begin(prompt: Prompt, requests: Sequence[_core.AnswerRequest], cancelled: bool) -> RunningRequest:
+            self._scheduler.check_open()
+            return self._submit(prompt, requests, streamed=True, cancelled=cancelled)
+
+        return Session(
+            conversation, self._preprocessor, self._rules, self._requests, begin, self._scheduler.cut
+        )
 
     def vote(
         self,

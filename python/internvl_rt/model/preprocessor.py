@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import perf_counter
 
@@ -45,7 +45,28 @@ class Preprocessor:
             asked.decode_ms,
             asked.progress,
             priority=asked.settings.priority,
+            cache_salt=asked.settings.cache_salt,
         )
+
+    def next_turn(
+        self,
+        conversation: _core.Session,
+        asked: Asked,
+        cut: Callable[[_core.Picture, str], _core.Picture],
+    ) -> tuple[list[Picture], _core.SessionPrompt]:
+        """The pictures of a question to a session, and the prompt of its conversation with it.
+
+        ``cut`` makes tiles of a picture, which the session keeps.
+        """
+        pictures = self.pictures(asked, [asked.conversation])
+        prompt = conversation.prompt(
+            asked.conversation.turns[0],
+            [cut(picture.core(self._manifest.tiling), asked.settings.cache_salt) for picture in pictures],
+            asked.tiles_of_places([picture.tiles for picture in pictures]),
+            max_new_tokens=asked.settings.max_new_tokens,
+        )
+        self._planner.check_length(prompt.ids, prompt.tiles, frames=asked.video)
+        return pictures, prompt
 
     def render(self, asked: Asked) -> RenderedPrompt:
         """The prompt of a question, however long it is."""

@@ -64,3 +64,6 @@ class Prompt:
     given: Float32Array | None = None
     """Features [image tokens, hidden] that came with the ids, in place of pictures."""
     priority: int = 0
+    cache_salt: str = ""
+    session: _core.SessionPrompt | None = None
+    """What a session asks: its pictures are those of earlier turns, and then ``pictures``."""

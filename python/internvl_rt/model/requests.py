@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from internvl_rt import _core
@@ -27,6 +27,8 @@ class RunningRequest:
     image_sizes: tuple[tuple[int, int], ...] = ()
     orientations: tuple[Orientation, ...] = ()
     """Of the pictures; see ``Answer``."""
+    ended: Callable[[Answer | None], None] | None = None
+    """Is told the answer of a stream, or that nobody waits for it any more."""
 
     def answers(self) -> list[Answer]:
         """Waits for the end, and returns the answers.
@@ -39,7 +41,7 @@ class RunningRequest:
             while self.next_piece() is None:
                 pass
         except BaseException:
-            self.request.abandon()
+            self.abandon()
             raise
         return self.finished()
 
@@ -60,7 +62,16 @@ class RunningRequest:
         if isinstance(event, _core.Piece):
             return Piece(event.text, event.token_ids)
         answers = self.request.answers
-        return Piece(event.rest.text, event.rest.token_ids, self._answer(answers[0]) if answers else None)
+        result = self._answer(answers[0]) if answers else None
+        if self.ended is not None:
+            self.ended(result)
+        return Piece(event.rest.text, event.rest.token_ids, result)
+
+    def abandon(self) -> None:
+        """Ends it, and waits until it has ended."""
+        self.request.abandon()
+        if self.ended is not None:
+            self.ended(None)
 
     def _answer(self, answer: _core.Answer) -> Answer:
         usage = answer.usage
@@ -74,6 +85,8 @@ class RunningRequest:
                 tiles_wanted=usage.tiles_wanted,
                 image_tokens=usage.image_tokens,
                 prompt_tokens=usage.prompt_tokens,
+                reused_tokens=usage.reused_tokens,
+                dropped_turns=usage.dropped_turns,
                 new_tokens=usage.new_tokens,
                 forced_tokens=usage.forced_tokens,
                 cached_tiles=usage.cached_tiles,
@@ -163,16 +176,21 @@ def submit(
         cancelled: it is over before it begins.
     """
     new = [picture for picture in prompt.pictures if picture.features is None]
+    session = prompt.session
+    tiles = sum(picture.tiles for picture in prompt.pictures)
+    more = 0 if session is None else sum(session.tiles) - tiles
     request = scheduler.submit(
         prompt.input_ids,
-        [picture.core(tiling) for picture in prompt.pictures],
+        [picture.core(tiling) for picture in prompt.pictures] if session is None else session.pictures,
         requests,
         features=prompt.given,
         elapsed_ms=ms_since(prompt.started),
         decode_image_ms=prompt.decode_ms + sum(picture.decode_ms for picture in new),
-        tiles=sum(picture.tiles for picture in prompt.pictures),
-        tiles_wanted=sum(picture.tiles_wanted for picture in prompt.pictures),
+        tiles=tiles + more,
+        tiles_wanted=sum(picture.tiles_wanted for picture in prompt.pictures) + more,
+        dropped_turns=0 if session is None else session.dropped_turns,
         priority=prompt.priority,
+        cache_salt=prompt.cache_salt,
         streamed=streamed,
         tells_tiles=prompt.progress is not None,
         cancelled=cancelled,

@@ -79,15 +79,15 @@ class SequenceCache:
                 self.buffers[index] = buffer  # frees the old one, so that no more than one is there twice
         self.capacity = capacity
 
-    def copy(self) -> SequenceCache:
-        """A sequence with the same content.
+    def copy(self, tokens: int) -> SequenceCache:
+        """A sequence with the first ``tokens`` tokens.
 
         Raises:
             DeviceError: if the machine has no more memory.
         """
         copy = SequenceCache(self._llm, self._dtype, self._memory, self._fixed)
         # Its own capacity is still nothing, so making room replaces the buffers by copies.
-        copy.length, copy.buffers = self.length, list(self.buffers)
+        copy.length, copy.buffers = tokens, list(self.buffers)
         copy.make_room(copy.length)
         return copy
 

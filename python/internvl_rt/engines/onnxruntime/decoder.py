@@ -32,7 +32,7 @@ from internvl_rt.engines.onnxruntime.providers import PROVIDERS, Provider, choos
 from internvl_rt.engines.onnxruntime.session import NUMPY_TYPE, Session, Tensor, contiguous
 from internvl_rt.engines.rotary import rotary_tables
 from internvl_rt.engines.runs import check_runs, steps_together
-from internvl_rt.engines.sequences import Sequences
+from internvl_rt.engines.sequences import Sequences, forked_length
 from internvl_rt.engines.turns import Turns
 
 MAX_CHUNK = 512
@@ -102,16 +102,17 @@ class OnnxDecoder:
         with self._turns.turn():
             return self._sequences.add(SequenceCache(self._llm, self._dtype, self._memory, self._capacity))
 
-    def fork(self, sequence: int) -> int:
-        """Starts a sequence with the same content; keys and values are copied.
+    def fork(self, sequence: int, tokens: int | None = None) -> int:
+        """Starts a sequence with the first ``tokens`` tokens; keys and values are copied.
 
         Raises:
             CacheFullError: if the copy does not fit.
         """
         with self._turns.turn():
             origin = self._sequences.idle(sequence)
-            self._sequences.require_free(origin.length)
-            return self._sequences.add(origin.copy())
+            tokens = forked_length(origin, tokens)
+            self._sequences.require_free(tokens)
+            return self._sequences.add(origin.copy(tokens))
 
     def drop(self, sequence: int) -> None:
         """Forgets a sequence and frees its place in the cache."""

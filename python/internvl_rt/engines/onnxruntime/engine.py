@@ -79,9 +79,9 @@ class OnnxEngine:
         """Starts an empty sequence."""
         return _open(self._decoder).new_sequence()
 
-    def fork(self, sequence: int) -> int:
-        """Starts a sequence with the same content as ``sequence``."""
-        return _open(self._decoder).fork(sequence)
+    def fork(self, sequence: int, tokens: int | None = None) -> int:
+        """Starts a sequence with the first ``tokens`` tokens of another one; all of them where None."""
+        return _open(self._decoder).fork(sequence, tokens)
 
     def drop(self, sequence: int) -> None:
         """Forgets a sequence and frees its place in the cache."""

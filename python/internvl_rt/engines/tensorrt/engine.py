@@ -32,7 +32,7 @@ from internvl_rt.engines.embedding import EmbeddingTable
 from internvl_rt.engines.engine import EncodedTiles, Float32Array, Progress
 from internvl_rt.engines.rotary import rotary_tables
 from internvl_rt.engines.runs import check_runs, steps_together
-from internvl_rt.engines.sequences import Sequences
+from internvl_rt.engines.sequences import Sequences, forked_length
 from internvl_rt.engines.tensorrt.device import Binding, Device, Program
 from internvl_rt.engines.tensorrt.profiles import ATTENDED, LOGIT_ROWS, Shape
 from internvl_rt.engines.tensorrt.store import Plan, built_plans, engine_file, find_engines
@@ -124,10 +124,10 @@ class TensorRtEngine:
         with self._open():
             return self._decoder.new_sequence()
 
-    def fork(self, sequence: int) -> int:
-        """Starts a sequence with the same content; keys and values are copied on the GPU."""
+    def fork(self, sequence: int, tokens: int | None = None) -> int:
+        """Starts a sequence with the first ``tokens`` tokens; keys and values are copied on the GPU."""
         with self._open():
-            return self._decoder.fork(sequence)
+            return self._decoder.fork(sequence, tokens)
 
     def drop(self, sequence: int) -> None:
         """Forgets a sequence and frees its place in the cache."""
@@ -273,15 +273,16 @@ class Decoder:
         """Starts an empty sequence; it takes memory when it gets its first token."""
         return self._sequences.add(_Sequence())
 
-    def fork(self, sequence: int) -> int:
-        """Starts a sequence with the same keys and values."""
+    def fork(self, sequence: int, tokens: int | None = None) -> int:
+        """Starts a sequence with the keys and values of the first ``tokens`` tokens."""
         origin = self._sequences[sequence]
-        self._require_free(origin.length, origin.length)
+        tokens = forked_length(origin, tokens)
+        self._require_free(tokens, tokens)
         copy = _Sequence()
-        if origin.length:
+        if tokens:
             self._give_memory(copy)
             self._device.copy(copy.current, origin.current, self._cache_bytes * len(self._ports))
-            copy.length = origin.length
+            copy.length = tokens
         return self._sequences.add(copy)
 
     def drop(self, sequence: int) -> None:
