@@ -6,7 +6,7 @@
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
-add_library(internvl SHARED api/c_api.cpp)
+add_library(internvl SHARED api/c_api.cpp api/session_api.cpp)
 add_library(internvl::internvl ALIAS internvl)
 add_library(internvl::internvl_static ALIAS internvl_core)
 

@@ -1,12 +1,14 @@
 #include "api/loaded_model.h"
 
 #include <cmath>
+#include <numeric>
 #include <random>
 #include <string_view>
 #include <utility>
 
 #include "bundle/bundle.h"
 #include "generation/choices.h"
+#include "generation/milliseconds.h"
 #include "generation/native_engine.h"
 #include "generation/tile_cache.h"
 #include "image/pixel_values.h"
@@ -57,6 +59,7 @@ void check(const LoadOptions& options) {
   if (options.threads) kThreads.checked(*options.threads);
   kMaxWaiting.checked(options.max_waiting);
   kMaxWaitSeconds.checked(options.max_wait_s);
+  if (options.prefix_cache_tokens) kPrefixCacheTokens.checked(*options.prefix_cache_tokens);
 }
 
 }  // namespace
@@ -135,20 +138,60 @@ LoadedModel::LoadedModel(const std::filesystem::path&, const LoadOptions& option
       size_(parts.size),
       tile_cache_bytes_(parts.tile_cache_bytes),
       tokenizer_(parts.tokenizer),
-      planner_(parts.tokenizer, parts.renderer, manifest_, size_.context_tokens),
-      scheduler_(parts.engine, parts.tokenizer, manifest_, parts.team,
-                 SchedulerOptions{size_.context_tokens, static_cast<std::size_t>(options.max_waiting),
-                                  std::chrono::milliseconds(
-                                      static_cast<std::int64_t>(std::ceil(options.max_wait_s * 1000.0))),
-                                  tile_cache_bytes_, static_cast<int>(options.frame_tolerance)}) {}
+      planner_(
+          std::make_shared<PromptPlanner>(parts.tokenizer, parts.renderer, manifest_, size_.context_tokens)),
+      scheduler_(
+          parts.engine, parts.tokenizer, manifest_, parts.team,
+          SchedulerOptions{
+              size_.context_tokens, static_cast<std::size_t>(options.max_waiting),
+              std::chrono::milliseconds(static_cast<std::int64_t>(std::ceil(options.max_wait_s * 1000.0))),
+              tile_cache_bytes_, static_cast<int>(options.frame_tolerance),
+              static_cast<std::size_t>(
+                  options.prefix_cache_tokens.value_or(static_cast<std::int64_t>(size_.cache_tokens)))}) {}
 
 std::shared_ptr<Request> LoadedModel::ask(const Asked& asked) {
+  std::vector<PlannedPicture> planned;
+  Question question = question_of(asked, planned);
+  question.ids = planner_->render(asked.conversation, tiles_of_places(planned, asked.as_one)).input_ids;
+  planner_->check_length(question.ids, tiles_of_places(planned, false));
+  return scheduler_.submit(std::move(question));
+}
+
+Session LoadedModel::session(std::optional<std::string> system) const {
+  scheduler_.check_open();
+  return {planner_, size_.context_tokens, std::move(system)};
+}
+
+std::shared_ptr<Request> LoadedModel::ask(const Session& conversation, const Asked& asked,
+                                          SessionPrompt& prompt) {
+  std::vector<PlannedPicture> planned;
+  Question question = question_of(asked, planned);
+  SessionTurn turn{asked.conversation.turns.back(), {}, tiles_of_places(planned, asked.as_one), {}};
+  const auto begun = std::chrono::steady_clock::now();
+  for (Picture& picture : question.pictures) {
+    turn.pictures.push_back(scheduler_.cut(std::move(picture), question.cache_salt));
+  }
+  if (!planned.empty()) question.timings.tile = milliseconds_since(begun);
+  prompt = conversation.prompt(std::move(turn), asked.settings.max_new_tokens);
+  planner_->check_length(prompt.ids, prompt.tiles);
+  const auto tiles = std::accumulate(prompt.tiles.begin(), prompt.tiles.end(), std::int64_t{0});
+  const std::size_t earlier = static_cast<std::size_t>(tiles) - question.usage.tiles;
+  question.usage.tiles += earlier;
+  question.usage.tiles_wanted += earlier;
+  question.usage.dropped_turns = prompt.dropped_turns;
+  question.ids = prompt.ids;
+  question.pictures = prompt.pictures;
+  return scheduler_.submit(std::move(question));
+}
+
+void LoadedModel::close() { scheduler_.close(); }
+
+Question LoadedModel::question_of(const Asked& asked, std::vector<PlannedPicture>& planned) {
   check(asked);
   scheduler_.check_open();
   const TilingOptions& tiling = manifest_.tiling.options;
   const std::vector<int> most =
       most_tiles(asked.tiles, asked.conversation, asked.images.size(), asked.as_one, tiling.max_tiles);
-  std::vector<PlannedPicture> planned;
   Question question;
   for (std::size_t i = 0; i < asked.images.size(); ++i) {
     const RgbImage& image = *asked.images[i];
@@ -158,11 +201,8 @@ std::shared_ptr<Request> LoadedModel::ask(const Asked& asked) {
     question.timings.decode_image += image.decode_ms;
   }
   if (!asked.tiles.max_tiles) {
-    planner_.fit(planned, {&asked.conversation, 1}, asked.as_one, asked.settings.max_new_tokens);
+    planner_->fit(planned, {&asked.conversation, 1}, asked.as_one, asked.settings.max_new_tokens);
   }
-  const std::vector<std::int64_t> tiles = tiles_of_places(planned, false);
-  question.ids = planner_.render(asked.conversation, tiles_of_places(planned, asked.as_one)).input_ids;
-  planner_.check_length(question.ids, tiles);
   for (std::size_t i = 0; i < planned.size(); ++i) {
     const std::shared_ptr<const RgbImage>& image = asked.images[i];
     Picture picture;
@@ -175,11 +215,10 @@ std::shared_ptr<Request> LoadedModel::ask(const Asked& asked) {
   question.answers = answers_of(asked);
   question.asked = asked.begun;
   question.priority = asked.priority;
+  question.cache_salt = asked.cache_salt;
   question.streamed = asked.streamed;
-  return scheduler_.submit(std::move(question));
+  return question;
 }
-
-void LoadedModel::close() { scheduler_.close(); }
 
 std::vector<AnswerRequest> LoadedModel::answers_of(const Asked& asked) {
   const std::uint64_t seed = asked.seed ? *asked.seed : new_seed();

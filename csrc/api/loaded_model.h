@@ -18,6 +18,7 @@
 #include "generation/prompt_planner.h"
 #include "generation/request.h"
 #include "generation/scheduler.h"
+#include "generation/session.h"
 #include "generation/tile_budget.h"
 #include "generation/token_table.h"
 #include "ops/cache_type.h"
@@ -36,6 +37,7 @@ struct LoadOptions {
   double max_wait_s = kMaxWaitSeconds.standard;
   std::optional<std::int64_t> tile_cache_bytes;
   std::int64_t frame_tolerance = 0;
+  std::optional<std::int64_t> prefix_cache_tokens;
   bool verify = false;
 };
 
@@ -57,6 +59,7 @@ struct Asked {
   std::optional<std::uint64_t> seed;
   std::size_t answers = kAnswers.standard;
   int priority = 0;
+  std::string cache_salt;
   bool streamed = false;
   std::chrono::steady_clock::time_point begun = std::chrono::steady_clock::now();
 };
@@ -75,6 +78,12 @@ class LoadedModel {
   // Begins to answer. Throws PromptError, ImageError, BusyError, CacheFullError, ClosedError.
   std::shared_ptr<Request> ask(const Asked& asked);
 
+  // A conversation that has not begun. `system`: replaces the system message. Throws ClosedError.
+  Session session(std::optional<std::string> system) const;
+  // Begins to answer the next question of a conversation, one turn, and gives the prompt that it makes. Its
+  // pictures are cut before this returns. Throws as the other.
+  std::shared_ptr<Request> ask(const Session& conversation, const Asked& asked, SessionPrompt& prompt);
+
   // Ends all requests with ClosedError, and waits until nobody uses the engine.
   void close();
 
@@ -83,6 +92,8 @@ class LoadedModel {
   LoadedModel(const std::filesystem::path& folder, const LoadOptions& options, Parts parts);
 
   static Parts open(const std::filesystem::path& folder, const LoadOptions& options);
+  // All but the prompt, with pictures that are still to be cut; `planned`: how they are.
+  Question question_of(const Asked& asked, std::vector<PlannedPicture>& planned);
   std::vector<AnswerRequest> answers_of(const Asked& asked);
   std::shared_ptr<const TokenTable> token_table();
 
@@ -90,7 +101,7 @@ class LoadedModel {
   CacheSize size_;
   std::size_t tile_cache_bytes_;
   std::shared_ptr<const Tokenizer> tokenizer_;
-  PromptPlanner planner_;
+  std::shared_ptr<const PromptPlanner> planner_;
   Scheduler scheduler_;
   std::mutex table_mutex_;
   std::shared_ptr<const TokenTable> table_;  // made for the first choices

@@ -38,6 +38,8 @@ struct Usage {
   std::int64_t new_tokens = 0;     ///< without the stop token
   std::int64_t forced_tokens = 0;  ///< of them, those that `choices` left no choice about
   std::int64_t cached_tiles = 0;   ///< of the tiles, those whose features were kept from an earlier picture
+  std::int64_t reused_tokens = 0;  ///< of the prompt, those that an earlier call had computed
+  std::int64_t dropped_turns = 0;  ///< of a session, those that did not fit the context any more
 };
 
 /// An answer, in UTF-8.

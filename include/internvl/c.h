@@ -72,6 +72,11 @@ typedef struct internvl_load_options {
    * most.
    */
   int64_t tile_cache_bytes;
+  /* Of the KV cache, what may keep what was computed for requests that are over: one whose prompt begins as
+   * theirs did, pictures included, does not compute it again. Whatever a request needs it gets. 0: nothing is
+   * kept; -1: all of the cache.
+   */
+  int64_t prefix_cache_tokens;
 } internvl_load_options;
 
 INTERNVL_API void internvl_load_options_init(internvl_load_options* options, size_t size);
@@ -208,6 +213,10 @@ typedef struct internvl_ask_options {
   int64_t answers;   /* so many, of one prompt: needs do_sample if it is more than 1; 1 */
   int32_t priority;  /* of requests that wait, higher ones come first: -1000 to 1000; 0 */
   int32_t streamed;  /* not 0: internvl_request_next() gives the one answer in pieces */
+  /* What is computed for this request is reused for requests with the same salt only. Give every user one of
+   * their own where they must not learn from the time of an answer what others have asked; NULL */
+  const char* cache_salt;
+  size_t cache_salt_length; /* bytes */
 } internvl_ask_options;
 
 INTERNVL_API void internvl_ask_options_init(internvl_ask_options* options, size_t size);
@@ -274,11 +283,53 @@ typedef struct internvl_answer {
   double per_token_ms;    /* mean of every token after the first */
   double total_ms;        /* from the call to the finished answer */
   int64_t cached_tiles;   /* of the tiles, those whose features were kept from an earlier picture */
+  int64_t reused_tokens;  /* of the prompt, those that an earlier request had computed */
+  int64_t dropped_turns;  /* of a session, those that did not fit the context any more */
 } internvl_answer;
 
 /* An answer by its index, after the last piece. */
 INTERNVL_API internvl_status internvl_request_get_answer(const internvl_request* request, size_t index,
                                                          internvl_answer* answer);
+
+/* ---- Sessions ---- */
+
+/* A conversation that goes on from one question to the next. What was computed for a question stays in the KV
+ * cache, so that the next one computes only what it adds; where others need the room, it is computed again,
+ * and the answers are the same. The tokens of an answer stay as they were generated, and pictures as they
+ * were cut into tiles.
+ *
+ * Where the conversation does not fit the context any more, its oldest questions are left out with their
+ * answers; the one with the newest picture is the last to go, and the system message stays.
+ *
+ * May be used from several threads, but it answers one question at a time; a fork is a branch to ask beside.
+ * It may outlive the model, whose end it then tells by INTERNVL_CLOSED_ERROR. */
+typedef struct internvl_session internvl_session;
+
+/* Asks nothing yet. `system` replaces the system message of the model; NULL leaves it. */
+INTERNVL_API internvl_status internvl_session_begin(internvl_model* model, const char* system, size_t length,
+                                                    internvl_session** session);
+
+/* Begins to answer the next question, as internvl_model_ask(): a text or one message of the user, with one
+ * answer. INTERNVL_PROMPT_ERROR while another question is being answered: until its last piece was read, or
+ * its request was freed.
+ *
+ * A question that fails, or whose request is freed before its last piece was read, is not part of the
+ * conversation; one that is cancelled is, with what was written of its answer. */
+INTERNVL_API internvl_status internvl_session_ask(internvl_session* session,
+                                                  const internvl_question* question,
+                                                  const internvl_ask_options* options,
+                                                  internvl_request** request);
+
+/* A branch: a session that goes on from the same conversation, independently of this one.
+ * INTERNVL_PROMPT_ERROR while a question is being answered. */
+INTERNVL_API internvl_status internvl_session_fork(const internvl_session* session,
+                                                   internvl_session** branch);
+
+/* Ends the conversation, and the answer that is being written. Calling it twice is fine. */
+INTERNVL_API internvl_status internvl_session_close(internvl_session* session);
+
+/* Frees it; an answer that is being written goes on. No other call may be using it. NULL is fine. */
+INTERNVL_API void internvl_session_free(internvl_session* session);
 
 #ifdef __cplusplus
 }

@@ -12,6 +12,9 @@
 #include <internvl/c.h>
 #include <internvl/error.h>
 #include <internvl/image.h>
+#include <internvl/question.h>
+#include <internvl/session.h>
+#include <internvl/stream.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -20,8 +23,6 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
-#include <variant>
 #include <vector>
 
 namespace internvl {
@@ -47,214 +48,10 @@ struct LoadOptions {
   /// from the tile that was encoded at its place in one of the last four pictures of the same grid: answers
   /// then depend on those pictures.
   int frame_tolerance = 0;
-};
-
-/// Which special tokens stay in an answer's text.
-enum class KeepTokens {
-  none = INTERNVL_KEEP_NONE,
-  grounding = INTERNVL_KEEP_GROUNDING,  ///< <ref> <box> <quad> and their ends
-  task = INTERNVL_KEEP_TASK,            ///< these, and those that a fine-tuning added
-  all = INTERNVL_KEEP_ALL,
-};
-
-/// An earlier round of a conversation.
-struct Round {
-  std::string question;
-  std::string answer;
-};
-
-/// What is asked beside question and pictures, and how the answer is generated.
-struct AskOptions {
-  std::int64_t max_new_tokens = 1024;      ///< the answer ends here at the latest
-  bool do_sample = false;                  ///< tokens are drawn; else the likeliest is taken
-  double temperature = 1.0;                ///< below 1 the likely tokens get likelier; 0 takes the likeliest
-  double top_p = 1.0;                      ///< draws from the likeliest tokens of this probability together
-  std::int64_t top_k = 50;                 ///< draws from this many likeliest tokens; 0: from all
-  double repetition_penalty = 1.0;         ///< above 1, tokens that the answer has already get less likely
-  std::optional<std::uint64_t> seed = {};  ///< the same seed, prompt and options draw the same answer
-  std::vector<std::string> stop = {};      ///< texts that end the answer; they are not part of it
-  std::vector<std::string> choices = {};   ///< the answer is one of these texts
-  KeepTokens keep_special_tokens = KeepTokens::none;
-  bool ignore_stop_tokens = false;         ///< goes on to max_new_tokens, for measuring
-  std::optional<int> max_tiles = {};       ///< of every picture, 1 to 40, its thumbnail not counted
-  Detail detail = Detail::automatic;       ///< where max_tiles is not given
-  bool as_one = false;                     ///< all pictures stand in one place, as if they were one
-  int priority = 0;                        ///< of requests that wait, higher ones come first: -1000 to 1000
-  std::vector<Round> history = {};         ///< of a question that is a text; its pictures come first
-  std::optional<std::string> system = {};  ///< replaces the model's system message
-};
-
-/// A picture in a message, and how closely it is looked at where not as the call says.
-struct ImageItem {
-  ImageItem(const Image& given,
-            std::optional<Detail> closeness = std::nullopt)  // NOLINT: an image is an item
-      : image(given), detail(closeness) {}
-
-  Image image;
-  std::optional<Detail> detail;
-};
-
-/// A message: texts and pictures in their order. An optional one of "system" comes first, then "user" and
-/// "assistant" take turns; the last one is the user's.
-struct Message {
-  using Item = std::variant<std::string, ImageItem>;
-
-  std::string role;
-  std::vector<Item> items;
-};
-
-namespace detail {
-
-struct FreeModel {
-  void operator()(internvl_model* model) const { internvl_model_free(model); }
-};
-struct FreeQuestion {
-  void operator()(internvl_question* question) const { internvl_question_free(question); }
-};
-struct FreeRequest {
-  void operator()(internvl_request* request) const { internvl_request_free(request); }
-};
-using QuestionPointer = std::unique_ptr<internvl_question, FreeQuestion>;
-using RequestPointer = std::unique_ptr<internvl_request, FreeRequest>;
-
-inline QuestionPointer new_question() {
-  internvl_question* question = nullptr;
-  check(internvl_question_new(&question));
-  return QuestionPointer(question);
-}
-
-inline void set_system(internvl_question* question, const AskOptions& options) {
-  if (!options.system) return;
-  check(internvl_question_set_system(question, options.system->data(), options.system->size()));
-}
-
-inline QuestionPointer question_of(std::string_view text, const std::vector<Image>& images,
-                                   const AskOptions& options) {
-  QuestionPointer question = new_question();
-  check(internvl_question_set_text(question.get(), text.data(), text.size()));
-  for (const Image& image : images) check(internvl_question_add_image(question.get(), &image.view()));
-  for (const Round& round : options.history) {
-    check(internvl_question_add_round(question.get(), round.question.data(), round.question.size(),
-                                      round.answer.data(), round.answer.size()));
-  }
-  set_system(question.get(), options);
-  return question;
-}
-
-inline QuestionPointer question_of(const std::vector<Message>& messages, const AskOptions& options) {
-  QuestionPointer question = new_question();
-  for (const Round& round : options.history) {
-    check(internvl_question_add_round(question.get(), round.question.data(), round.question.size(),
-                                      round.answer.data(), round.answer.size()));
-  }
-  for (const Message& message : messages) {
-    check(internvl_question_begin_message(question.get(), message.role.c_str()));
-    for (const Message::Item& item : message.items) {
-      if (const auto* text = std::get_if<std::string>(&item)) {
-        check(internvl_question_add_text_item(question.get(), text->data(), text->size()));
-        continue;
-      }
-      const auto& picture = std::get<ImageItem>(item);
-      const int closeness = picture.detail ? static_cast<int>(*picture.detail) : INTERNVL_DETAIL_UNSAID;
-      check(internvl_question_add_image_item(question.get(), &picture.image.view(), closeness));
-    }
-  }
-  set_system(question.get(), options);
-  return question;
-}
-
-inline std::vector<const char*> pointers_to(const std::vector<std::string>& texts) {
-  std::vector<const char*> pointers;
-  for (const std::string& text : texts) pointers.push_back(text.c_str());
-  return pointers;
-}
-
-inline RequestPointer ask(internvl_model* model, const QuestionPointer& question, const AskOptions& options,
-                          std::size_t answers, bool streamed) {
-  const std::vector<const char*> stop = pointers_to(options.stop);
-  const std::vector<const char*> choices = pointers_to(options.choices);
-  internvl_ask_options all;
-  internvl_ask_options_init(&all, sizeof all);
-  all.max_new_tokens = options.max_new_tokens;
-  all.do_sample = options.do_sample ? 1 : 0;
-  all.has_seed = options.seed ? 1 : 0;
-  all.seed = options.seed.value_or(0);
-  all.temperature = options.temperature;
-  all.top_p = options.top_p;
-  all.top_k = options.top_k;
-  all.repetition_penalty = options.repetition_penalty;
-  all.stop = stop.data();
-  all.stop_count = stop.size();
-  all.choices = choices.data();
-  all.choices_count = choices.size();
-  all.keep_special_tokens = static_cast<std::int32_t>(options.keep_special_tokens);
-  all.ignore_stop_tokens = options.ignore_stop_tokens ? 1 : 0;
-  if (options.max_tiles) {
-    // 0 says in C that none is given; here it was.
-    all.max_tiles = *options.max_tiles == 0 ? -1 : *options.max_tiles;
-  }
-  all.detail = static_cast<std::int32_t>(options.detail);
-  all.as_one = options.as_one ? 1 : 0;
-  all.answers = static_cast<std::int64_t>(answers);
-  all.priority = options.priority;
-  all.streamed = streamed ? 1 : 0;
-  internvl_request* request = nullptr;
-  check(internvl_model_ask(model, question.get(), &all, &request));
-  return RequestPointer(request);
-}
-
-inline Answer answer_of(const internvl_request* request, std::size_t index) {
-  internvl_answer all = {};
-  all.size = sizeof all;
-  check(internvl_request_get_answer(request, index, &all));
-  Answer answer;
-  answer.text.assign(all.text, all.text_length);
-  answer.grounding_text.assign(all.grounding_text, all.grounding_text_length);
-  answer.token_ids.assign(all.token_ids, all.token_ids + all.token_count);
-  answer.finish_reason = static_cast<FinishReason>(all.finish_reason);
-  answer.usage = {all.tiles,      all.tiles_wanted,  all.image_tokens, all.prompt_tokens,
-                  all.new_tokens, all.forced_tokens, all.cached_tiles};
-  answer.timings = {all.decode_image_ms, all.tile_ms,        all.vit_ms,       all.projector_ms,
-                    all.prefill_ms,      all.first_token_ms, all.per_token_ms, all.total_ms};
-  return answer;
-}
-
-}  // namespace detail
-
-/// An answer as it is written, at most 64 tokens ahead of its reader. One thread reads it; any may cancel it.
-/// Its end ends the request. It may outlive the Model, whose end it then tells by a ClosedError.
-class Stream {
- public:
-  /// Waits for the next piece; none once the answer is whole.
-  /// Throws what ended the request: see Model::chat().
-  std::optional<Piece> next() {
-    if (answer_) return std::nullopt;
-    internvl_piece all = {};
-    all.size = sizeof all;
-    detail::check(internvl_request_next(request_.get(), &all));
-    if (all.last != 0) {
-      answer_ = detail::answer_of(request_.get(), 0);
-      if (all.token_count == 0 && all.text_length == 0) return std::nullopt;
-    }
-    Piece piece;
-    piece.text.assign(all.text, all.text_length);
-    piece.token_ids.assign(all.token_ids, all.token_ids + all.token_count);
-    return piece;
-  }
-
-  /// Ends the answer at its next step. The pieces that are written go on to come, and then the answer, with
-  /// FinishReason::cancelled unless it had ended. From any thread.
-  void cancel() { internvl_request_cancel(request_.get()); }
-
-  /// The whole answer; null until next() has given none or the last piece.
-  const Answer* answer() const { return answer_ ? &*answer_ : nullptr; }
-
- private:
-  friend class Model;
-  explicit Stream(detail::RequestPointer request) : request_(std::move(request)) {}
-
-  detail::RequestPointer request_;
-  std::optional<Answer> answer_;
+  /// Tokens of the KV cache that may keep what was computed for calls that are over: one whose prompt begins
+  /// as theirs did, pictures included, does not compute it again. Whatever a call needs it gets. 0: nothing
+  /// is kept; where it is not given, all of the cache.
+  std::optional<std::int64_t> prefix_cache_tokens = {};
 };
 
 /// A bundle in memory. May be used from several threads: their answers are written together, and none depends
@@ -276,9 +73,11 @@ class Model {
     all.max_waiting = options.max_waiting;
     all.max_wait_s = options.max_wait_s;
     // -1 says in C that none is given.
-    if (options.tile_cache_bytes) {
-      all.tile_cache_bytes = *options.tile_cache_bytes == -1 ? -2 : *options.tile_cache_bytes;
-    }
+    const auto unless_none = [](std::optional<std::int64_t> given) -> std::int64_t {
+      return !given ? -1 : *given == -1 ? -2 : *given;
+    };
+    all.tile_cache_bytes = unless_none(options.tile_cache_bytes);
+    all.prefix_cache_tokens = unless_none(options.prefix_cache_tokens);
     all.verify = options.verify ? 1 : 0;
     all.frame_tolerance = options.frame_tolerance;
     internvl_model* model = nullptr;
@@ -321,14 +120,16 @@ class Model {
   /// What `piece` throws ends it too.
   Answer stream(std::string_view question, const std::vector<Image>& images, const AskOptions& options,
                 const std::function<bool(std::string_view)>& piece) const {
-    Stream pieces = stream(question, images, options);
-    bool wanted = true;
-    while (const std::optional<Piece> next = pieces.next()) {
-      if (!wanted || next->text.empty() || piece(next->text)) continue;
-      wanted = false;
-      pieces.cancel();
-    }
-    return *pieces.answer();
+    return stream(question, images, options).read(piece);
+  }
+
+  /// Begins a conversation that goes on from one question to the next; see Session. `system` replaces the
+  /// model's system message. Throws ClosedError after close().
+  Session session(const std::optional<std::string>& system = {}) const {
+    internvl_session* session = nullptr;
+    detail::check(internvl_session_begin(model_.get(), system ? system->c_str() : nullptr,
+                                         system ? system->size() : 0, &session));
+    return Session(session);
   }
 
   /// Ends all requests with ClosedError. Calling it twice is fine.
@@ -344,7 +145,7 @@ class Model {
   std::int64_t tile_cache_bytes() const { return info().tile_cache_bytes; }
 
  private:
-  explicit Model(internvl_model* model) : model_(model, detail::FreeModel()) {}
+  explicit Model(internvl_model* model) : model_(model, internvl_model_free) {}
 
   internvl_model_info info() const {
     internvl_model_info all = {};
@@ -353,17 +154,21 @@ class Model {
     return all;
   }
 
+  detail::RequestPointer ask(const detail::QuestionPointer& question, const AskOptions& options,
+                             std::size_t answers, bool streamed) const {
+    return detail::request_of(options, answers, streamed,
+                              [&](const internvl_ask_options* all, internvl_request** request) {
+                                return internvl_model_ask(model_.get(), question.get(), all, request);
+                              });
+  }
+
   std::vector<Answer> all_of(const detail::QuestionPointer& question, const AskOptions& options,
                              std::size_t number) const {
-    const detail::RequestPointer request = detail::ask(model_.get(), question, options, number, false);
-    detail::check(internvl_request_wait(request.get()));
-    std::vector<Answer> all;
-    for (std::size_t i = 0; i < number; ++i) all.push_back(detail::answer_of(request.get(), i));
-    return all;
+    return detail::answers_of(ask(question, options, number, false), number);
   }
 
   Stream begin(const detail::QuestionPointer& question, const AskOptions& options) const {
-    return Stream(detail::ask(model_.get(), question, options, 1, true));
+    return Stream(ask(question, options, 1, true));
   }
 
   std::shared_ptr<internvl_model> model_;

@@ -23,6 +23,8 @@ int main(int argc, char** argv) {
   internvl_model* model = NULL;
   internvl_question* question = NULL;
   internvl_request* request = NULL;
+  internvl_session* session = NULL;
+  internvl_session* branch = NULL;
   internvl_model_info info = INTERNVL_SIZED(internvl_model_info);
   internvl_answer answer = INTERNVL_SIZED(internvl_answer);
   internvl_piece piece = INTERNVL_SIZED(internvl_piece);
@@ -73,6 +75,13 @@ int main(int argc, char** argv) {
   image.height = 2;
   image.format = 99;
   CHECK(internvl_question_add_image(question, &image) == INTERNVL_IMAGE_ERROR && says("99"));
+  image.format = INTERNVL_I420;
+  image.yuv_matrix = 2;
+  CHECK(internvl_question_add_image(question, &image) == INTERNVL_IMAGE_ERROR && says("matrix"));
+  image.yuv_matrix = INTERNVL_BT709;
+  image.yuv_range = -1;
+  CHECK(internvl_question_add_image(question, &image) == INTERNVL_IMAGE_ERROR && says("range"));
+  image.yuv_range = INTERNVL_FULL_RANGE;
   image.format = INTERNVL_RGB;
   CHECK(internvl_question_add_image(question, &image) == INTERNVL_OK);
 
@@ -101,6 +110,53 @@ int main(int argc, char** argv) {
   internvl_request_cancel(request);
   internvl_request_free(request);
   free(text);
+
+  CHECK(internvl_session_begin(NULL, NULL, 0, &session) == INTERNVL_ERROR && says("the model is NULL"));
+  CHECK(internvl_session_begin(model, NULL, 3, &session) == INTERNVL_ERROR && says("the system message"));
+  CHECK(internvl_session_begin(model, "Be short.", 9, NULL) == INTERNVL_ERROR && session == NULL);
+  CHECK(internvl_session_begin(model, "Be short.", 9, &session) == INTERNVL_OK);
+  CHECK(internvl_question_new(&question) == INTERNVL_OK);
+  CHECK(internvl_session_ask(session, question, NULL, &request) == INTERNVL_PROMPT_ERROR && says("neither"));
+  CHECK(internvl_question_set_text(question, "What is on the table?", 21) == INTERNVL_OK);
+  CHECK(internvl_question_add_image(question, &image) == INTERNVL_OK);
+  ask.streamed = 0;
+  ask.do_sample = 1;
+  ask.answers = 2;
+  CHECK(internvl_session_ask(session, question, &ask, &request) == INTERNVL_PROMPT_ERROR &&
+        says("Ask for one"));
+  ask.answers = 1;
+  ask.cache_salt_length = 4;
+  CHECK(internvl_session_ask(session, question, &ask, &request) == INTERNVL_ERROR && says("cache_salt"));
+  /* An older program knows no salt, and of an answer nothing of what was reused. */
+  ask.size = offsetof(internvl_ask_options, cache_salt);
+  CHECK(internvl_session_ask(session, question, &ask, &request) == INTERNVL_OK);
+  CHECK(internvl_session_fork(session, &branch) == INTERNVL_PROMPT_ERROR &&
+        says("answering another question"));
+  CHECK(internvl_request_wait(request) == INTERNVL_OK);
+  CHECK(internvl_session_fork(session, &branch) == INTERNVL_OK);
+  internvl_request_free(request);
+  CHECK(internvl_session_ask(branch, question, &ask, &request) == INTERNVL_OK);
+  CHECK(internvl_request_wait(request) == INTERNVL_OK);
+  answer.size = offsetof(internvl_answer, reused_tokens);
+  answer.reused_tokens = -7;
+  CHECK(internvl_request_get_answer(request, 0, &answer) == INTERNVL_OK && answer.reused_tokens == -7);
+  answer.size = sizeof answer;
+  CHECK(internvl_request_get_answer(request, 0, &answer) == INTERNVL_OK && answer.reused_tokens > 0);
+  CHECK(answer.dropped_turns == 0);
+  internvl_session_free(branch);
+  internvl_request_free(request);
+
+  /* What is freed before it was read is not part of the conversation, and keeps nobody waiting. */
+  CHECK(internvl_session_ask(session, question, &ask, &request) == INTERNVL_OK);
+  internvl_request_free(request);
+  CHECK(internvl_session_ask(session, question, &ask, &request) == INTERNVL_OK);
+  internvl_question_free(question);
+  CHECK(internvl_session_close(session) == INTERNVL_OK && internvl_session_close(session) == INTERNVL_OK);
+  internvl_session_free(session);
+  CHECK(internvl_request_wait(request) == INTERNVL_OK);
+  internvl_request_free(request);
+  CHECK(internvl_session_close(NULL) == INTERNVL_ERROR);
+  internvl_session_free(NULL);
 
   CHECK(internvl_model_close(model) == INTERNVL_OK && internvl_model_close(model) == INTERNVL_OK);
   CHECK(internvl_question_new(&question) == INTERNVL_OK);

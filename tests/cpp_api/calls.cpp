@@ -3,6 +3,7 @@
 //   calls BUNDLE PICTURE.rgb WIDTH HEIGHT OTHER.rgb
 #include <internvl/model.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <exception>
 #include <fstream>
@@ -11,6 +12,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -19,6 +21,7 @@ namespace {
 using internvl::Answer;
 using internvl::Image;
 using internvl::Model;
+using internvl::Session;
 
 std::vector<std::uint8_t> read(const char* path) {
   std::ifstream file(path, std::ios::binary);
@@ -30,9 +33,15 @@ void print(const char* name, const Answer& answer) {
   std::cout << name << "\t" << answer.text << "\t" << reasons[static_cast<int>(answer.finish_reason)] << "\t"
             << answer.usage.tiles << " " << answer.usage.tiles_wanted << " " << answer.usage.image_tokens
             << " " << answer.usage.prompt_tokens << " " << answer.usage.new_tokens << " "
-            << answer.usage.forced_tokens << "\t";
+            << answer.usage.forced_tokens << " " << answer.usage.dropped_turns << "\t";
   for (const std::int64_t id : answer.token_ids) std::cout << id << " ";
   std::cout << "\t" << answer.grounding_text << "\n";
+}
+
+// Of a call that has a salt of its own: what is reused does not depend on the calls before.
+void print_reused(const char* name, const Answer& answer) {
+  print(name, answer);
+  std::cout << answer.usage.reused_tokens << " " << answer.usage.cached_tiles << "\n";
 }
 
 void require(bool holds, const char* what) {
@@ -93,15 +102,149 @@ void check_tile_cache(const char* bundle, const Model& model, const Image& pictu
   model.chat("What is on the table?", {picture}, options);
   const Answer again = model.chat("What is on the table?", {picture}, options);
   require(again.usage.cached_tiles == again.usage.tiles && again.usage.tiles > 1, "tiles were encoded again");
-  const Model off = Model::load(bundle, {.threads = 2, .cache_tokens = 2048, .tile_cache_bytes = 0});
+  const Model off = Model::load(
+      bundle, {.threads = 2, .cache_tokens = 2048, .tile_cache_bytes = 0, .prefix_cache_tokens = 0});
   require(off.tile_cache_bytes() == 0, "0 does not turn the tile cache off");
   for (int i = 0; i < 2; ++i) {
     const Answer same = off.chat("What is on the table?", {picture}, options);
     require(same.usage.cached_tiles == 0 && same.token_ids == again.token_ids, "the cache changes answers");
   }
   for (const std::int64_t bytes : {-1, -2, -1000}) {
-    require_error<internvl::PromptError>("tile_cache_bytes",
-                                         [&] { Model::load(bundle, {.tile_cache_bytes = bytes}); });
+    require_error<internvl::PromptError>("tile_cache_bytes", [&] {
+      internvl::LoadOptions options;
+      options.tile_cache_bytes = bytes;
+      Model::load(bundle, options);
+    });
+  }
+}
+
+// The conversation that the test has in Python too.
+void print_sessions(const Model& model, std::vector<std::uint8_t> pixels, const Image& second,
+                    std::int64_t width, std::int64_t height) {
+  const std::string salt = "sessions";
+  Session session = model.session("You see tables.");
+  const Image frame = Image::rgb(pixels.data(), width, height);
+  internvl::Stream seen = session.stream("What is on the table?", {frame},
+                                         {.max_new_tokens = 12, .max_tiles = 2, .cache_salt = salt});
+  std::fill(pixels.begin(), pixels.end(), std::uint8_t{0});  // the buffer is the caller's again
+  print_reused("session: a picture", seen.read([](std::string_view) { return true; }));
+  const Answer again = session.ask("And what else?", {}, {.max_new_tokens = 12, .cache_salt = salt});
+  require(again.usage.reused_tokens > 0, "the conversation was computed again");
+  print_reused("session: a text", again);
+  Session branch = session.fork();
+  print_reused("session: two tiles", session.ask({internvl::Message{"user", {second, "What is different?"}}},
+                                                 {.max_new_tokens = 12, .max_tiles = 1, .cache_salt = salt}));
+  print_reused("session: a branch",
+               branch.ask("Is there a ball?", {}, {.choices = {"yes", "no", "perhaps"}, .cache_salt = salt}));
+  print_reused(
+      "session: drawn",
+      session.ask(
+          "And where?", {},
+          {.max_new_tokens = 12, .do_sample = true, .temperature = 1.5, .seed = 7, .cache_salt = salt}));
+  // More than the context holds.
+  Session text = model.session();
+  std::string words;
+  for (int i = 0; i < 250; ++i) words += " ball";
+  bool dropped = false;
+  for (int i = 0; i < 8; ++i) {
+    const Answer answer = text.ask("What?" + words, {}, {.max_new_tokens = 6, .ignore_stop_tokens = true});
+    dropped = dropped || answer.usage.dropped_turns > 0;
+    print("session: long", answer);
+  }
+  require(dropped, "the context took more than it holds");
+}
+
+void check_sessions(const char* bundle, const Model& model, const Image& picture) {
+  const internvl::AskOptions brief{.max_new_tokens = 8, .ignore_stop_tokens = true};
+  const internvl::AskOptions endless{.max_new_tokens = 300, .ignore_stop_tokens = true};
+  Session session = model.session();
+  session.ask("What is on the table?", {picture}, {.max_new_tokens = 8, .max_tiles = 1});
+  const auto as_before = [&](const Session& same) {
+    return session.fork().ask("And what else?", {}, brief).usage.prompt_tokens ==
+           same.fork().ask("And what else?", {}, brief).usage.prompt_tokens;
+  };
+  const Session before = session.fork();
+
+  // What fails is not part of the conversation.
+  require_error<internvl::ImageError>("found 41", [&] { session.ask("?", {picture}, {.max_tiles = 41}); });
+  require_error<internvl::PromptError>("shorten the text", [&] { session.ask(std::string(40000, 'x')); });
+  for (const internvl::AskOptions& options :
+       {internvl::AskOptions{.history = {{"Red?", "Yes."}}}, internvl::AskOptions{.system = "You see."}}) {
+    require_error<internvl::PromptError>("leave them out", [&] { session.ask("?", {}, options); });
+  }
+  require_error<internvl::PromptError>("one question at a time", [&] {
+    session.ask({internvl::Message{"user", {"Red?"}}, internvl::Message{"assistant", {"Yes."}},
+                 internvl::Message{"user", {"Round?"}}});
+  });
+  require(as_before(before), "a question that failed was remembered");
+
+  // One question at a time; one that is dropped is not part of the conversation either.
+  {
+    internvl::Stream stream = session.stream("Describe it.", {}, endless);
+    stream.next();
+    require_error<internvl::PromptError>("answering another question", [&] { session.ask("And?"); });
+    require_error<internvl::PromptError>("answering another question", [&] { session.fork(); });
+  }
+  require(as_before(before), "a question whose stream was dropped was remembered");
+  require_error<std::logic_error>("enough", [&] {
+    session.stream("Hi", {}, endless, [](std::string_view) -> bool { throw std::logic_error("enough"); });
+  });
+  require(as_before(before), "a question whose reader threw was remembered");
+
+  // One that is cancelled is, with what was written.
+  const Answer ended =
+      session.stream("Describe it.", {}, endless, [](std::string_view) -> bool { return false; });
+  require(ended.finish_reason == internvl::FinishReason::cancelled, "nothing was cancelled");
+  require(!as_before(before), "a question that was cancelled was forgotten");
+
+  // Closed while it answers. A stream goes on without its session.
+  internvl::Stream stream = session.stream("Describe it.", {}, endless);
+  session.close();
+  session.close();
+  require(
+      stream.read([](std::string_view) { return true; }).finish_reason == internvl::FinishReason::cancelled,
+      "close() left the answer");
+  require_error<internvl::PromptError>("was closed", [&] { session.ask("And?"); });
+  require_error<internvl::PromptError>("was closed", [&] { session.fork(); });
+  internvl::Stream alone = model.session().stream("Hello", {}, brief);
+  require(alone.read([](std::string_view) { return true; }).usage.new_tokens == 8, "the stream ended early");
+
+  std::optional<Session> left;
+  {
+    const Model other = Model::load(bundle, {.cache_tokens = 1024});
+    left = other.session();
+    left->ask("Hello", {}, brief);
+    Session closed = other.session();
+    other.close();
+    require_error<internvl::ClosedError>("closed", [&] { closed.ask("Hello"); });
+    require_error<internvl::ClosedError>("closed", [&] { other.session(); });
+  }
+  require_error<internvl::ClosedError>("closed", [&] { left->ask("Hello"); });
+}
+
+void check_prefix_cache(const char* bundle, const Model& model) {
+  std::string text = "What is on the table?";
+  for (int i = 0; i < 100; ++i) text += " ball";
+  const auto ask = [&](const Model& asked, const std::string& salt) {
+    return asked.chat(text, {}, {.max_new_tokens = 8, .ignore_stop_tokens = true, .cache_salt = salt});
+  };
+  const std::string salt("mine\0too", 8);
+  const Answer first = ask(model, salt);
+  const Answer again = ask(model, salt);
+  require(first.usage.reused_tokens == 0 && again.usage.reused_tokens > 0, "a prompt was computed twice");
+  require(ask(model, "mine").usage.reused_tokens == 0, "a prompt of another salt was reused");
+  require(again.token_ids == first.token_ids, "what is reused changes answers");
+  const Model off = Model::load(bundle, {.threads = 2, .cache_tokens = 2048, .prefix_cache_tokens = 0});
+  for (int i = 0; i < 2; ++i) {
+    const Answer same = ask(off, salt);
+    require(same.usage.reused_tokens == 0 && same.token_ids == first.token_ids, "0 does not turn it off");
+  }
+  for (const std::int64_t tokens : {-1, -2, -1000}) {
+    require_error<internvl::PromptError>("prefix_cache_tokens", [&] {
+      internvl::LoadOptions options;
+      options.prefix_cache_tokens = tokens;
+      Model::load(bundle, options);
+    });
   }
 }
 
@@ -220,9 +363,12 @@ int main(int, char** argv) {
                                                .seed = 7})) {
       print("several", answer);
     }
+    print_sessions(model, pixels, second, std::stol(argv[3]), std::stol(argv[4]));
     check_defaults();
     check_errors(model, picture);
     check_tile_cache(argv[1], model, picture);
+    check_prefix_cache(argv[1], model);
+    check_sessions(argv[1], model, picture);
     check_streams(model, picture);
     check_threads(model, picture);
     check_closing(argv[1]);

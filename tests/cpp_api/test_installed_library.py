@@ -5,6 +5,7 @@ Its answers are held to those of the Python package, which runs the same core ov
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,11 +89,39 @@ def line_of(name: str, answer: ivl.Answer) -> str:
         usage.prompt_tokens,
         usage.new_tokens,
         usage.forced_tokens,
+        usage.dropped_turns,
     )
     ids = "".join(f"{token} " for token in answer.token_ids)
     return "\t".join(
         [name, answer.text, answer.finish_reason, " ".join(map(str, counts)), ids, answer.grounding_text]
     )
+
+
+def session_lines(model: ivl.Model, first: Image.Image, second: Image.Image) -> list[str]:
+    """The conversations among the calls."""
+    lines = []
+
+    def add(name: str, answer: ivl.Answer) -> None:
+        lines.append(line_of(name, answer))
+        lines.append(f"{answer.usage.reused_tokens} {answer.usage.cached_tiles}")
+
+    # A salt that the model has not seen: the program's model is new, and has nothing to reuse.
+    salt = secrets.token_hex()
+    brief: dict[str, Any] = {"max_new_tokens": 12, "cache_salt": salt}
+    session = model.session(system="You see tables.")
+    add("session: a picture", session.ask(QUESTION, [first], max_tiles=2, **brief))
+    add("session: a text", session.ask("And what else?", **brief))
+    branch = session.fork()
+    items = [{"type": "image", "image": second}, {"type": "text", "text": "What is different?"}]
+    add("session: two tiles", session.ask([{"role": "user", "content": items}], max_tiles=1, **brief))
+    choices = ["yes", "no", "perhaps"]
+    add("session: a branch", branch.ask("Is there a ball?", choices=choices, cache_salt=salt))
+    add("session: drawn", session.ask("And where?", do_sample=True, temperature=1.5, seed=7, **brief))
+    text = model.session()
+    for _ in range(8):
+        answer = text.ask("What?" + " ball" * 250, max_new_tokens=6, ignore_stop_tokens=True)
+        lines.append(line_of("session: long", answer))
+    return lines
 
 
 def expected_lines(model: ivl.Model, first: Image.Image, second: Image.Image) -> list[str]:
@@ -150,6 +179,7 @@ def expected_lines(model: ivl.Model, first: Image.Image, second: Image.Image) ->
         seed=7,
     )
     lines += [line_of("several", answer) for answer in several]
+    lines += session_lines(model, first, second)
     return [*lines, line_of("after all", model.chat(QUESTION, [first]))]
 
 

@@ -109,6 +109,43 @@ void check_answers(const Model& model, const Image& picture) {
   threads.join();
 }
 
+// Questions to one session, of which one at a time is taken; branches and closing beside them.
+void check_session(const Model& model, const Image& picture) {
+  const AskOptions brief{.max_new_tokens = 6, .ignore_stop_tokens = true, .max_tiles = 1};
+  internvl::Session session = model.session();
+  session.ask("What is on the table?", {picture}, brief);
+  const Answer next = session.fork().ask("And what else?", {}, brief);
+  std::atomic<int> first = 0;
+  Threads threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.start([&] {
+      try {
+        internvl::Session branch = session.fork();
+        require(branch.ask("And what else?", {}, brief).usage.new_tokens == 6, "no answer in a branch");
+      } catch (const internvl::PromptError&) {
+      }
+      try {
+        const Answer answer = session.ask("And what else?", {}, brief);
+        if (answer.usage.prompt_tokens != next.usage.prompt_tokens) return;
+        ++first;
+        require(answer.text == next.text, "another answer");
+      } catch (const internvl::PromptError&) {
+      }
+    });
+  }
+  threads.join();
+  require(first == 1, "a turn was asked twice, or none was");
+  internvl::Session closing = model.session();
+  threads.start([&] {
+    try {
+      closing.ask("Hello", {}, {.max_new_tokens = 400, .ignore_stop_tokens = true});
+    } catch (const internvl::PromptError&) {
+    }
+  });
+  threads.start([&] { closing.close(); });
+  threads.join();
+}
+
 // Calls that run, wait and come later end with ClosedError; nothing else happens to them.
 void check_closing(const std::string& bundle, const Image& picture) {
   const Model model = Model::load(bundle, {.threads = 2, .cache_tokens = 2048});
@@ -155,6 +192,7 @@ int main(int, char** argv) {
     {
       const Model model = Model::load(argv[1], {.threads = 2, .cache_tokens = 2048});
       check_answers(model, picture);
+      check_session(model, picture);
     }
     check_closing(argv[1], picture);
   } catch (const std::exception& error) {
