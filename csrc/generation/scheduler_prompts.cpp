@@ -71,9 +71,8 @@ Scheduler::Admission Scheduler::admit() {
       // Else the other thread is dropping what was taken out, and will tell.
       if (wanted > free + own) return {};
     }
-  } else {
-    state.blocked = false;
   }
+  if (job == state.waiting.front()) state.blocked = false;
   std::erase(state.waiting, job);
   job->begun = true;
   if (job->reservation) {
@@ -155,7 +154,8 @@ void Scheduler::compute_prompt(const JobPointer& job) {
     const Clock::time_point begun = Clock::now();
     const std::span<const float> given = job->question().features;
     const std::span<const float> features = given.empty() ? std::span<const float>(job->features) : given;
-    const std::size_t skipped = job->computed_image_tokens(image_context_id_) - job->first_feature;
+    const std::size_t first = given.empty() ? job->first_feature : 0;
+    const std::size_t skipped = job->computed_image_tokens(image_context_id_) - first;
     job->logits = engine_->prefill(job->prompt, std::span(job->ids()).subspan(job->computed),
                                    features.subspan(skipped * picture_facts_.hidden), watch);
     if (job->timings.prefill == 0.0) {

@@ -301,6 +301,16 @@ def test_a_call_reuses_what_another_has_computed(keeping: ivl.Model) -> None:
     assert other.usage.reused_tokens < other.usage.prompt_tokens - other.usage.image_tokens
 
 
+def test_features_that_are_given_with_ids_are_known_again(keeping: ivl.Model) -> None:
+    encoded = keeping.encode(picture(8))
+    ids = keeping.render("About features", picture(8)).input_ids
+    first, again = (keeping.generate(ids, encoded, **SHORT) for _ in range(2))
+    assert again.usage.reused_tokens == len(ids) - 1
+    assert again.token_ids == first.token_ids
+    other = keeping.generate(ids, keeping.encode(picture(9)), **SHORT)
+    assert other.usage.reused_tokens < len(ids) - first.usage.image_tokens
+
+
 def test_features_are_known_again(keeping: ivl.Model) -> None:
     encoded = keeping.encode(picture(7))
     first = keeping.chat("About features", encoded, **SHORT)

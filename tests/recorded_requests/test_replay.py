@@ -32,10 +32,13 @@ def reusing(tmp_path_factory: pytest.TempPathFactory) -> Models:
     return Models(tmp_path_factory.mktemp("reusing"), reuses=True)
 
 
+REUSED = "reused_tokens|cached_tiles|encoded"
+
+
 def without_reuse(reply: Reply | None) -> str:
     """A reply but for how much of it an earlier request had computed."""
     text = json.dumps(reply, ensure_ascii=False, sort_keys=True)
-    return re.sub(r', "(reused_tokens|cached_tiles)": \d+|"(reused_tokens|cached_tiles)": \d+, ', "", text)
+    return re.sub(r', "(?:{0})": \d+|"(?:{0})": \d+(?:, )?'.format(REUSED), "", text)
 
 
 COUNTED = ("tiles", "cancel", "failures", "cache", "together")

@@ -30,7 +30,7 @@ REF = re.compile(r"<ref>(.*?)</ref>")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ivl.Model]:
     bundle = tmp_path_factory.mktemp("tabletop") / "bundle"
     ivl.export(checkpoint_folder(), bundle, weights="fp32", progress=False)
-    with ivl.load(bundle, cache_tokens=8192) as loaded:
+    with ivl.load(bundle, cache_tokens=8192, prefix_cache_tokens=0) as loaded:
         free = loaded._engine.free_tokens
         yield loaded
         assert loaded._engine.free_tokens == free
