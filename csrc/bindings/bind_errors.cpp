@@ -34,7 +34,7 @@ void raise(const char* python_class, const Error& error) {
 
 // Python says what to do about it, by the number: file_errors.py.
 void raise_os_error(const FileError& error) {
-  errno = error.code();
+  errno = error.error_number();
   PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, str_of(error.path()).ptr());
 }
 

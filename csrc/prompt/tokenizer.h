@@ -28,8 +28,10 @@ enum class KeepTokens : std::uint8_t { none, grounding, task, all };
 struct PromptPart {
   std::string text;  // or the token
   bool control = false;
-  std::int64_t count = 1;           // of a control token
-  std::vector<std::int64_t> ids{};  // generated tokens, in place of text
+  std::int64_t count = 1;  // of a control token
+  // Generated tokens, in place of text. Its {} lets it be left out of an initialiser, in the eyes of GCC.
+  // NOLINTNEXTLINE(readability-redundant-member-init)
+  std::vector<std::int64_t> ids{};
 };
 
 struct TokenizerOptions {

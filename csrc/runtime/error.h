@@ -49,18 +49,18 @@ class BundleError : public Error {
 // A file or folder of a bundle that the operating system does not give.
 class FileError : public BundleError {
  public:
-  // `code` is errno's.
-  FileError(std::string path, int code)
-      : BundleError(path + ": cannot be read (" + std::generic_category().message(code) + ")."),
+  // `number` is errno's.
+  FileError(std::string path, int number)
+      : BundleError(path + ": cannot be read (" + std::generic_category().message(number) + ")."),
         path_(std::move(path)),
-        code_(code) {}
+        number_(number) {}
 
   const std::string& path() const { return path_; }
-  int code() const { return code_; }
+  int error_number() const { return number_; }
 
  private:
   std::string path_;
-  int code_;
+  int number_;
 };
 
 // A picture that cannot be decoded, or whose size, type or layout is not one that the runtime takes.

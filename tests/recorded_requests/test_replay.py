@@ -38,7 +38,7 @@ REUSED = "reused_tokens|cached_tiles|encoded"
 def without_reuse(reply: Reply | None) -> str:
     """A reply but for how much of it an earlier request had computed."""
     text = json.dumps(reply, ensure_ascii=False, sort_keys=True)
-    return re.sub(r', "(?:{0})": \d+|"(?:{0})": \d+(?:, )?'.format(REUSED), "", text)
+    return re.sub(rf', "(?:{REUSED})": \d+|"(?:{REUSED})": \d+(?:, )?', "", text)
 
 
 COUNTED = ("tiles", "cancel", "failures", "cache", "together")
