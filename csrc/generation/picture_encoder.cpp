@@ -71,9 +71,10 @@ Picture cut_picture(Picture picture, const PictureFacts& facts, ThreadTeam& team
   cut->similar.resize(tiles);
   for (std::size_t i = 0; i < tiles && salt.empty(); ++i) {
     if (cache.find(cut->keys[i]) != nullptr) continue;
-    const auto key = cache.find_similar(plan.grid, tiles, i, pixels_of(pixels, facts, i));
-    if (key) cut->similar[i] = cache.find(*key);
-    if (cut->similar[i] != nullptr) cut->keys[i] = *key;
+    if (const auto key = cache.find_similar(plan.grid, tiles, i, pixels_of(pixels, facts, i))) {
+      cut->similar[i] = cache.find(*key);
+      if (cut->similar[i] != nullptr) cut->keys[i] = *key;
+    }
   }
   Picture made;
   made.tiling = picture.tiling;

@@ -37,7 +37,7 @@ BlockShares PrefixCache::shared_blocks(const KeptSequence& origin, std::size_t t
 
 std::vector<PrefixCache::Kept> PrefixCache::keep(SequenceId sequence, SequenceContent content,
                                                  const BlockShares& shared) {
-  auto kept = std::make_shared<KeptSequence>();
+  const auto kept = std::make_shared<KeptSequence>();
   kept->sequence = sequence;
   kept->content = std::move(content);
   kept->blocks = shared;
