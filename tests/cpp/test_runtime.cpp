@@ -552,7 +552,7 @@ TEST("only regular files are opened") {
     RegularFile::open(path.parent_path() / std::string(5000, 'x'));
     CHECK(false);
   } catch (const FileError& error) {
-    CHECK(error.code() == ENAMETOOLONG && error.path().ends_with("xxx"));
+    CHECK(error.error_number() == ENAMETOOLONG && error.path().ends_with("xxx"));
     CHECK(std::string_view(error.what()).ends_with("xxx: cannot be read (File name too long)."));
   }
 }
