@@ -28,6 +28,11 @@ NOTHING_KEPT: dict[str, int] = {"tile_cache_bytes": 0, "prefix_cache_tokens": 0}
 """Options of ``load``: what a test counts and measures does not depend on the calls before."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Lets the C++ tests begin: compiling them takes longer than all others of a process together."""
+    items.sort(key=lambda item: item.get_closest_marker("cpp") is None)
+
+
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with fp32 weights and graphs. Not to be written to."""
