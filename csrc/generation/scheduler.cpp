@@ -187,6 +187,7 @@ void Scheduler::end_requests() {
   if (getpid() != process_) return;
   State& state = *state_;
   std::vector<JobPointer> ended;
+  std::vector<PrefixCache::Kept> kept;
   std::shared_ptr<Engine> engine;  // another thread that closes may let go of it meanwhile
   {
     const std::lock_guard lock(state.mutex);
@@ -210,20 +211,14 @@ void Scheduler::end_requests() {
       ended.insert(ended.end(), jobs->begin(), jobs->end());
       jobs->clear();
     }
+    kept = state.kept.take_all();
   }
   for (const JobPointer& job : ended) {
     drop_sequences(*job, *engine);
     drop(std::exchange(job->over, no_sequence), *engine);
     job->request->fail(closed_error());
   }
-  std::vector<PrefixCache::Kept> kept;
-  {
-    const std::lock_guard lock(state.mutex);
-    kept = state.kept.take_all();
-  }
-  for (const PrefixCache::Kept& one : kept) drop(one->sequence, *engine);
-  const std::lock_guard lock(state.mutex);
-  for (const PrefixCache::Kept& one : kept) PrefixCache::release(*one);
+  drop_kept(kept, *engine);
 }
 
 void Scheduler::wait_unused(std::chrono::milliseconds most) const {
@@ -275,9 +270,9 @@ void Scheduler::drop_sequences(Job& job, Engine& engine) {
   drop(std::exchange(job.prompt, no_sequence), engine);
 }
 
-void Scheduler::drop_kept(std::span<const PrefixCache::Kept> kept) {
+void Scheduler::drop_kept(std::span<const PrefixCache::Kept> kept, Engine& engine) {
   if (kept.empty()) return;
-  for (const PrefixCache::Kept& one : kept) drop(one->sequence);
+  for (const PrefixCache::Kept& one : kept) drop(one->sequence, engine);
   const std::lock_guard lock(state_->mutex);
   for (const PrefixCache::Kept& one : kept) PrefixCache::release(*one);
   state_->wake_both();

@@ -143,7 +143,8 @@ class Scheduler {
   static void drop(SequenceId sequence, Engine& engine);
   void drop_sequences(Job& job) { drop_sequences(job, *engine_); }
   static void drop_sequences(Job& job, Engine& engine);
-  void drop_kept(std::span<const PrefixCache::Kept> kept);
+  void drop_kept(std::span<const PrefixCache::Kept> kept) { drop_kept(kept, *engine_); }
+  void drop_kept(std::span<const PrefixCache::Kept> kept, Engine& engine);
   std::vector<PrefixCache::Kept> give_back_room(Job& job);
 
   std::size_t free_tokens() const;

@@ -56,6 +56,13 @@ class AnswerStream(_Stream):
         if self._running is not None:
             self._running.abandon()
 
+    def whole(self) -> Answer:
+        """Reads it to its end; the whole answer."""
+        for _ in self:
+            pass
+        assert self._result is not None, "the last piece has it"
+        return self._result
+
     def __iter__(self) -> AnswerStream:
         return self
 
@@ -110,6 +117,13 @@ class AsyncAnswerStream(_Stream):
         self.cancel()
         if self._running is not None and self._running.ended is not None:
             self._running.ended(None)
+
+    async def whole(self) -> Answer:
+        """Reads it to its end; the whole answer."""
+        async for _ in self:
+            pass
+        assert self._result is not None, "the last piece has it"
+        return self._result
 
     def __aiter__(self) -> AsyncAnswerStream:
         return self

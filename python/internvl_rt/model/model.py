@@ -116,11 +116,7 @@ class Model(LoadedModel):
 
         Waiting for the answer takes no thread. Cancelling the task ends the work at its next step.
         """
-        stream = self.astream(question, images, **arguments)
-        async for _ in stream:
-            pass
-        assert stream.result is not None, "the last piece has it"
-        return stream.result
+        return await self.astream(question, images, **arguments).whole()
 
     def stream(
         self,

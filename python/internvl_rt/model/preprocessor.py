@@ -33,31 +33,24 @@ class Preprocessor:
 
     def read(self, asked: Asked) -> Prompt:
         """The prompt of a question, before its pictures are encoded: nothing is for one that does not fit."""
-        started = perf_counter() - asked.decode_ms / 1000.0
+        started = _started(asked)
         pictures = self.pictures(asked, [asked.conversation])
         tiles = [picture.tiles for picture in pictures]
         rendered = self._planner.render(asked.conversation, asked.tiles_of_places(tiles))
         self._planner.check_length(rendered.input_ids, tiles, frames=asked.video)
-        return Prompt(
-            rendered.input_ids,
-            tuple(pictures),
-            started,
-            asked.decode_ms,
-            asked.progress,
-            priority=asked.settings.priority,
-            cache_salt=asked.settings.cache_salt,
-        )
+        return _prompt(asked, started, rendered.input_ids, pictures)
 
     def next_turn(
         self,
         conversation: _core.Session,
         asked: Asked,
         cut: Callable[[_core.Picture, str], _core.Picture],
-    ) -> tuple[list[Picture], _core.SessionPrompt]:
-        """The pictures of a question to a session, and the prompt of its conversation with it.
+    ) -> tuple[Prompt, _core.SessionPrompt]:
+        """The prompt of a session's conversation with its next question, as a request and as the session's.
 
         ``cut`` makes tiles of a picture, which the session keeps.
         """
+        started = _started(asked)
         pictures = self.pictures(asked, [asked.conversation])
         prompt = conversation.prompt(
             asked.conversation.turns[0],
@@ -66,7 +59,7 @@ class Preprocessor:
             max_new_tokens=asked.settings.max_new_tokens,
         )
         self._planner.check_length(prompt.ids, prompt.tiles, frames=asked.video)
-        return pictures, prompt
+        return _prompt(asked, started, prompt.ids, pictures, prompt), prompt
 
     def render(self, asked: Asked) -> RenderedPrompt:
         """The prompt of a question, however long it is."""
@@ -122,3 +115,27 @@ class Preprocessor:
         size = (rgb.shape[1], rgb.shape[0])
         tiles = count_tiles(size, self._manifest.tiling, max_tiles)
         return Picture(rgb, None, max_tiles, tiles, tiles, size, rules.orientation, decode_ms)
+
+
+def _started(asked: Asked) -> float:
+    """When the question was asked, as ``perf_counter()`` has it: reading its video was before."""
+    return perf_counter() - asked.decode_ms / 1000.0
+
+
+def _prompt(
+    asked: Asked,
+    started: float,
+    ids: Ids,
+    pictures: Sequence[Picture],
+    session: _core.SessionPrompt | None = None,
+) -> Prompt:
+    return Prompt(
+        ids,
+        tuple(pictures),
+        started,
+        asked.decode_ms,
+        asked.progress,
+        priority=asked.settings.priority,
+        cache_salt=asked.settings.cache_salt,
+        session=session,
+    )

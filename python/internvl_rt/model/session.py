@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from threading import Lock
-from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
 from weakref import ref
@@ -107,11 +106,7 @@ class Session:
             ImageError: as ``Model.chat``.
             CacheFullError: as ``Model.chat``.
         """
-        stream = self.stream(question, images, **arguments)
-        for _ in stream:
-            pass
-        assert stream.result is not None, "the last piece has it"
-        return stream.result
+        return self.stream(question, images, **arguments).whole()
 
     def stream(
         self,
@@ -129,11 +124,7 @@ class Session:
         **arguments: Unpack[AskArguments],
     ) -> Answer:
         """Answers the next question, for asyncio; see ``ask`` and ``Model.achat``."""
-        stream = self.astream(question, images, **arguments)
-        async for _ in stream:
-            pass
-        assert stream.result is not None, "the last piece has it"
-        return stream.result
+        return await self.astream(question, images, **arguments).whole()
 
     def astream(
         self,
@@ -212,24 +203,10 @@ class Session:
             self._check_idle()
             self._turn = ref(turn)
         try:
-            started = perf_counter() - asked.decode_ms / 1000.0
-            pictures, prompt = self._preprocessor.next_turn(self._conversation, asked, self._cut)
-            seen = tuple((picture.size, picture.orientation) for picture in pictures)
-            turn.prompt, turn.seen = prompt, [*(self._seen[i] for i in prompt.kept), seen]
-            running = self._begin(
-                Prompt(
-                    prompt.ids,
-                    tuple(pictures),
-                    started,
-                    asked.decode_ms,
-                    asked.progress,
-                    priority=asked.settings.priority,
-                    cache_salt=asked.settings.cache_salt,
-                    session=prompt,
-                ),
-                requests,
-                cancelled,
-            )
+            prompt, turn.prompt = self._preprocessor.next_turn(self._conversation, asked, self._cut)
+            seen = tuple((picture.size, picture.orientation) for picture in prompt.pictures)
+            turn.seen = [*(self._seen[i] for i in turn.prompt.kept), seen]
+            running = self._begin(prompt, requests, cancelled)
         except BaseException:
             turn.end(None)
             raise
